@@ -1,0 +1,244 @@
+//! The records that the BPF program and the agent share.
+//!
+//! Everything is `repr(C)`, made of fixed-size integers and free of padding, so that both sides
+//! see the same bytes on every architecture. All sizes are in bytes, all times in nanoseconds.
+#![no_std]
+#![forbid(unsafe_code)]
+
+/// Candidates kept per action, whatever the number of memcgs.
+pub const CANDIDATES: usize = 16;
+/// Ids of not yet classified memcgs that one survey can report.
+pub const UNCLASSIFIED: usize = 512;
+/// Deepest memcg level that is walked with inheritance; deeper ones inherit from this level.
+pub const MAX_DEPTH: usize = 32;
+/// The priority that means "leave it alone".
+pub const NEVER: u16 = u16::MAX;
+/// The group index of a memcg that no `[[group]]` covers.
+pub const NO_GROUP: u16 = u16::MAX;
+
+/// What the config says about one memcg. The value of the policy map, whose key is the cgroup id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Kill priority 0..=1000, higher goes first, or [`NEVER`].
+    pub kill: u16,
+    /// Reclaim priority 0..=1000, higher goes first, or [`NEVER`].
+    pub reclaim: u16,
+    /// Index of the `[[group]]` in the config, or [`NO_GROUP`].
+    pub group: u16,
+    /// [`Rule::UNIT`] and friends.
+    pub flags: u16,
+}
+
+impl Rule {
+    /// The memcg is killed as a whole: its descendants are part of it and no candidates of their
+    /// own. Without it every populated leaf below is a candidate by itself.
+    pub const UNIT: u16 = 1;
+    /// No rule of its own: looked at, and found to inherit from its nearest ancestor.
+    pub const INHERIT: u16 = 2;
+    /// Candidates are this memcg's processes, not the memcg.
+    pub const PROCESS: u16 = 4;
+
+    /// Nothing is known about it, so nothing may happen to it.
+    pub const UNTOUCHABLE: Self = Self {
+        kill: NEVER,
+        reclaim: NEVER,
+        group: NO_GROUP,
+        flags: 0,
+    };
+}
+
+/// What one memcg uses and suffers; figures are hierarchical (the memcg with its descendants).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// cgroup id: the kernfs node id, as `name_to_handle_at` gives it.
+    pub id: u64,
+    /// cgroup id of the parent, 0 for the root.
+    pub parent: u64,
+    pub usage: u64,
+    pub anon: u64,
+    pub file: u64,
+    /// tmpfs, memfd and shared anonymous memory; part of `file`.
+    pub shmem: u64,
+    /// File pages (shmem included) that are mapped into a process.
+    pub file_mapped: u64,
+    pub swap: u64,
+    /// Pages refaulted since boot (workingset_refault_anon).
+    pub refault_anon: u64,
+    /// Pages refaulted since boot (workingset_refault_file).
+    pub refault_file: u64,
+    pub psi_some_ns: u64,
+    pub psi_full_ns: u64,
+    /// memory.events: times throttled at memory.high.
+    pub event_high: u64,
+    /// memory.events: times at memory.max.
+    pub event_max: u64,
+    /// memory.events: processes killed by the kernel OOM killer.
+    pub event_oom_kill: u64,
+    /// Depth below the root, which has level 0.
+    pub level: u32,
+    /// [`Row::POPULATED`] and friends.
+    pub flags: u32,
+    /// The rule in force: its own, or the nearest ancestor's.
+    pub rule: Rule,
+}
+
+impl Row {
+    /// There are processes in it or below it.
+    pub const POPULATED: u32 = 1;
+    /// No memcg below it.
+    pub const LEAF: u32 = 2;
+    /// It can be killed as it stands: a unit, or a leaf outside any unit.
+    pub const KILLABLE: u32 = 4;
+
+    pub const ZERO: Self = Self {
+        id: 0,
+        parent: 0,
+        usage: 0,
+        anon: 0,
+        file: 0,
+        shmem: 0,
+        file_mapped: 0,
+        swap: 0,
+        refault_anon: 0,
+        refault_file: 0,
+        psi_some_ns: 0,
+        psi_full_ns: 0,
+        event_high: 0,
+        event_max: 0,
+        event_oom_kill: 0,
+        level: 0,
+        flags: 0,
+        rule: Rule::UNTOUCHABLE,
+    };
+
+    /// Bytes that come back when all its processes die: anonymous memory, shared memory that is
+    /// mapped (a file left in a tmpfs outlives its writer), and swap, which on zram is RAM too.
+    /// File cache is not counted: reclaim gets it without a kill.
+    pub const fn freed_by_kill(&self) -> u64 {
+        let mapped_shmem = if self.shmem < self.file_mapped {
+            self.shmem
+        } else {
+            self.file_mapped
+        };
+        self.anon
+            .saturating_add(mapped_shmem)
+            .saturating_add(self.swap)
+    }
+
+    /// Bytes that reclaim can take without swap: file cache that is not shmem.
+    pub const fn reclaimable_file(&self) -> u64 {
+        self.file.saturating_sub(self.shmem)
+    }
+
+    /// Rank among kill candidates, higher goes first; ties go to the lower id.
+    ///
+    /// Who frees `enough` alone comes before who does not, then the priority decides, then what
+    /// is freed.
+    pub const fn kill_key(&self, enough: u64) -> u64 {
+        key(self.rule.kill, self.freed_by_kill(), enough)
+    }
+
+    /// Rank among reclaim candidates, by the same order as [`Row::kill_key`] over what reclaim
+    /// can get (file cache, and anonymous memory where there is swap to put it).
+    pub const fn reclaim_key(&self, enough: u64, with_swap: bool) -> u64 {
+        let anon = if with_swap { self.anon } else { 0 };
+        key(
+            self.rule.reclaim,
+            self.reclaimable_file().saturating_add(anon),
+            enough,
+        )
+    }
+}
+
+/// 1 bit "enough", 11 bits priority, 52 bits of 4 KiB pages (more than any machine has).
+const fn key(priority: u16, bytes: u64, enough: u64) -> u64 {
+    (((bytes >= enough) as u64) << 63)
+        | (((priority & 0x7ff) as u64) << 52)
+        | ((bytes >> 12) & ((1 << 52) - 1))
+}
+
+/// What user space asks of one survey.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Bytes that would bring relief: who frees that much alone ranks first.
+    pub enough: u64,
+    /// Every cgroup id up to this one was classified; a higher one without an entry in the policy
+    /// map is new and is reported in `unclassified` instead of being ranked. Ids only grow: kernfs
+    /// hands them out cyclically with a generation above.
+    pub classified_up_to: u64,
+    /// For memcgs that no rule covers; also the root's.
+    pub fallback: Rule,
+    /// [`Request::WITH_SWAP`] and friends.
+    pub flags: u32,
+    pub _reserved: u32,
+}
+
+impl Request {
+    /// There is swap or zram with room: anonymous memory counts as reclaimable.
+    pub const WITH_SWAP: u32 = 1;
+    /// Fill the table of all rows too (for showing).
+    pub const ALL_ROWS: u32 = 2;
+}
+
+/// What one survey answers. Fixed size: the ranking covers every memcg however many there are.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// The root memcg: totals of the system.
+    pub system: Row,
+    /// Highest cgroup id that was seen.
+    pub highest_id: u64,
+    /// Memcgs that were walked, the root and dying ones not counted.
+    pub memcgs: u32,
+    /// Memcgs that are being removed but still hold memory; never ranked.
+    pub dying: u32,
+    /// Entries used in `kill`.
+    pub kill_len: u32,
+    /// Entries used in `reclaim`.
+    pub reclaim_len: u32,
+    /// New memcgs that need classifying before they can be ranked; may exceed
+    /// [`UNCLASSIFIED`], then the list below holds the first of them.
+    pub unclassified_len: u32,
+    /// Rows of the table of all rows that this survey wanted to write; may exceed its size.
+    pub rows_len: u32,
+    /// Best kill candidates, best first.
+    pub kill: [Row; CANDIDATES],
+    /// Best reclaim candidates, best first.
+    pub reclaim: [Row; CANDIDATES],
+    /// cgroup ids.
+    pub unclassified: [u64; UNCLASSIFIED],
+}
+
+impl Survey {
+    pub const EMPTY: Self = Self {
+        system: Row::ZERO,
+        highest_id: 0,
+        memcgs: 0,
+        dying: 0,
+        kill_len: 0,
+        reclaim_len: 0,
+        unclassified_len: 0,
+        rows_len: 0,
+        kill: [Row::ZERO; CANDIDATES],
+        reclaim: [Row::ZERO; CANDIDATES],
+        unclassified: [0; UNCLASSIFIED],
+    };
+
+    /// Kill candidates, best first.
+    pub fn kill(&self) -> &[Row] {
+        &self.kill[..CANDIDATES.min(self.kill_len as usize)]
+    }
+
+    /// Reclaim candidates, best first.
+    pub fn reclaim(&self) -> &[Row] {
+        &self.reclaim[..CANDIDATES.min(self.reclaim_len as usize)]
+    }
+
+    /// Ids of memcgs that need classifying.
+    pub fn unclassified(&self) -> &[u64] {
+        &self.unclassified[..UNCLASSIFIED.min(self.unclassified_len as usize)]
+    }
+}

@@ -1,0 +1,1 @@
+//! lowtide: an out-of-memory agent for Linux edge devices.
