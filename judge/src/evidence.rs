@@ -1,0 +1,78 @@
+//! What was found: plain figures, the same from every engine.
+
+use crate::policy::{Amount, Condition, Stall, Term};
+
+/// Figures of the system, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub total: u64,
+    /// MemAvailable: what can be had without swapping.
+    pub available: u64,
+    pub swap_total: u64,
+    pub swap_free: u64,
+    /// RAM that zram holds for what was swapped to it (mem_used_total).
+    pub zram: u64,
+    /// workingset_refault_anon + workingset_refault_file since boot, in pages.
+    pub refaults: u64,
+    /// Stall times since boot, in microseconds.
+    pub psi_some_us: u64,
+    pub psi_full_us: u64,
+}
+
+/// How fast the figures move, a second; `None` until two samples are far enough apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Bytes of MemAvailable lost; 0 when it grows.
+    pub shrinking: u64,
+    /// Pages.
+    pub refaults: u64,
+    /// Hundredths of a percent of the time.
+    pub some_permyriad: u16,
+    pub full_permyriad: u16,
+}
+
+impl Term {
+    pub fn holds(&self, memory: &Memory, rates: Option<&Rates>) -> bool {
+        let ram = |a: &Amount| a.of(memory.total);
+        let swap = |a: &Amount| a.of(memory.swap_total);
+        let pressure = |r: &Rates, stall: &Stall| match stall {
+            Stall::Some => r.some_permyriad,
+            Stall::Full => r.full_permyriad,
+        };
+        match self {
+            Self::AvailableBelow(a) => memory.available < ram(a),
+            Self::AvailableAbove(a) => memory.available > ram(a),
+            Self::SwapFreeBelow(a) => memory.swap_total == 0 || memory.swap_free < swap(a),
+            Self::SwapFreeAbove(a) => memory.swap_total != 0 && memory.swap_free > swap(a),
+            Self::ZramAbove(a) => memory.zram > ram(a),
+            Self::ZramBelow(a) => memory.zram < ram(a),
+            Self::RefaultsAbove(n) => rates.is_some_and(|r| r.refaults > u64::from(*n)),
+            Self::RefaultsBelow(n) => rates.is_some_and(|r| r.refaults < u64::from(*n)),
+            Self::PressureAbove(stall, p) => rates.is_some_and(|r| pressure(r, stall) > *p),
+            Self::PressureBelow(stall, p) => rates.is_some_and(|r| pressure(r, stall) < *p),
+            Self::ShrinkingBy(n) => rates.is_some_and(|r| r.shrinking > *n),
+        }
+    }
+}
+
+impl Condition {
+    pub fn holds(&self, memory: &Memory, rates: Option<&Rates>) -> bool {
+        self.any.is_empty()
+            || self
+                .any
+                .iter()
+                .any(|all| all.iter().all(|t| t.holds(memory, rates)))
+    }
+
+    /// The highest mark of available memory that the condition names, in bytes.
+    pub fn available_mark(&self, total: u64) -> Option<u64> {
+        self.any
+            .iter()
+            .flatten()
+            .filter_map(|t| match t {
+                Term::AvailableBelow(a) | Term::AvailableAbove(a) => Some(a.of(total)),
+                _ => None,
+            })
+            .max()
+    }
+}

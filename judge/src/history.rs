@@ -1,0 +1,248 @@
+//! What happened before: triggers, samples, and what was tried on whom. Bounded; the oldest is
+//! forgotten first.
+
+use crate::evidence::{Memory, Rates};
+use crate::policy::{LEVELS, Level, Policy, Step};
+use crate::verdict::{Action, Verdict};
+use heapless::{Deque, Vec};
+use lowtide_common::{CANDIDATES, Row};
+
+/// Milliseconds on the monotonic clock.
+pub type Millis = u64;
+
+/// Samples closer together than this say nothing about a rate.
+const SAMPLE_MS: Millis = 100;
+/// Samples older than this say nothing about now.
+const SAMPLE_AGE_MS: Millis = 2_000;
+
+/// What came of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Reclaimed {
+        bytes: u64,
+    },
+    Throttled,
+    Asked,
+    Killed,
+    /// It could not be done; the kernel's errno.
+    Failed {
+        errno: i32,
+    },
+}
+
+/// Something tried on one memcg or process, which holds until a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Attempt {
+    id: u64,
+    step: Step,
+    until: Millis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Killed {
+    group: u16,
+    at: Millis,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    fired: [Option<Millis>; LEVELS],
+    samples: Deque<(Millis, Memory), 16>,
+    acting: Option<Level>,
+    reclaiming_since: Option<Millis>,
+    helpless_since: Option<Millis>,
+    attempts: Deque<Attempt, 32>,
+    kills: Deque<Killed, 32>,
+    usage: Vec<(u64, u64), CANDIDATES>,
+    exiting: Option<(u64, Millis)>,
+}
+
+fn push_bounded<T, const N: usize>(queue: &mut Deque<T, N>, item: T) {
+    if queue.is_full() {
+        queue.pop_front();
+    }
+    // The push cannot fail: one place was just made.
+    let _ = queue.push_back(item);
+}
+
+impl History {
+    /// A trigger of `level` fired.
+    pub fn triggered(&mut self, level: Level, now: Millis) {
+        if let Some(i) = level.index() {
+            self.fired[i] = Some(now);
+        }
+    }
+
+    /// The level in force: the highest whose trigger was not quiet for long enough.
+    pub fn level(&self, policy: &Policy, now: Millis) -> Level {
+        Level::CONFIGURED
+            .into_iter()
+            .rev()
+            .zip(self.fired.iter().rev())
+            .find(|(_, fired)| fired.is_some_and(|at| now < at + u64::from(policy.quiet_ms)))
+            .map_or(Level::Calm, |(level, _)| level)
+    }
+
+    /// Takes in what was just measured. Call it before judging the same figures.
+    pub fn observe(&mut self, memory: &Memory, now: Millis) {
+        while self
+            .samples
+            .front()
+            .is_some_and(|(at, _)| at + SAMPLE_AGE_MS < now)
+        {
+            self.samples.pop_front();
+        }
+        if self
+            .samples
+            .back()
+            .is_none_or(|(at, _)| at + SAMPLE_MS <= now)
+        {
+            push_bounded(&mut self.samples, (now, *memory));
+        }
+    }
+
+    /// How the figures moved since the oldest sample that still counts.
+    pub fn rates(&self, memory: &Memory, now: Millis) -> Option<Rates> {
+        let (at, then) = self.samples.front()?;
+        let ms = now.checked_sub(*at).filter(|ms| *ms >= SAMPLE_MS)?;
+        let per_second = |delta: u64| delta.saturating_mul(1_000) / ms;
+        let share = |delta_us: u64| (delta_us.saturating_mul(10) / ms).min(10_000) as u16;
+        Some(Rates {
+            shrinking: per_second(then.available.saturating_sub(memory.available)),
+            refaults: per_second(memory.refaults.saturating_sub(then.refaults)),
+            some_permyriad: share(memory.psi_some_us.saturating_sub(then.psi_some_us)),
+            full_permyriad: share(memory.psi_full_us.saturating_sub(then.psi_full_us)),
+        })
+    }
+
+    /// Takes in a verdict and what came of it.
+    pub fn note(
+        &mut self,
+        policy: &Policy,
+        verdict: &Verdict,
+        outcome: Option<Outcome>,
+        now: Millis,
+    ) {
+        self.acting = verdict.acting;
+        if self.acting.is_none() {
+            self.reclaiming_since = None;
+        }
+        self.helpless_since = verdict.helpless.then(|| self.helpless_since.unwrap_or(now));
+        match (verdict.action, outcome) {
+            (Action::Reclaim { target, bytes }, Some(outcome)) => {
+                let started = *self.reclaiming_since.get_or_insert(now);
+                if now >= started + u64::from(policy.reclaim_ms) + u64::from(policy.quiet_ms) {
+                    self.reclaiming_since = Some(now);
+                }
+                let got = match outcome {
+                    Outcome::Reclaimed { bytes } => bytes,
+                    _ => 0,
+                };
+                if got < bytes / 8 {
+                    self.tried(target.id, Step::Reclaim, now + u64::from(policy.quiet_ms));
+                }
+            }
+            (Action::Throttle { target, for_ms }, Some(_)) => {
+                self.tried(
+                    target.id,
+                    Step::Throttle,
+                    now + u64::from(for_ms) + u64::from(policy.quiet_ms),
+                );
+            }
+            (Action::Terminate { target, grace_ms }, Some(Outcome::Asked)) => {
+                self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
+            }
+            (Action::Terminate { target, .. }, Some(_)) => {
+                self.tried(target.id, Step::Terminate, now)
+            }
+            (Action::Kill { target }, Some(outcome)) => {
+                let deadline = now + u64::from(policy.exit_ms);
+                self.tried(
+                    target.id,
+                    Step::Kill,
+                    deadline.saturating_add(u64::from(policy.restart_window_ms)),
+                );
+                if outcome == Outcome::Killed {
+                    push_bounded(
+                        &mut self.kills,
+                        Killed {
+                            group: target.rule.group,
+                            at: now,
+                        },
+                    );
+                    self.exiting = Some((target.id, deadline));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Remembers what the candidates use, for their growth.
+    pub fn remember(&mut self, rows: &[Row]) {
+        self.usage.clear();
+        for row in rows.iter().take(CANDIDATES) {
+            let _ = self.usage.push((row.id, row.usage));
+        }
+    }
+
+    /// The victim has exited: its id may come again only as somebody new.
+    pub fn gone(&mut self) {
+        if let Some((id, _)) = self.exiting.take() {
+            self.attempts.retain(|a| a.id != id);
+        }
+    }
+
+    /// The victim that has not exited yet, with the time when it stops being waited for.
+    pub fn exiting(&self, now: Millis) -> Option<(u64, Millis)> {
+        self.exiting.filter(|(_, deadline)| now < *deadline)
+    }
+
+    fn tried(&mut self, id: u64, step: Step, until: Millis) {
+        self.attempts.retain(|a| a.id != id || a.step != step);
+        push_bounded(&mut self.attempts, Attempt { id, step, until });
+    }
+
+    pub(crate) fn acting(&self) -> Option<Level> {
+        self.acting
+    }
+
+    /// Bytes that it grew by since the survey before.
+    pub(crate) fn growth(&self, row: &Row) -> u64 {
+        self.usage
+            .iter()
+            .find(|(id, _)| *id == row.id)
+            .map_or(0, |(_, was)| row.usage.saturating_sub(*was))
+    }
+
+    /// Until when an attempt of this step on `id` holds; `None` when never tried.
+    pub(crate) fn attempt(&self, id: u64, step: Step) -> Option<Millis> {
+        self.attempts
+            .iter()
+            .find(|a| a.id == id && a.step == step)
+            .map(|a| a.until)
+    }
+
+    /// Reclaim had its time in this episode and relief did not come.
+    pub(crate) fn reclaim_spent(&self, policy: &Policy, now: Millis) -> bool {
+        self.reclaiming_since.is_some_and(|since| {
+            let spent = since + u64::from(policy.reclaim_ms);
+            (spent..spent + u64::from(policy.quiet_ms)).contains(&now)
+        })
+    }
+
+    /// Kills of the group within the restart window.
+    pub(crate) fn recent_kills(&self, policy: &Policy, group: u16, now: Millis) -> u8 {
+        let since = now.saturating_sub(u64::from(policy.restart_window_ms));
+        self.kills
+            .iter()
+            .filter(|k| k.group == group && k.at >= since)
+            .count()
+            .min(255) as u8
+    }
+
+    /// How long nothing could be done about confirmed pressure, in milliseconds.
+    pub(crate) fn helpless_ms(&self, now: Millis) -> u64 {
+        self.helpless_since
+            .map_or(0, |since| now.saturating_sub(since))
+    }
+}

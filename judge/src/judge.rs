@@ -1,0 +1,339 @@
+use crate::evidence::{Memory, Rates};
+use crate::history::{History, Millis};
+use crate::policy::{Level, LevelPolicy, Policy, Step};
+use crate::verdict::{Action, Judged, Reason, Verdict, Why};
+use core::cmp::Reverse;
+use heapless::Vec;
+use lowtide_common::{CANDIDATES, NEVER, Row, Survey};
+
+/// A victim or a reclaim target that gives less is not worth the disturbance.
+const WORTHWHILE: u64 = 256 * 1024;
+/// Under pressure the figures are looked at again within these bounds.
+const LOOK_MS: core::ops::RangeInclusive<u64> = 20..=250;
+/// Fastest fall of available memory to be ready for when nothing is known: what one core of a
+/// small device writes in a second.
+const FALL_PER_MS: u64 = 512 * 1024;
+
+/// Decides what to do about the pressure that `memory` and `survey` show.
+///
+/// The levels are tried from the highest in force down, and the steps of a level in the order of
+/// its `actions`; the first step that can do something is the verdict. What destroys work
+/// (throttle and harder) needs the level's condition to hold right now; reclaim goes on until
+/// relief.
+pub fn judge(
+    policy: &Policy,
+    memory: &Memory,
+    survey: &Survey,
+    history: &History,
+    now: Millis,
+) -> Verdict {
+    let level = history.level(policy, now);
+    let case = Case {
+        policy,
+        memory,
+        survey,
+        history,
+        now,
+        rates: history.rates(memory, now),
+    };
+    let mut verdict = Verdict {
+        level,
+        action: Action::Nothing,
+        why: if level == Level::Calm {
+            Why::Calm
+        } else {
+            Why::NotConfirmed
+        },
+        memory: *memory,
+        rates: case.rates,
+        enough: policy.enough(memory, level),
+        judged: Vec::new(),
+        acting: None,
+        helpless: false,
+        look_again_ms: case.look_again(level),
+    };
+    case.rank(verdict.enough, &mut verdict.judged);
+    if let Some((id, _)) = history.exiting(now) {
+        verdict.acting = history.acting();
+        verdict.why = Why::StillExiting { id };
+        return verdict;
+    }
+    for (at, rules) in Level::CONFIGURED.into_iter().zip(&policy.levels).rev() {
+        if at > level {
+            continue;
+        }
+        let confirmed = rules.confirm.holds(memory, case.rates.as_ref());
+        let acting = history.acting().is_some_and(|l| l >= at);
+        let relieved = rules.relief.holds(memory, case.rates.as_ref());
+        if !confirmed && (!acting || relieved) {
+            if acting && verdict.why == Why::NotConfirmed {
+                verdict.why = Why::Relieved(at);
+            }
+            continue;
+        }
+        verdict.acting = verdict.acting.or(Some(at));
+        let reason = if confirmed {
+            Why::Confirmed(at)
+        } else {
+            Why::UntilRelief(at)
+        };
+        match case.first_step(rules, confirmed, &verdict) {
+            Found::Do(action) => {
+                verdict.action = action;
+                verdict.why = reason;
+                return verdict;
+            }
+            Found::Wait(why) => {
+                verdict.why = why;
+                return verdict;
+            }
+            Found::Nothing if confirmed && !rules.actions.is_empty() => {
+                verdict.helpless = true;
+                verdict.why = Why::NothingLeft(at);
+            }
+            Found::Nothing if verdict.helpless => {}
+            Found::Nothing => verdict.why = reason,
+        }
+    }
+    verdict
+}
+
+enum Found {
+    Do(Action),
+    Wait(Why),
+    Nothing,
+}
+
+struct Case<'a> {
+    policy: &'a Policy,
+    memory: &'a Memory,
+    survey: &'a Survey,
+    history: &'a History,
+    now: Millis,
+    rates: Option<Rates>,
+}
+
+impl Case<'_> {
+    fn first_step(&self, rules: &LevelPolicy, confirmed: bool, verdict: &Verdict) -> Found {
+        for step in &rules.actions {
+            if *step != Step::Reclaim && !confirmed {
+                continue;
+            }
+            let found = match step {
+                Step::Reclaim => self.reclaim(verdict.enough),
+                Step::Throttle => self.throttle(),
+                Step::Terminate => self.terminate(verdict),
+                Step::Kill => chosen(verdict)
+                    .map_or(Found::Nothing, |target| Found::Do(Action::Kill { target })),
+                Step::Reboot => self.reboot(verdict),
+            };
+            if !matches!(found, Found::Nothing) {
+                return found;
+            }
+        }
+        Found::Nothing
+    }
+
+    /// Gives every kill candidate its reason, the chosen one first.
+    fn rank(&self, enough: u64, judged: &mut Vec<Judged, CANDIDATES>) {
+        for row in self.survey.kill() {
+            // Both hold CANDIDATES: the push cannot fail.
+            let _ = judged.push(Judged {
+                row: *row,
+                reason: self.objection(row),
+            });
+        }
+        judged.sort_unstable_by_key(|j| {
+            let restarts = match j.reason {
+                Reason::Chosen => 0,
+                Reason::Restarting(n) => n,
+                _ => u8::MAX,
+            };
+            (restarts, Reverse(j.row.kill_key(enough)), j.row.id)
+        });
+        let Some(best) = judged.first().copied() else {
+            return;
+        };
+        if !matches!(best.reason, Reason::Chosen | Reason::Restarting(_)) {
+            return;
+        }
+        for (i, j) in judged.iter_mut().enumerate() {
+            if i == 0 {
+                j.reason = Reason::Chosen;
+            } else if j.reason == Reason::Chosen {
+                j.reason = if best.row.freed_by_kill() >= enough && j.row.freed_by_kill() < enough {
+                    Reason::NotEnough
+                } else if j.row.rule.kill < best.row.rule.kill {
+                    Reason::LowerPriority
+                } else {
+                    Reason::FreesLess
+                };
+            }
+        }
+    }
+
+    /// What speaks against killing it, or `Chosen` when nothing does.
+    fn objection(&self, row: &Row) -> Reason {
+        if row.rule.kill == NEVER || row.level == 0 {
+            return Reason::Never;
+        }
+        if row.freed_by_kill() < WORTHWHILE {
+            return Reason::FreesNothing;
+        }
+        if self
+            .history
+            .attempt(row.id, Step::Kill)
+            .is_some_and(|until| self.now < until)
+        {
+            return Reason::Stuck;
+        }
+        match self
+            .history
+            .recent_kills(self.policy, row.rule.group, self.now)
+        {
+            n if n >= self.policy.restarts && n > 0 => Reason::Restarting(n),
+            _ => Reason::Chosen,
+        }
+    }
+
+    /// Milliseconds until nothing is available, at the pace of the last second.
+    fn exhausted_in(&self) -> Option<u64> {
+        let rate = self.rates?.shrinking;
+        (rate > 0).then(|| self.memory.available.saturating_mul(1_000) / rate)
+    }
+
+    fn reclaim(&self, enough: u64) -> Found {
+        let no_time = self
+            .exhausted_in()
+            .is_some_and(|ms| ms < u64::from(self.policy.reclaim_ms));
+        if enough == 0 || no_time || self.history.reclaim_spent(self.policy, self.now) {
+            return Found::Nothing;
+        }
+        let with_swap = self.memory.swap_free > 0;
+        let gives = |row: &Row| row.reclaimable_file() + if with_swap { row.anon } else { 0 };
+        self.survey
+            .reclaim()
+            .iter()
+            .filter(|row| row.rule.reclaim != NEVER && gives(row) >= WORTHWHILE)
+            .filter(|row| {
+                self.history
+                    .attempt(row.id, Step::Reclaim)
+                    .is_none_or(|until| self.now >= until)
+            })
+            .max_by_key(|row| (row.reclaim_key(enough, with_swap), Reverse(row.id)))
+            .map_or(Found::Nothing, |row| {
+                Found::Do(Action::Reclaim {
+                    target: *row,
+                    bytes: enough.min(gives(row)),
+                })
+            })
+    }
+
+    /// Holds back the candidate that grows fastest, once: throttling alone is no cure.
+    fn throttle(&self) -> Found {
+        self.survey
+            .kill()
+            .iter()
+            .filter(|row| row.rule.kill != NEVER && row.level > 0)
+            .filter(|row| self.policy.group(row.rule.group).throttle_ms > 0)
+            .filter(|row| {
+                self.history
+                    .attempt(row.id, Step::Throttle)
+                    .is_none_or(|until| self.now >= until)
+            })
+            .map(|row| (self.history.growth(row), row))
+            .filter(|(growth, _)| *growth >= WORTHWHILE)
+            .max_by_key(|(growth, row)| (*growth, Reverse(row.id)))
+            .map_or(Found::Nothing, |(_, row)| {
+                let for_ms = self.policy.group(row.rule.group).throttle_ms;
+                Found::Do(Action::Throttle {
+                    target: *row,
+                    for_ms,
+                })
+            })
+    }
+
+    fn terminate(&self, verdict: &Verdict) -> Found {
+        let Some(target) = chosen(verdict) else {
+            return Found::Nothing;
+        };
+        if let Some(until) = self.history.attempt(target.id, Step::Terminate) {
+            let until = self
+                .exhausted_in()
+                .map_or(until, |ms| until.min(self.now + ms / 2));
+            return if self.now < until {
+                Found::Wait(Why::InGrace {
+                    id: target.id,
+                    until,
+                })
+            } else {
+                Found::Nothing
+            };
+        }
+        let grace = u64::from(self.policy.group(target.rule.group).grace_ms);
+        let grace = self.exhausted_in().map_or(grace, |ms| grace.min(ms / 2));
+        if grace < *LOOK_MS.start() {
+            return Found::Nothing;
+        }
+        Found::Do(Action::Terminate {
+            target,
+            grace_ms: grace as u32,
+        })
+    }
+
+    fn reboot(&self, verdict: &Verdict) -> Found {
+        let long_enough =
+            self.history.helpless_ms(self.now) >= u64::from(self.policy.reboot_after_ms);
+        if chosen(verdict).is_none() && self.policy.reboot_after_ms > 0 && long_enough {
+            Found::Do(Action::Reboot)
+        } else {
+            Found::Nothing
+        }
+    }
+
+    /// Soon enough to catch the next mark at the pace seen, or at the fastest to be expected.
+    fn look_again(&self, level: Level) -> Option<u32> {
+        if level == Level::Calm {
+            return None;
+        }
+        let next_mark = self
+            .policy
+            .levels
+            .iter()
+            .filter_map(|rules| rules.confirm.available_mark(self.memory.total))
+            .filter(|mark| *mark < self.memory.available)
+            .max()
+            .unwrap_or(0);
+        let rate = self
+            .rates
+            .map_or(FALL_PER_MS, |r| (r.shrinking / 500).max(FALL_PER_MS / 8));
+        let ms = (self.memory.available - next_mark.min(self.memory.available)) / rate;
+        Some(ms.clamp(*LOOK_MS.start(), *LOOK_MS.end()) as u32)
+    }
+}
+
+fn chosen(verdict: &Verdict) -> Option<Row> {
+    verdict
+        .judged
+        .first()
+        .filter(|j| j.reason == Reason::Chosen)
+        .map(|j| j.row)
+}
+
+impl Policy {
+    /// Bytes missing to the relief mark of `level`: what an action should bring. At least
+    /// [`WORTHWHILE`], so that "who frees enough" always asks for something.
+    pub fn enough(&self, memory: &Memory, level: Level) -> u64 {
+        level
+            .index()
+            .map(|i| &self.levels[i])
+            .and_then(|l| {
+                l.relief
+                    .available_mark(memory.total)
+                    .or(l.confirm.available_mark(memory.total))
+            })
+            .unwrap_or(0)
+            .saturating_sub(memory.available)
+            .max(WORTHWHILE)
+    }
+}

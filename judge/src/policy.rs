@@ -1,0 +1,247 @@
+//! What the config file says, compiled: bounded plain data, sizes still relative where the file
+//! says so.
+
+use heapless::{String, Vec};
+use lowtide_common::NEVER;
+
+/// `[[group]]` tables that one policy can hold.
+pub const GROUPS: usize = 64;
+/// Bytes of a group's name.
+pub const NAME: usize = 32;
+/// Levels above calm.
+pub const LEVELS: usize = 3;
+
+/// The state of the device, from the mildest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    #[default]
+    Calm,
+    Watch,
+    Strained,
+    Critical,
+}
+
+impl Level {
+    /// The levels that have a `[level.…]` table, mildest first.
+    pub const CONFIGURED: [Self; LEVELS] = [Self::Watch, Self::Strained, Self::Critical];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::Watch => "watch",
+            Self::Strained => "strained",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// Index into arrays of [`LEVELS`]; `None` for calm.
+    pub const fn index(self) -> Option<usize> {
+        (self as usize).checked_sub(1)
+    }
+}
+
+/// Which tasks a PSI line counts: at least one stalled, or all non-idle ones at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stall {
+    Some,
+    Full,
+}
+
+impl Stall {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Some => "some",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// A PSI poll trigger: wakes the agent when tasks stalled `stall_us` within `window_us`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    pub stall: Stall,
+    pub stall_us: u32,
+    pub window_us: u32,
+}
+
+/// A size as the file gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    Bytes(u64),
+    /// Hundredths of a percent of a whole: RAM, or for swap conditions the swap space.
+    Permyriad(u16),
+}
+
+impl Amount {
+    /// In bytes, of a `whole` in bytes.
+    pub const fn of(self, whole: u64) -> u64 {
+        match self {
+            Self::Bytes(b) => b,
+            Self::Permyriad(p) => {
+                (whole / 10_000) * p as u64 + (whole % 10_000) * p as u64 / 10_000
+            }
+        }
+    }
+}
+
+/// One fact that a condition asks for. A rate that is not known yet (one sample only) makes its
+/// term false.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Term {
+    /// MemAvailable, of RAM.
+    AvailableBelow(Amount),
+    AvailableAbove(Amount),
+    /// Free swap, of all swap. Without swap nothing is free: always below, never above.
+    SwapFreeBelow(Amount),
+    SwapFreeAbove(Amount),
+    /// RAM that zram itself holds, of RAM.
+    ZramAbove(Amount),
+    ZramBelow(Amount),
+    /// Pages of the working set faulted back in, a second.
+    RefaultsAbove(u32),
+    RefaultsBelow(u32),
+    /// Share of the last second that tasks stalled on memory, in hundredths of a percent.
+    PressureAbove(Stall, u16),
+    PressureBelow(Stall, u16),
+    /// MemAvailable shrinks by more than this many bytes a second.
+    ShrinkingBy(u64),
+}
+
+/// Holds when every term of any one clause holds; one without clauses always holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    pub any: Vec<Vec<Term, 8>, 4>,
+}
+
+impl Condition {
+    /// All of `terms`; those beyond the capacity of a clause are an `Err`.
+    pub fn all(terms: &[Term]) -> Result<Self, ()> {
+        let mut any = Vec::new();
+        any.push(Vec::from_slice(terms).map_err(drop)?)
+            .map_err(drop)?;
+        Ok(Self { any })
+    }
+}
+
+/// What can be done about pressure, from the mildest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Reclaim,
+    Throttle,
+    Terminate,
+    Kill,
+    Reboot,
+}
+
+impl Step {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reclaim => "reclaim",
+            Self::Throttle => "throttle",
+            Self::Terminate => "terminate",
+            Self::Kill => "kill",
+            Self::Reboot => "reboot",
+        }
+    }
+}
+
+/// A `[level.…]` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LevelPolicy {
+    /// Any of them raises the level. None: the level is off.
+    pub triggers: Vec<Trigger, 4>,
+    /// What must hold besides the trigger before the actions start.
+    pub confirm: Condition,
+    /// What ends them.
+    pub relief: Condition,
+    pub actions: Vec<Step, 5>,
+}
+
+/// What is killed when a group's turn comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// The cgroup with all below it.
+    #[default]
+    Cgroup,
+    /// Its process that frees most.
+    Process,
+}
+
+/// A `[[group]]` table, less its patterns (those match on the agent's side).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub name: String<NAME>,
+    /// 0..=1000, higher goes first, or [`NEVER`].
+    pub kill: u16,
+    /// 0..=1000, higher goes first, or [`NEVER`].
+    pub reclaim: u16,
+    pub unit: Unit,
+    /// Time between the signal that asks and the kill; 0: not asked.
+    pub grace_ms: u32,
+    /// Signal that asks it to stop.
+    pub signal: i32,
+    /// Longest time it may be throttled in one go; 0: never throttled.
+    pub throttle_ms: u32,
+    /// `memory.min`, of RAM.
+    pub protect: Option<Amount>,
+    /// `memory.low`, of RAM.
+    pub prefer: Option<Amount>,
+    /// PSI trigger on each of its own cgroups: pressure inside is solved inside.
+    pub trigger: Option<Trigger>,
+}
+
+impl Group {
+    /// What covers everything that no `[[group]]` does.
+    pub fn everything_else() -> Self {
+        Self {
+            name: String::try_from("everything else").unwrap_or_default(),
+            kill: 500,
+            reclaim: 500,
+            unit: Unit::Cgroup,
+            grace_ms: 0,
+            signal: 15,
+            throttle_ms: 0,
+            protect: None,
+            prefer: None,
+            trigger: None,
+        }
+    }
+
+    /// Nothing at all may happen to it.
+    pub const fn is_untouchable(&self) -> bool {
+        self.kill == NEVER && self.reclaim == NEVER
+    }
+}
+
+/// The whole of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Watch, strained, critical.
+    pub levels: [LevelPolicy; LEVELS],
+    pub groups: Vec<Group, GROUPS>,
+    /// What applies where no group does.
+    pub fallback: Group,
+    /// A level comes down when its trigger was quiet for this long. Longer than any window: PSI
+    /// tells when pressure is there, never when it has gone.
+    pub quiet_ms: u32,
+    /// How long one victim may take to be gone before the next is looked for.
+    pub exit_ms: u32,
+    /// How long reclaim may go on in one go.
+    pub reclaim_ms: u32,
+    /// A group killed more often than `restarts` within `restart_window_ms` comes back by
+    /// itself: the next in order is taken instead.
+    pub restarts: u8,
+    pub restart_window_ms: u32,
+    /// Nothing killable left and still confirmed for this long: reboot, where a level's actions say
+    /// so. 0: never.
+    pub reboot_after_ms: u32,
+}
+
+impl Policy {
+    /// The group a rule's index means.
+    pub fn group(&self, index: u16) -> &Group {
+        self.groups
+            .get(usize::from(index))
+            .unwrap_or(&self.fallback)
+    }
+}

@@ -1,0 +1,149 @@
+//! The answer: what to do to whom, or why nothing, and why not the others.
+
+use crate::evidence::{Memory, Rates};
+use crate::history::Millis;
+use crate::policy::Level;
+use heapless::Vec;
+use lowtide_common::{CANDIDATES, Row};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Nothing,
+    /// Take `bytes` from it, the cheapest pages first.
+    Reclaim {
+        target: Row,
+        bytes: u64,
+    },
+    /// Hold it back for `for_ms`.
+    Throttle {
+        target: Row,
+        for_ms: u32,
+    },
+    /// Ask it to stop and give it `grace_ms`.
+    Terminate {
+        target: Row,
+        grace_ms: u32,
+    },
+    Kill {
+        target: Row,
+    },
+    Reboot,
+}
+
+impl Action {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Reclaim { .. } => "reclaim",
+            Self::Throttle { .. } => "throttle",
+            Self::Terminate { .. } => "terminate",
+            Self::Kill { .. } => "kill",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    /// Whom it is done to.
+    pub const fn target(&self) -> Option<&Row> {
+        match self {
+            Self::Nothing | Self::Reboot => None,
+            Self::Reclaim { target, .. }
+            | Self::Throttle { target, .. }
+            | Self::Terminate { target, .. }
+            | Self::Kill { target } => Some(target),
+        }
+    }
+
+    /// How hard it hits; nothing is 0.
+    pub const fn severity(&self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Reclaim { .. } => 1,
+            Self::Throttle { .. } => 2,
+            Self::Terminate { .. } => 3,
+            Self::Kill { .. } => 4,
+            Self::Reboot => 5,
+        }
+    }
+}
+
+/// The reason for the action, or for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// No trigger fired lately.
+    Calm,
+    /// A trigger fired, but no level's condition holds.
+    NotConfirmed,
+    /// The level's condition holds.
+    Confirmed(Level),
+    /// The condition no longer holds, but relief has not come.
+    UntilRelief(Level),
+    /// Relief has come: the episode is over.
+    Relieved(Level),
+    /// The last victim is still exiting.
+    StillExiting { id: u64 },
+    /// It was asked to stop and has time until then.
+    InGrace { id: u64, until: Millis },
+    /// The condition holds, and no step of the level can do anything more.
+    NothingLeft(Level),
+}
+
+/// Why a candidate was, or was not, chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Chosen,
+    /// Another one has a higher priority.
+    LowerPriority,
+    /// Same priority, another one frees more.
+    FreesLess,
+    /// It does not free enough, another one does.
+    NotEnough,
+    /// The agent itself, its ancestors, init, or `never`.
+    Never,
+    /// Killing it would free next to nothing.
+    FreesNothing,
+    /// It was killed and is still there.
+    Stuck,
+    /// Killed this often lately, and comes back by itself.
+    Restarting(u8),
+}
+
+impl Reason {
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Chosen => "chosen",
+            Self::LowerPriority => "another has a higher priority",
+            Self::FreesLess => "another of its priority frees more",
+            Self::NotEnough => "does not free enough, another does",
+            Self::Never => "never touched",
+            Self::FreesNothing => "would free next to nothing",
+            Self::Stuck => "was killed and has not exited",
+            Self::Restarting(_) => "is restarted after each kill",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    pub row: Row,
+    pub reason: Reason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub level: Level,
+    pub action: Action,
+    pub why: Why,
+    /// The figures it was judged on.
+    pub memory: Memory,
+    pub rates: Option<Rates>,
+    /// Bytes to relief.
+    pub enough: u64,
+    /// Every kill candidate with its reason, best first.
+    pub judged: Vec<Judged, CANDIDATES>,
+    /// The level whose actions go on until relief.
+    pub acting: Option<Level>,
+    /// Confirmed pressure, and nothing left to do about it.
+    pub helpless: bool,
+    /// When to look again without a trigger; `None`: sleep until one.
+    pub look_again_ms: Option<u32>,
+}
