@@ -1,1 +1,8 @@
 //! lowtide: an out-of-memory agent for Linux edge devices.
+//!
+//! One flow: [`sense`] → `lowtide_judge` → [`act`] → [`tell`].
+
+pub mod act;
+pub mod sense;
+mod sys;
+pub mod tell;

@@ -59,7 +59,7 @@ pub fn judge(
         return verdict;
     }
     for (at, rules) in Level::CONFIGURED.into_iter().zip(&policy.levels).rev() {
-        if at > level {
+        if at > level || rules.actions.is_empty() {
             continue;
         }
         let confirmed = rules.confirm.holds(memory, case.rates.as_ref());
@@ -87,7 +87,7 @@ pub fn judge(
                 verdict.why = why;
                 return verdict;
             }
-            Found::Nothing if confirmed && !rules.actions.is_empty() => {
+            Found::Nothing if confirmed => {
                 verdict.helpless = true;
                 verdict.why = Why::NothingLeft(at);
             }

@@ -114,12 +114,11 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// All of `terms`; those beyond the capacity of a clause are an `Err`.
-    pub fn all(terms: &[Term]) -> Result<Self, ()> {
+    /// All of `terms`; `None` where they exceed the capacity of a clause.
+    pub fn all(terms: &[Term]) -> Option<Self> {
         let mut any = Vec::new();
-        any.push(Vec::from_slice(terms).map_err(drop)?)
-            .map_err(drop)?;
-        Ok(Self { any })
+        any.push(Vec::from_slice(terms).ok()?).ok()?;
+        Some(Self { any })
     }
 }
 

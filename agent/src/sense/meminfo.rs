@@ -1,0 +1,144 @@
+//! The system's figures, read through descriptors that stay open, into a buffer on the stack.
+//!
+//! The `procfs` crate builds maps and strings for the same files; between trigger and kill nothing
+//! may be allocated, so the few fields needed are picked out here.
+
+use lowtide_judge::Memory;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use std::io;
+
+/// /proc/vmstat has about 200 lines; the fields needed stand in its first half.
+const BUFFER: usize = 8 * 1024;
+/// zram devices looked at; a device with more is not known.
+const ZRAMS: usize = 4;
+
+pub struct Meminfo {
+    meminfo: OwnedFd,
+    vmstat: OwnedFd,
+    /// Missing where PSI is.
+    pressure: Option<OwnedFd>,
+    zram: heapless::Vec<OwnedFd, ZRAMS>,
+}
+
+fn open(path: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+/// The first run of digits after `key` at the start of a line.
+fn number_after(text: &[u8], key: &[u8]) -> Option<u64> {
+    let line = text
+        .split(|b| *b == b'\n')
+        .find(|line| line.starts_with(key))?;
+    digits(&line[key.len()..])
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    let start = text.iter().position(u8::is_ascii_digit)?;
+    text[start..]
+        .iter()
+        .take_while(|b| b.is_ascii_digit())
+        .try_fold(0u64, |n, b| {
+            n.checked_mul(10)?.checked_add(u64::from(b - b'0'))
+        })
+}
+
+fn read(fd: impl AsFd, buffer: &mut [u8; BUFFER]) -> io::Result<&[u8]> {
+    let n = rustix::io::pread(fd, &mut buffer[..], 0)?;
+    Ok(&buffer[..n])
+}
+
+impl Meminfo {
+    pub fn open() -> io::Result<Self> {
+        let mut this = Self {
+            meminfo: open("/proc/meminfo")?,
+            vmstat: open("/proc/vmstat")?,
+            pressure: open(super::psi::SYSTEM).ok(),
+            zram: heapless::Vec::new(),
+        };
+        this.find_zram();
+        Ok(this)
+    }
+
+    /// Opens the zram devices there are now. To be called again when swap space changes: a zram
+    /// may be added long after the agent started.
+    pub fn find_zram(&mut self) {
+        self.zram.clear();
+        for i in 0..ZRAMS {
+            let mut path = heapless::String::<48>::new();
+            let fits = core::fmt::write(&mut path, format_args!("/sys/block/zram{i}/mm_stat"));
+            if let Some(fd) = fits.ok().and_then(|()| open(&path).ok()) {
+                let _ = self.zram.push(fd);
+            }
+        }
+    }
+
+    /// Reads everything anew. An error only where /proc itself fails.
+    pub fn read(&self) -> io::Result<Memory> {
+        let mut buffer = [0; BUFFER];
+        let mut memory = Memory::default();
+        let text = read(&self.meminfo, &mut buffer)?;
+        let kib = |key: &[u8]| number_after(text, key).map(|kib| kib.saturating_mul(1024));
+        memory.total = kib(b"MemTotal:").ok_or(io::ErrorKind::InvalidData)?;
+        memory.available = kib(b"MemAvailable:").ok_or(io::ErrorKind::InvalidData)?;
+        memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
+        memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
+        let text = read(&self.vmstat, &mut buffer)?;
+        memory.refaults = [
+            &b"workingset_refault_anon "[..],
+            b"workingset_refault_file ",
+        ]
+        .iter()
+        .filter_map(|key| number_after(text, key))
+        .sum();
+        if let Some(pressure) = &self.pressure {
+            let text = read(pressure, &mut buffer)?;
+            let total = |line: &[u8]| {
+                let line = text.split(|b| *b == b'\n').find(|l| l.starts_with(line))?;
+                let at = line.windows(6).position(|w| w == b"total=")?;
+                digits(&line[at..])
+            };
+            memory.psi_some_us = total(b"some").unwrap_or(0);
+            memory.psi_full_us = total(b"full").unwrap_or(0);
+        }
+        for zram in &self.zram {
+            // mm_stat: orig_data_size compr_data_size mem_used_total …
+            let text = read(zram, &mut buffer)?;
+            let used = text.split(|b| *b == b' ').filter(|w| !w.is_empty()).nth(2);
+            memory.zram += used.and_then(digits).unwrap_or(0);
+        }
+        Ok(memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picks_the_field_at_the_start_of_a_line() {
+        let text = b"MemTotal:         247336 kB\nMemAvailable:      17 kB\nXMemTotal: 3 kB\n";
+        assert_eq!(number_after(text, b"MemTotal:"), Some(247_336));
+        assert_eq!(number_after(text, b"MemAvailable:"), Some(17));
+        assert_eq!(number_after(text, b"SwapTotal:"), None);
+    }
+
+    #[test]
+    fn a_number_too_large_is_no_number() {
+        assert_eq!(digits(b" 99999999999999999999999 "), None);
+        assert_eq!(digits(b""), None);
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        let memory = Meminfo::open().unwrap().read().unwrap();
+        assert!(
+            memory.total > memory.available && memory.available > 0,
+            "{memory:?}"
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! PSI poll triggers: the agent sleeps on them and nothing else.
+
+use lowtide_judge::{Level, Trigger};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use std::io;
+use std::path::Path;
+
+/// The system's own PSI file.
+pub const SYSTEM: &str = "/proc/pressure/memory";
+
+/// Armed triggers behind one epoll descriptor.
+///
+/// A PSI file always polls as readable; only `POLLPRI` means that the trigger fired. The inner
+/// epoll set asks for that alone, so that whoever waits on the set as a whole sees it readable
+/// exactly when a trigger fired.
+pub struct Triggers {
+    set: OwnedFd,
+    /// An entry's index is its epoll data; closing the file disarms its trigger.
+    armed: Vec<(Level, OwnedFd)>,
+}
+
+impl Triggers {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            set: epoll::create(CreateFlags::CLOEXEC)?,
+            armed: Vec::new(),
+        })
+    }
+
+    /// Arms one trigger on a PSI file. `EINVAL`: the kernel takes no such window (500 ms to 10 s,
+    /// without CAP_SYS_RESOURCE multiples of 2 s only); `EOPNOTSUPP`: PSI is off by command line.
+    pub fn arm(&mut self, file: &Path, trigger: &Trigger, level: Level) -> io::Result<()> {
+        let fd = rustix::fs::open(
+            file,
+            OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let line = format!(
+            "{} {} {}\0",
+            trigger.stall.name(),
+            trigger.stall_us,
+            trigger.window_us
+        );
+        rustix::io::write(&fd, line.as_bytes())?;
+        epoll::add(
+            &self.set,
+            &fd,
+            EventData::new_u64(self.armed.len() as u64),
+            EventFlags::PRI,
+        )?;
+        self.armed.push((level, fd));
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.armed.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.armed.is_empty()
+    }
+
+    /// Calls `fired` with the level of each trigger that fired since the last call. Does not wait.
+    pub fn take(&self, mut fired: impl FnMut(Level)) -> io::Result<()> {
+        let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 16];
+        let (events, _) = epoll::wait(
+            &self.set,
+            &mut events,
+            Some(&Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            }),
+        )?;
+        for event in events {
+            let (flags, index) = (event.flags, event.data.u64() as usize);
+            if let Some((level, _)) = self
+                .armed
+                .get(index)
+                .filter(|_| flags.contains(EventFlags::PRI))
+            {
+                fired(*level);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Triggers {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
+    }
+}

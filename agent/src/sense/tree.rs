@@ -1,0 +1,256 @@
+//! The cgroup tree by name: which rule belongs to which cgroup id.
+
+use super::Engine;
+use crate::sys;
+use lowtide_common::Rule;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::path::PathBuf;
+
+/// Longest path of a cgroup that is looked at, in bytes below the mount.
+pub const PATH: usize = 1024;
+/// Deepest cgroup that rules are looked up for.
+const DEPTH: usize = lowtide_common::MAX_DEPTH;
+
+/// What the config says about one cgroup by itself, not through its ancestors.
+pub trait OwnRule {
+    /// `path` is relative to the cgroup root, without a leading slash; `dir` is its open directory,
+    /// for its attributes.
+    fn own_rule(&self, path: &str, dir: BorrowedFd<'_>) -> Option<Rule>;
+}
+
+/// The mounted cgroup2 hierarchy.
+pub struct Tree {
+    root: OwnedFd,
+    mount: PathBuf,
+    /// cgroups of the agent and of init: never touched, whatever the config says.
+    protected: heapless::Vec<u64, 2>,
+}
+
+impl Tree {
+    /// `ENOENT`: no cgroup2 is mounted.
+    pub fn open() -> io::Result<Self> {
+        let mount =
+            mount_point(&std::fs::read_to_string("/proc/self/mounts")?).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, "no cgroup2 hierarchy is mounted")
+            })?;
+        let root = open_dir(rustix::fs::CWD, &mount)?;
+        let mut this = Self {
+            root,
+            mount,
+            protected: heapless::Vec::new(),
+        };
+        for pid in ["self", "1"] {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let path = line
+                .lines()
+                .find_map(|l| l.strip_prefix("0::/"))
+                .unwrap_or("");
+            if let Ok(id) = this.id_of(path)
+                && !path.is_empty()
+                && !this.protected.contains(&id)
+            {
+                let _ = this.protected.push(id);
+            }
+        }
+        Ok(this)
+    }
+
+    /// The cgroup id of `path`, relative to the root.
+    pub fn id_of(&self, path: &str) -> io::Result<u64> {
+        let mut buffer = [0; PATH];
+        sys::cgroup_id(self.root.as_fd(), c_str(path, &mut buffer)?)
+    }
+
+    /// Opens the cgroup's directory; `ESTALE` when it is gone.
+    pub fn open_id(&self, id: u64) -> io::Result<OwnedFd> {
+        sys::open_cgroup(self.root.as_fd(), id)
+    }
+
+    pub fn is_protected(&self, id: u64) -> bool {
+        self.protected.contains(&id)
+    }
+
+    /// Where it is mounted.
+    pub fn mount(&self) -> &std::path::Path {
+        &self.mount
+    }
+
+    /// The path of an open cgroup directory, relative to the root. Allocates nothing.
+    pub fn path_of<'a>(
+        &self,
+        dir: BorrowedFd<'_>,
+        buffer: &'a mut [MaybeUninit<u8>; PATH],
+    ) -> io::Result<&'a str> {
+        let mut link = heapless::String::<32>::new();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&dir);
+        core::fmt::write(&mut link, format_args!("/proc/self/fd/{fd}"))
+            .map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (path, _) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_str(), buffer)?;
+        let path = core::str::from_utf8(path).map_err(|_| io::ErrorKind::InvalidData)?;
+        let mount = self.mount.to_str().ok_or(io::ErrorKind::InvalidData)?;
+        Ok(path
+            .strip_prefix(mount)
+            .ok_or(io::ErrorKind::NotFound)?
+            .trim_start_matches('/'))
+    }
+
+    /// Gives every cgroup there is its rule; returns how many have one of their own. For start
+    /// and reload: walks the whole tree by name.
+    pub fn classify_all(&self, rules: &dyn OwnRule, engine: &mut dyn Engine) -> io::Result<usize> {
+        engine.forget_all()?;
+        let mut ancestors = heapless::Vec::new();
+        self.classify_below(
+            &mut String::new(),
+            &self.root,
+            rules,
+            engine,
+            &mut ancestors,
+        )
+    }
+
+    fn classify_below(
+        &self,
+        path: &mut String,
+        dir: &OwnedFd,
+        rules: &dyn OwnRule,
+        engine: &mut dyn Engine,
+        ancestors: &mut heapless::Vec<(u64, Rule), DEPTH>,
+    ) -> io::Result<usize> {
+        let mut found = 0;
+        for entry in rustix::fs::Dir::read_from(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
+                continue;
+            }
+            let Ok(utf8) = name.to_str() else { continue };
+            // A cgroup may vanish at any step of this; then it needs no rule.
+            let Ok(child) = open_dir(dir, name) else {
+                continue;
+            };
+            let Ok(id) = sys::cgroup_id(child.as_fd(), c"") else {
+                continue;
+            };
+            let length = path.len();
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(utf8);
+            let own = self.rule_of(id, path, child.as_fd(), rules);
+            if let Some(rule) = own {
+                engine.classify(id, rule)?;
+                split(ancestors, rule, engine)?;
+                found += 1;
+            }
+            let deeper = ancestors
+                .push((
+                    id,
+                    own.unwrap_or(Rule {
+                        flags: Rule::INHERIT,
+                        ..Rule::UNTOUCHABLE
+                    }),
+                ))
+                .is_ok();
+            if deeper {
+                found += self.classify_below(path, &child, rules, engine, ancestors)?;
+                ancestors.pop();
+            }
+            path.truncate(length);
+        }
+        Ok(found)
+    }
+
+    /// Gives one new cgroup its rule, so that it is ranked by that and not by chance; one that
+    /// vanished is no error. Allocates nothing.
+    pub fn classify_new(
+        &self,
+        id: u64,
+        rules: &dyn OwnRule,
+        engine: &mut dyn Engine,
+    ) -> io::Result<()> {
+        let inherits = Rule {
+            flags: Rule::INHERIT,
+            ..Rule::UNTOUCHABLE
+        };
+        let Ok(dir) = self.open_id(id) else {
+            return engine.classify(id, inherits);
+        };
+        let mut buffer = [MaybeUninit::uninit(); PATH];
+        let Ok(path) = self.path_of(dir.as_fd(), &mut buffer) else {
+            return engine.classify(id, Rule::UNTOUCHABLE);
+        };
+        let Some(rule) = self.rule_of(id, path, dir.as_fd(), rules) else {
+            return engine.classify(id, inherits);
+        };
+        engine.classify(id, rule)?;
+        let mut ancestors = heapless::Vec::<(u64, Rule), DEPTH>::new();
+        for (end, _) in path.match_indices('/') {
+            let Ok(id) = self.id_of(&path[..end]) else {
+                continue;
+            };
+            let Ok(dir) = self.open_id(id) else { continue };
+            if let Some(rule) = self.rule_of(id, &path[..end], dir.as_fd(), rules) {
+                let _ = ancestors.push((id, rule));
+            }
+        }
+        split(&mut ancestors, rule, engine)
+    }
+
+    fn rule_of(
+        &self,
+        id: u64,
+        path: &str,
+        dir: BorrowedFd<'_>,
+        rules: &dyn OwnRule,
+    ) -> Option<Rule> {
+        if self.is_protected(id) {
+            return Some(Rule::UNTOUCHABLE);
+        }
+        rules.own_rule(path, dir)
+    }
+}
+
+impl AsFd for Tree {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+/// A unit that holds somebody with another kill priority cannot be killed as a whole: below it,
+/// each leaf stands for itself.
+fn split(ancestors: &mut [(u64, Rule)], inner: Rule, engine: &mut dyn Engine) -> io::Result<()> {
+    for (id, rule) in ancestors.iter_mut() {
+        if rule.flags & Rule::UNIT != 0 && rule.kill != inner.kill {
+            rule.flags &= !Rule::UNIT;
+            engine.classify(*id, *rule)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_dir(dir: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, path, flags, Mode::empty())?)
+}
+
+fn c_str<'a>(path: &str, buffer: &'a mut [u8; PATH]) -> io::Result<&'a CStr> {
+    let bytes = path.as_bytes();
+    if bytes.len() >= PATH {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    buffer[..bytes.len()].copy_from_slice(bytes);
+    buffer[bytes.len()] = 0;
+    CStr::from_bytes_until_nul(&buffer[..]).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// Where cgroup2 is mounted: the unified hierarchy, or the v2 half of a hybrid one.
+fn mount_point(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().map(|l| l.split(' ')).find_map(|mut fields| {
+        let path = fields.nth(1)?;
+        (fields.next() == Some("cgroup2")).then(|| PathBuf::from(path))
+    })
+}

@@ -1,0 +1,127 @@
+//! How figures and verdicts read.
+
+use lowtide_common::Row;
+use lowtide_judge::{Policy, Verdict, Why};
+use std::fmt::{self, Display, Formatter};
+
+/// Bytes with a unit: `9.8M`, `512K`.
+pub struct Size(pub u64);
+
+impl Display for Size {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let b = self.0;
+        let (unit, name) = match b {
+            0..1_048_576 => (1 << 10, 'K'),
+            1_048_576..1_073_741_824 => (1 << 20, 'M'),
+            _ => (1 << 30, 'G'),
+        };
+        let (whole, tenth) = (b / unit, b % unit * 10 / unit);
+        if whole < 10 && tenth > 0 {
+            write!(f, "{whole}.{tenth}{name}")
+        } else {
+            write!(f, "{whole}{name}")
+        }
+    }
+}
+
+/// Hundredths of a percent: `4 %`, `0.5 %`.
+pub struct Permyriad(pub u64);
+
+impl Display for Permyriad {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (whole, tenth) = (self.0 / 100, self.0 % 100 / 10);
+        if whole < 10 && tenth > 0 {
+            write!(f, "{whole}.{tenth} %")
+        } else {
+            write!(f, "{whole} %")
+        }
+    }
+}
+
+/// One memcg as evidence: `group media, priority 800, frees 152M`.
+pub struct Target<'a>(pub &'a Policy, pub &'a Row);
+
+impl Display for Target<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(policy, row) = self;
+        write!(
+            f,
+            "group {}, priority {}, usage {}, frees {}",
+            policy.group(row.rule.group).name,
+            row.rule.kill,
+            Size(row.usage),
+            Size(row.freed_by_kill())
+        )
+    }
+}
+
+/// The figures a verdict was made on: `available 9.8M of 236M (4 %), some 31 %, full 12 %`.
+pub struct Figures<'a>(pub &'a Verdict);
+
+impl Display for Figures<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let m = &self.0.memory;
+        let share = m.available.saturating_mul(10_000) / m.total.max(1);
+        write!(
+            f,
+            "available {} of {} ({})",
+            Size(m.available),
+            Size(m.total),
+            Permyriad(share)
+        )?;
+        if m.swap_total > 0 {
+            write!(
+                f,
+                ", swap free {} of {}",
+                Size(m.swap_free),
+                Size(m.swap_total)
+            )?;
+        }
+        if let Some(r) = &self.0.rates {
+            write!(
+                f,
+                ", stalled some {} full {}, {} refaults/s",
+                Permyriad(r.some_permyriad.into()),
+                Permyriad(r.full_permyriad.into()),
+                r.refaults
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Why the verdict is what it is.
+pub struct Because<'a>(pub &'a Why);
+
+impl Display for Because<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Why::Calm => f.write_str("no pressure"),
+            Why::NotConfirmed => f.write_str("a trigger fired, no level's condition holds"),
+            Why::Confirmed(l) => write!(f, "{} confirmed", l.name()),
+            Why::UntilRelief(l) => write!(f, "{} until relief", l.name()),
+            Why::Relieved(l) => write!(f, "{} relieved", l.name()),
+            Why::StillExiting { id } => write!(f, "victim {id} is still exiting"),
+            Why::InGrace { id, .. } => write!(f, "{id} was asked to stop and has time left"),
+            Why::NothingLeft(l) => write!(f, "{} confirmed, nothing left to do", l.name()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_a_person_writes_them() {
+        for (bytes, text) in [
+            (0, "0K"),
+            (524_288, "512K"),
+            (10_276_044, "9.7M"),
+            (157_286_400, "150M"),
+            (1 << 31, "2G"),
+        ] {
+            assert_eq!(Size(bytes).to_string(), text);
+        }
+    }
+}

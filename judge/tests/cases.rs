@@ -1,0 +1,335 @@
+//! One situation, one verdict.
+
+mod common;
+
+use common::*;
+use lowtide_common::{NEVER, Row};
+use lowtide_judge::*;
+
+#[test]
+fn without_a_trigger_nothing_happens_however_little_is_left() {
+    let (policy, history) = (policy(), History::default());
+    let rows = [row(7, 800, 100 * MIB, 0)];
+    let verdict = judge(&policy, &memory(MIB), &survey(&rows, MIB), &history, 0);
+    assert_eq!(
+        (verdict.action, verdict.why, verdict.look_again_ms),
+        (Action::Nothing, Why::Calm, None)
+    );
+}
+
+#[test]
+fn a_trigger_is_no_verdict() {
+    let rows = [row(7, 800, 100 * MIB, 50 * MIB)];
+    let verdict = judged(&policy(), 128 * MIB, &rows, &mut History::default(), 0);
+    assert_eq!(
+        (verdict.action, verdict.why),
+        (Action::Nothing, Why::NotConfirmed)
+    );
+    assert!(
+        verdict.look_again_ms.is_some(),
+        "a fast hog between two triggers must be seen"
+    );
+}
+
+#[test]
+fn reclaim_comes_before_the_kill() {
+    let rows = [row(7, 800, 100 * MIB, 0), row(8, 100, 0, 30 * MIB)];
+    let verdict = judged(&policy(), 8 * MIB, &rows, &mut History::default(), 0);
+    assert!(
+        matches!(verdict.action, Action::Reclaim { target, .. } if target.id == 8),
+        "{:?}",
+        verdict.action
+    );
+}
+
+#[test]
+fn the_first_in_rank_dies_when_there_is_nothing_to_reclaim() {
+    let rows = [
+        row(7, 500, 100 * MIB, 0),
+        row(8, 800, 60 * MIB, 0),
+        row(9, 900, MIB, 0),
+        row(10, NEVER, 150 * MIB, 0),
+    ];
+    let verdict = judged(&policy(), 8 * MIB, &rows, &mut History::default(), 0);
+    assert!(
+        matches!(verdict.action, Action::Kill { target } if target.id == 8),
+        "{:?}",
+        verdict.action
+    );
+    let reasons: Vec<_> = verdict
+        .judged
+        .iter()
+        .map(|j| (j.row.id, j.reason))
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            (8, Reason::Chosen),
+            (7, Reason::LowerPriority),
+            (9, Reason::NotEnough)
+        ]
+    );
+}
+
+#[test]
+fn file_cache_does_not_make_a_victim() {
+    let cached = Row {
+        file: 200 * MIB,
+        ..row(7, 800, MIB, 0)
+    };
+    let rows = [
+        Row {
+            rule: lowtide_common::Rule {
+                reclaim: NEVER,
+                ..cached.rule
+            },
+            ..cached
+        },
+        row(8, 800, 20 * MIB, 0),
+    ];
+    let verdict = judged(&policy(), 8 * MIB, &rows, &mut History::default(), 0);
+    assert!(
+        matches!(verdict.action, Action::Kill { target } if target.id == 8),
+        "{:?}",
+        verdict.action
+    );
+}
+
+#[test]
+fn one_victim_at_a_time() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)];
+    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    history.note(&policy, &first, Some(Outcome::Killed), 0);
+    let while_exiting = judged(&policy, 8 * MIB, &rows, &mut history, 10);
+    assert_eq!(
+        (while_exiting.action, while_exiting.why),
+        (Action::Nothing, Why::StillExiting { id: 7 })
+    );
+}
+
+#[test]
+fn a_victim_that_does_not_exit_is_passed_over() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)];
+    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    history.note(&policy, &first, Some(Outcome::Killed), 0);
+    let later = judged(
+        &policy,
+        8 * MIB,
+        &rows,
+        &mut history,
+        u64::from(policy.exit_ms) + 1,
+    );
+    assert!(
+        matches!(later.action, Action::Kill { target } if target.id == 8),
+        "{:?}",
+        later.action
+    );
+    assert!(
+        later
+            .judged
+            .iter()
+            .any(|j| j.row.id == 7 && j.reason == Reason::Stuck)
+    );
+}
+
+#[test]
+fn who_is_asked_has_its_grace_and_then_dies() {
+    let (policy, mut history) = (policy(), History::default());
+    let mut asked = row(7, 900, 60 * MIB, 0);
+    asked.rule.group = 1;
+    let first = judged(&policy, 8 * MIB, &[asked], &mut history, 0);
+    assert!(
+        matches!(first.action, Action::Terminate { grace_ms: 300, .. }),
+        "{:?}",
+        first.action
+    );
+    history.note(&policy, &first, Some(Outcome::Asked), 0);
+    let waiting = judged(&policy, 8 * MIB, &[asked], &mut history, 100);
+    assert_eq!(waiting.why, Why::InGrace { id: 7, until: 300 });
+    let after = judged(&policy, 8 * MIB, &[asked], &mut history, 300);
+    assert!(
+        matches!(after.action, Action::Kill { .. }),
+        "{:?}",
+        after.action
+    );
+}
+
+#[test]
+fn grace_shrinks_when_memory_runs_out_faster() {
+    let (policy, mut history) = (policy(), History::default());
+    let mut asked = row(7, 900, 60 * MIB, 0);
+    asked.rule.group = 1;
+    history.observe(&memory(108 * MIB), 0);
+    let verdict = judged(&policy, 8 * MIB, &[asked], &mut history, 500);
+    // 100 MiB went in 500 ms: 8 MiB last 40 ms, half of it is the grace.
+    assert!(
+        matches!(verdict.action, Action::Terminate { grace_ms: 20, .. }),
+        "{:?}",
+        verdict.action
+    );
+}
+
+#[test]
+fn no_time_is_lost_on_reclaim_when_memory_runs_out_faster() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
+    history.observe(&memory(108 * MIB), 0);
+    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 500);
+    assert!(
+        matches!(verdict.action, Action::Kill { .. }),
+        "{:?}",
+        verdict.action
+    );
+}
+
+#[test]
+fn reclaim_that_brings_no_relief_is_given_up() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
+    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    let Action::Reclaim { bytes, .. } = first.action else {
+        panic!("{:?}", first.action)
+    };
+    history.note(&policy, &first, Some(Outcome::Reclaimed { bytes }), 0);
+    let second = judged(&policy, 8 * MIB, &rows, &mut history, 50);
+    assert!(
+        matches!(second.action, Action::Reclaim { .. }),
+        "within its time: {:?}",
+        second.action
+    );
+    history.note(&policy, &second, Some(Outcome::Reclaimed { bytes }), 50);
+    let third = judged(
+        &policy,
+        8 * MIB,
+        &rows,
+        &mut history,
+        u64::from(policy.reclaim_ms),
+    );
+    assert!(
+        matches!(third.action, Action::Kill { .. }),
+        "{:?}",
+        third.action
+    );
+}
+
+#[test]
+fn between_confirm_and_relief_only_reclaim_goes_on() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
+    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    history.note(
+        &policy,
+        &first,
+        Some(Outcome::Reclaimed { bytes: 4 * MIB }),
+        0,
+    );
+    // 6 %: above critical's confirm of 4 %, below its relief of 8 %.
+    let second = judged(&policy, TOTAL * 6 / 100, &rows, &mut history, 20);
+    assert!(
+        matches!(second.action, Action::Reclaim { .. }),
+        "{:?}",
+        second.action
+    );
+    assert_eq!(second.why, Why::UntilRelief(Level::Critical));
+}
+
+#[test]
+fn who_comes_back_after_every_kill_is_passed_over_for_the_next() {
+    let (policy, mut history) = (policy(), History::default());
+    for i in 0..3 {
+        let now = i * 5_000;
+        let rows = [row(100 + i, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)];
+        let verdict = judged(&policy, 8 * MIB, &with_group(rows, 0), &mut history, now);
+        assert_eq!(
+            verdict.action.target().map(|t| t.id),
+            Some(100 + i),
+            "{:?}",
+            verdict.action
+        );
+        history.note(&policy, &verdict, Some(Outcome::Killed), now);
+        history.gone();
+    }
+    let rows = with_group([row(103, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)], 0);
+    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 15_000);
+    assert_eq!(
+        verdict.action.target().map(|t| t.id),
+        Some(8),
+        "{:?}",
+        verdict.action
+    );
+    assert!(
+        verdict
+            .judged
+            .iter()
+            .any(|j| j.reason == Reason::Restarting(3))
+    );
+}
+
+fn with_group(mut rows: [Row; 2], group: u16) -> [Row; 2] {
+    rows[0].rule.group = group;
+    rows
+}
+
+#[test]
+fn the_only_candidate_dies_however_often_it_comes_back() {
+    let (policy, mut history) = (policy(), History::default());
+    for i in 0..6 {
+        let now = i * 5_000;
+        let verdict = judged(
+            &policy,
+            8 * MIB,
+            &[row(100 + i, 800, 60 * MIB, 0)],
+            &mut history,
+            now,
+        );
+        assert!(
+            matches!(verdict.action, Action::Kill { .. }),
+            "kill {i}: {:?}",
+            verdict.action
+        );
+        history.note(&policy, &verdict, Some(Outcome::Killed), now);
+        history.gone();
+    }
+}
+
+#[test]
+fn a_reboot_needs_the_policy_to_say_so_and_time_without_a_way_out() {
+    let mut policy = policy();
+    policy.levels[2].actions.push(Step::Reboot).unwrap();
+    let mut history = History::default();
+    let hopeless = judged(&policy, 4 * MIB, &[], &mut history, 0);
+    assert!(hopeless.helpless && hopeless.action == Action::Nothing);
+    policy.reboot_after_ms = 1_000;
+    history.note(&policy, &hopeless, None, 0);
+    assert_eq!(
+        judged(&policy, 4 * MIB, &[], &mut history, 999).action,
+        Action::Nothing
+    );
+    assert_eq!(
+        judged(&policy, 4 * MIB, &[], &mut history, 1_000).action,
+        Action::Reboot
+    );
+}
+
+#[test]
+fn a_level_comes_down_after_its_quiet_time() {
+    let (policy, mut history) = (policy(), History::default());
+    history.triggered(Level::Critical, 0);
+    assert_eq!(
+        history.level(&policy, u64::from(policy.quiet_ms) - 1),
+        Level::Critical
+    );
+    assert_eq!(
+        history.level(&policy, u64::from(policy.quiet_ms)),
+        Level::Calm
+    );
+}
+
+#[test]
+fn without_swap_its_free_share_is_below_every_mark() {
+    let memory = memory(0);
+    assert!(Term::SwapFreeBelow(Amount::Bytes(0)).holds(&memory, None));
+    assert!(!Term::SwapFreeAbove(Amount::Bytes(0)).holds(&memory, None));
+}

@@ -1,0 +1,123 @@
+#![allow(dead_code, reason = "each test file uses its own part")]
+//! A device with 256 MiB and a policy like the shipped one.
+
+use lowtide_common::{CANDIDATES, NO_GROUP, Row, Rule, Survey};
+use lowtide_judge::*;
+
+pub const MIB: u64 = 1 << 20;
+pub const TOTAL: u64 = 256 * MIB;
+
+fn level(trigger: Trigger, below: Amount, above: Amount, actions: &[Step]) -> LevelPolicy {
+    LevelPolicy {
+        triggers: heapless::Vec::from_slice(&[trigger]).unwrap(),
+        confirm: Condition::all(&[Term::AvailableBelow(below)]).unwrap(),
+        relief: Condition::all(&[Term::AvailableAbove(above)]).unwrap(),
+        actions: heapless::Vec::from_slice(actions).unwrap(),
+    }
+}
+
+pub fn policy() -> Policy {
+    use Amount::Permyriad as P;
+    let some = Trigger {
+        stall: Stall::Some,
+        stall_us: 50_000,
+        window_us: 500_000,
+    };
+    let group = |name: &str, kill, grace_ms| Group {
+        name: heapless::String::try_from(name).unwrap(),
+        kill,
+        grace_ms,
+        ..Group::everything_else()
+    };
+    Policy {
+        levels: [
+            LevelPolicy::default(),
+            level(some, P(1200), P(1600), &[Step::Reclaim]),
+            level(
+                some,
+                P(400),
+                P(800),
+                &[Step::Reclaim, Step::Terminate, Step::Kill],
+            ),
+        ],
+        groups: heapless::Vec::from_slice(&[group("media", 800, 0), group("asked", 900, 300)])
+            .unwrap(),
+        fallback: Group::everything_else(),
+        quiet_ms: 3_000,
+        exit_ms: 2_000,
+        reclaim_ms: 300,
+        restarts: 3,
+        restart_window_ms: 60_000,
+        reboot_after_ms: 0,
+    }
+}
+
+pub fn memory(available: u64) -> Memory {
+    Memory {
+        total: TOTAL,
+        available,
+        ..Memory::default()
+    }
+}
+
+pub fn row(id: u64, kill: u16, anon: u64, file: u64) -> Row {
+    Row {
+        id,
+        parent: 1,
+        usage: anon + file,
+        anon,
+        file,
+        level: 1,
+        flags: Row::POPULATED | Row::KILLABLE,
+        rule: Rule {
+            kill,
+            reclaim: kill,
+            group: NO_GROUP,
+            flags: Rule::UNIT,
+        },
+        ..Row::ZERO
+    }
+}
+
+/// A survey as an engine would rank these rows.
+pub fn survey(rows: &[Row], enough: u64) -> Survey {
+    let mut survey = Survey::EMPTY;
+    let mut fill = |list: fn(&mut Survey) -> (&mut [Row; CANDIDATES], &mut u32),
+                    key: &dyn Fn(&Row) -> u64,
+                    keep: &dyn Fn(&Row) -> bool| {
+        let mut rows: Vec<Row> = rows.iter().copied().filter(|r| keep(r)).collect();
+        rows.sort_by_key(|r| (std::cmp::Reverse(key(r)), r.id));
+        rows.truncate(CANDIDATES);
+        let (into, len) = list(&mut survey);
+        into[..rows.len()].copy_from_slice(&rows);
+        *len = rows.len() as u32;
+    };
+    fill(
+        |s| (&mut s.kill, &mut s.kill_len),
+        &|r| r.kill_key(enough),
+        &|r| r.rule.kill != lowtide_common::NEVER,
+    );
+    fill(
+        |s| (&mut s.reclaim, &mut s.reclaim_len),
+        &|r| r.reclaim_key(enough, false),
+        &|r| r.rule.reclaim != lowtide_common::NEVER,
+    );
+    survey
+}
+
+/// Judges these rows with every trigger fired at `now`.
+pub fn judged(
+    policy: &Policy,
+    available: u64,
+    rows: &[Row],
+    history: &mut History,
+    now: Millis,
+) -> Verdict {
+    for level in Level::CONFIGURED {
+        history.triggered(level, now);
+    }
+    let memory = memory(available);
+    history.observe(&memory, now);
+    let enough = policy.enough(&memory, history.level(policy, now));
+    judge(policy, &memory, &survey(rows, enough), history, now)
+}

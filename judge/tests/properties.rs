@@ -1,0 +1,121 @@
+//! What must hold for every tree and every amount of memory.
+
+mod common;
+
+use common::*;
+use lowtide_common::{NEVER, Row};
+use lowtide_judge::*;
+use proptest::prelude::*;
+
+fn priority() -> impl Strategy<Value = u16> {
+    prop_oneof![4 => 0..=1000u16, 1 => Just(NEVER)]
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let one = (priority(), priority(), 0..64 * MIB, 0..64 * MIB);
+    prop::collection::vec(one, 0..40).prop_map(|rows| {
+        let with_id = |(i, (kill, reclaim, anon, file)): (usize, (u16, u16, u64, u64))| {
+            let mut row = row(i as u64 + 2, kill, anon, file);
+            row.rule.reclaim = reclaim;
+            row
+        };
+        rows.into_iter().enumerate().map(with_id).collect()
+    })
+}
+
+/// Rows with nothing to reclaim: the verdict is about kills.
+fn anonymous() -> impl Strategy<Value = Vec<Row>> {
+    rows().prop_map(|rows| {
+        rows.into_iter()
+            .map(|r| Row {
+                file: 0,
+                usage: r.anon,
+                ..r
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn never_means_never(rows in rows(), available in 0..TOTAL) {
+        let verdict = judged(&policy(), available, &rows, &mut History::default(), 0);
+        match verdict.action {
+            Action::Reclaim { target, .. } => prop_assert!(target.rule.reclaim != NEVER),
+            Action::Terminate { target, .. } | Action::Kill { target } => prop_assert!(target.rule.kill != NEVER),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn no_victim_ranks_below_another_that_frees_enough(rows in anonymous(), available in 0..TOTAL / 25) {
+        let verdict = judged(&policy(), available, &rows, &mut History::default(), 0);
+        let enough = verdict.enough;
+        let able = |r: &&Row| r.rule.kill != NEVER && r.freed_by_kill() >= enough;
+        let best = rows.iter().filter(able).map(|r| r.rule.kill).max();
+        match (verdict.action, best) {
+            (Action::Kill { target }, Some(best)) => {
+                prop_assert_eq!(target.rule.kill, best);
+                prop_assert!(target.freed_by_kill() >= enough, "one that frees enough is enough");
+            }
+            (action, Some(_)) => prop_assert!(false, "{:?} with a victim at hand", action),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_same_evidence_gives_the_same_verdict(rows in rows(), available in 0..TOTAL, turn in 0..40usize) {
+        let verdict = judged(&policy(), available, &rows, &mut History::default(), 0);
+        let mut turned = rows.clone();
+        turned.rotate_left(turn.min(rows.len()));
+        prop_assert_eq!(verdict, judged(&policy(), available, &turned, &mut History::default(), 0));
+    }
+
+    #[test]
+    fn less_memory_never_gives_a_milder_action(rows in rows(), more in 0..TOTAL, less in 0..TOTAL) {
+        let (less, more) = (less.min(more), less.max(more));
+        let severity = |available| judged(&policy(), available, &rows, &mut History::default(), 0).action.severity();
+        // With less memory more is needed, so reclaim may be found too little: then it is a kill.
+        prop_assert!(severity(less) >= severity(more), "{} of {less}, {} of {more}", severity(less), severity(more));
+    }
+
+    #[test]
+    fn an_episode_ends(rows in rows(), available in 0..TOTAL) {
+        let (policy, mut history) = (policy(), History::default());
+        let (mut rows, mut available, mut now) = (rows, available, 0);
+        for _ in 0..200 {
+            let verdict = judged(&policy, available, &rows, &mut history, now);
+            let outcome = match verdict.action {
+                Action::Nothing => return Ok(()),
+                Action::Reclaim { target, bytes } => {
+                    available += bytes;
+                    for row in rows.iter_mut().filter(|r| r.id == target.id) { row.file -= bytes.min(row.file); }
+                    Outcome::Reclaimed { bytes }
+                }
+                Action::Kill { target } => {
+                    available += target.freed_by_kill();
+                    rows.retain(|r| r.id != target.id);
+                    Outcome::Killed
+                }
+                other => { prop_assert!(false, "{other:?}"); return Ok(()); }
+            };
+            history.note(&policy, &verdict, Some(outcome), now);
+            history.gone();
+            now += 10;
+        }
+        prop_assert!(false, "still acting after 200 steps");
+    }
+
+    #[test]
+    fn after_relief_it_does_nothing_until_the_next_confirm(rows in rows()) {
+        let (policy, mut history) = (policy(), History::default());
+        let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+        history.note(&policy, &verdict, verdict.action.target().map(|_| Outcome::Reclaimed { bytes: MIB }), 0);
+        let relieved = judged(&policy, TOTAL / 5, &rows, &mut history, 100);
+        prop_assert_eq!(relieved.action, Action::Nothing);
+        history.note(&policy, &relieved, None, 100);
+        // Between the marks nothing starts again: no flapping.
+        let between = judged(&policy, TOTAL * 14 / 100, &rows, &mut history, 200);
+        prop_assert_eq!(between.action, Action::Nothing);
+    }
+}
