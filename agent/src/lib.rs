@@ -3,6 +3,7 @@
 //! One flow: [`sense`] → `lowtide_judge` → [`act`] → [`tell`].
 
 pub mod act;
+pub mod config;
 pub mod sense;
 mod sys;
 pub mod tell;

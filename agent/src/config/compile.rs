@@ -1,0 +1,445 @@
+//! From the merged tables to the judge's policy and the matcher, with the checks that need more
+//! than one key.
+
+use super::matcher::{AttributePattern, CgroupPattern, Matcher, ProcessPattern};
+use super::model::{Document, Group as GroupTable, Level as LevelTable, Limits, Ranks};
+use super::pattern::Glob;
+use super::problem::{Problem, Problems};
+use super::read::{Set, Setting};
+use super::source::{At, MAX_FILE, Sources};
+use super::value::{AnyOf, Clause, Time, User};
+use lowtide_common::NEVER;
+use lowtide_judge::{
+    Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
+};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// The kernel keeps this much of a process's name (TASK_COMM_LEN without the end).
+const COMM: usize = 15;
+
+/// `None` when it does not fit a policy; problems say why.
+pub(super) fn compile(
+    document: &Document,
+    sources: &Sources,
+    root: &Path,
+    problems: &mut Problems,
+) -> Option<(Policy, Matcher)> {
+    let mut compiler = Compiler {
+        sources,
+        problems,
+        root,
+    };
+    let tables = [
+        &document.level.watch,
+        &document.level.strained,
+        &document.level.critical,
+    ];
+    let levels: [LevelPolicy; LEVELS] =
+        std::array::from_fn(|i| compiler.level(Level::CONFIGURED[i], tables[i]));
+    let fallback = compiler.fallback(&document.everything_else);
+    let groups = compiler.groups(document, &fallback)?;
+    let limits = &document.limits;
+    let policy = Policy {
+        levels,
+        groups,
+        fallback,
+        quiet_ms: ms(&limits.quiet),
+        exit_ms: ms(&limits.exit),
+        reclaim_ms: ms(&limits.reclaim),
+        restarts: value(&limits.restarts).unwrap_or(0),
+        restart_window_ms: ms(&limits.restart_window),
+        reboot_after_ms: ms(&limits.reboot_after),
+    };
+    compiler.quiet(limits, &policy);
+    compiler.idle_actions(document, &policy);
+    let matcher = compiler.matcher(document, &policy);
+    Some((policy, matcher))
+}
+
+fn value<T: Copy>(setting: &Setting<T>) -> Option<T> {
+    setting.as_ref().map(|set| set.value)
+}
+
+fn ms(setting: &Setting<Time>) -> u32 {
+    value(setting).map_or(0, |time| time.0)
+}
+
+struct Compiler<'a> {
+    sources: &'a Sources,
+    problems: &'a mut Problems,
+    root: &'a Path,
+}
+
+impl Compiler<'_> {
+    fn error(&mut self, at: At, key: &str, message: impl Into<String>) {
+        self.problems
+            .push(Problem::at(self.sources, at, key, message));
+    }
+
+    fn warning(&mut self, at: At, key: &str, message: impl Into<String>) {
+        self.problems
+            .push(Problem::at(self.sources, at, key, message).warning());
+    }
+
+    fn level(&mut self, level: Level, table: &LevelTable) -> LevelPolicy {
+        let key = |key: &str| format!("level.{}.{key}", level.name());
+        let policy = LevelPolicy {
+            triggers: table
+                .trigger
+                .as_ref()
+                .map(|t| t.value.0.clone())
+                .unwrap_or_default(),
+            confirm: self.condition(&table.confirm, &key("confirm")),
+            relief: self.condition(&table.relief, &key("relief")),
+            actions: table
+                .actions
+                .as_ref()
+                .map(|a| a.value.0.clone())
+                .unwrap_or_default(),
+        };
+        if let (Some(actions), true) = (&table.actions, policy.confirm.any.is_empty())
+            && policy.actions.iter().any(|step| *step > Step::Reclaim)
+        {
+            self.warning(
+                actions.at,
+                &key("actions"),
+                "without `confirm` every trigger is acted on; triggers also fire where nothing is wrong",
+            );
+        }
+        if let Some(relief) = &table.relief {
+            self.hysteresis(relief.at, &key("relief"), &policy);
+        }
+        policy
+    }
+
+    fn condition(&mut self, setting: &Setting<AnyOf>, key: &str) -> Condition {
+        let mut condition = Condition::default();
+        let Some(set) = setting else {
+            return condition;
+        };
+        for clause in &set.value.0 {
+            let terms = terms(clause);
+            let fits =
+                heapless::Vec::from_slice(&terms).is_ok_and(|all| condition.any.push(all).is_ok());
+            if !fits {
+                self.error(set.at, key, "more than 8 facts in one table");
+            }
+        }
+        condition
+    }
+
+    /// Relief must lie above what confirms, or the actions start and stop in turns.
+    fn hysteresis(&mut self, at: At, key: &str, policy: &LevelPolicy) {
+        let confirm = policy.confirm.any.iter().flatten();
+        let highest = confirm.filter_map(|term| match term {
+            Term::AvailableBelow(amount) => Some(*amount),
+            _ => None,
+        });
+        let relief: Vec<_> = policy.relief.any.iter().flatten().collect();
+        for below in highest {
+            let too_low = relief.iter().any(|term| match (term, below) {
+                (Term::AvailableAbove(Amount::Bytes(above)), Amount::Bytes(below)) => {
+                    *above <= below
+                }
+                (Term::AvailableAbove(Amount::Permyriad(above)), Amount::Permyriad(below)) => {
+                    *above <= below
+                }
+                _ => false,
+            });
+            if too_low {
+                self.error(
+                    at,
+                    key,
+                    "relief at or below what confirms the level: it would start and stop in turns",
+                );
+                return;
+            }
+        }
+    }
+
+    fn quiet(&mut self, limits: &Limits, policy: &Policy) {
+        let windows = policy.levels.iter().flat_map(|level| &level.triggers);
+        let longest = windows.map(|t| t.window_us / 1_000).max().unwrap_or(0);
+        if let Some(quiet) = &limits.quiet
+            && quiet.value.0 <= longest
+        {
+            self.error(
+                quiet.at,
+                "limits.quiet",
+                format!(
+                    "not longer than the longest window of a trigger ({longest}ms): a level would come down under pressure"
+                ),
+            );
+        }
+    }
+
+    /// Actions that can never happen.
+    fn idle_actions(&mut self, document: &Document, policy: &Policy) {
+        let all = || policy.groups.iter().chain([&policy.fallback]);
+        let useless = [
+            (
+                Step::Kill,
+                all().all(|g| g.kill == NEVER),
+                "everything is `never` killed, so this can never happen",
+            ),
+            (
+                Step::Reclaim,
+                all().all(|g| g.reclaim == NEVER),
+                "everything is `never` reclaimed from, so this can never happen",
+            ),
+            (
+                Step::Throttle,
+                all().all(|g| g.throttle_ms == 0),
+                "no group sets `throttle`, so this can never happen",
+            ),
+            (
+                Step::Reboot,
+                policy.reboot_after_ms == 0,
+                "`limits.reboot_after` is 0s, so this can never happen",
+            ),
+        ];
+        let tables = [
+            &document.level.watch,
+            &document.level.strained,
+            &document.level.critical,
+        ];
+        for (level, table) in Level::CONFIGURED.into_iter().zip(tables) {
+            let Some(actions) = &table.actions else {
+                continue;
+            };
+            for (step, never, message) in &useless {
+                if *never && actions.value.0.contains(step) {
+                    let key = format!("level.{}.actions: {}", level.name(), step.name());
+                    self.warning(actions.at, &key, *message);
+                }
+            }
+        }
+    }
+
+    fn fallback(&mut self, table: &Ranks) -> Group {
+        let mut group = Group::everything_else();
+        if let Some(kill) = value(&table.kill) {
+            group.kill = kill.0;
+        }
+        if let Some(reclaim) = value(&table.reclaim) {
+            group.reclaim = reclaim.0;
+        }
+        if let Some(unit) = value(&table.unit) {
+            group.unit = unit;
+        }
+        if let Some(grace) = value(&table.grace) {
+            group.grace_ms = grace.0;
+        }
+        if let Some(signal) = value(&table.signal) {
+            group.signal = signal.0;
+        }
+        if let Some(throttle) = value(&table.throttle) {
+            group.throttle_ms = throttle.0;
+        }
+        group
+    }
+
+    fn groups(
+        &mut self,
+        document: &Document,
+        fallback: &Group,
+    ) -> Option<heapless::Vec<Group, GROUPS>> {
+        let mut groups = heapless::Vec::new();
+        for (at, table) in &document.group.0 {
+            if groups.push(group(table, fallback)).is_err() {
+                let count = document.group.0.len();
+                self.error(
+                    *at,
+                    "group",
+                    format!("{count} groups; a policy holds {GROUPS}"),
+                );
+                return None;
+            }
+            let listed = table
+                .cgroups
+                .as_ref()
+                .is_some_and(|c| !c.value.0.is_empty());
+            let processes = table
+                .processes
+                .as_ref()
+                .is_some_and(|p| !p.value.0.is_empty());
+            if !listed && !processes && table.xattr.is_none() {
+                self.warning(
+                    *at,
+                    "group",
+                    "no `cgroups`, `xattr` or `processes`: the group covers nothing",
+                );
+            }
+        }
+        Some(groups)
+    }
+
+    fn matcher(&mut self, document: &Document, policy: &Policy) -> Matcher {
+        let mut attributes: Vec<Claim<AttributePattern>> = Vec::new();
+        let mut cgroups: Vec<Claim<CgroupPattern>> = Vec::new();
+        let mut processes: Vec<Claim<ProcessPattern>> = Vec::new();
+        for (index, (_, table)) in document.group.0.iter().enumerate() {
+            // A policy holds no more than GROUPS.
+            let group = index as u16;
+            if let Some(set) = &table.xattr {
+                let pattern = AttributePattern {
+                    name: set.value.name.clone(),
+                    value: set.value.value.clone(),
+                    group,
+                };
+                let same =
+                    |p: &AttributePattern| p.name == pattern.name && p.value == pattern.value;
+                self.claim(&attributes, set.at, "group.xattr", group, same);
+                attributes.push((pattern, group, set.at));
+            }
+            for set in table.cgroups.iter().flat_map(|globs| &globs.value.0) {
+                let same = |p: &CgroupPattern| p.glob.same_as(&set.value);
+                self.claim(&cgroups, set.at, "group.cgroups", group, same);
+                let glob = set.value.clone();
+                cgroups.push((CgroupPattern { glob, group }, group, set.at));
+            }
+            for set in table.processes.iter().flat_map(|list| &list.value.0) {
+                let Some(pattern) = self.process(set, group) else {
+                    continue;
+                };
+                let same = |p: &ProcessPattern| p.same_as(&pattern);
+                self.claim(&processes, set.at, "group.processes", group, same);
+                processes.push((pattern, group, set.at));
+            }
+        }
+        Matcher::new(
+            policy,
+            patterns(attributes),
+            patterns(cgroups),
+            patterns(processes),
+        )
+    }
+
+    /// Two groups cannot have the same pattern.
+    fn claim<P>(
+        &mut self,
+        claims: &[Claim<P>],
+        at: At,
+        key: &str,
+        group: u16,
+        same: impl Fn(&P) -> bool,
+    ) {
+        let other = claims.iter().find(|(p, g, _)| *g != group && same(p));
+        if let Some((_, _, first)) = other {
+            let message = format!(
+                "claimed by another group too, at {}: neither would be nearer",
+                self.sources.origin(*first)
+            );
+            self.error(at, key, message);
+        }
+    }
+
+    fn process(&mut self, set: &Set<super::value::Process>, group: u16) -> Option<ProcessPattern> {
+        let glob = |setting: &Setting<Glob>| setting.as_ref().map(|s| s.value.clone());
+        let table = &set.value;
+        if table.name.is_none() && table.exe.is_none() && table.user.is_none() {
+            self.error(
+                set.at,
+                "group.processes",
+                "neither `name`, `exe` nor `user`",
+            );
+            return None;
+        }
+        if let Some(name) = &table.name
+            && name.value.literal().is_some_and(|n| n.len() > COMM)
+        {
+            self.error(
+                name.at,
+                "group.processes",
+                format!(
+                    "the kernel keeps {COMM} bytes of a process's name: shorten it, or use `exe`"
+                ),
+            );
+        }
+        let uid = match &table.user {
+            None => None,
+            Some(set) => match &set.value {
+                User::Id(id) => Some(*id),
+                User::Name(name) => match self.user(name) {
+                    Ok(id) => Some(id),
+                    Err(why) => {
+                        self.warning(set.at, "group.processes.user", why);
+                        return None;
+                    }
+                },
+            },
+        };
+        Some(ProcessPattern {
+            name: glob(&table.name),
+            exe: glob(&table.exe),
+            uid,
+            group,
+        })
+    }
+
+    fn user(&self, name: &str) -> Result<u32, String> {
+        let mut passwd = String::new();
+        let path = self.root.join("etc/passwd");
+        File::open(&path)
+            .and_then(|file| file.take(MAX_FILE).read_to_string(&mut passwd))
+            .map_err(|e| format!("{}: {e}; the pattern matches nothing", path.display()))?;
+        passwd
+            .lines()
+            .map(|line| line.split(':'))
+            .find_map(|mut fields| {
+                (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+            })
+            .ok_or_else(|| "no such user here; the pattern matches nothing".to_owned())
+    }
+}
+
+/// A pattern with its group and its place.
+type Claim<P> = (P, u16, At);
+
+fn patterns<P>(claims: Vec<Claim<P>>) -> Vec<P> {
+    claims.into_iter().map(|(pattern, _, _)| pattern).collect()
+}
+
+/// A group; what it does not set is as for everything else.
+fn group(table: &GroupTable, fallback: &Group) -> Group {
+    Group {
+        name: table
+            .name
+            .as_ref()
+            .map(|name| name.value.0.clone())
+            .unwrap_or_default(),
+        kill: value(&table.kill).map_or(fallback.kill, |p| p.0),
+        reclaim: value(&table.reclaim).map_or(fallback.reclaim, |p| p.0),
+        unit: value(&table.unit).unwrap_or(fallback.unit),
+        grace_ms: value(&table.grace).map_or(fallback.grace_ms, |t| t.0),
+        signal: value(&table.signal).map_or(fallback.signal, |s| s.0),
+        throttle_ms: value(&table.throttle).map_or(fallback.throttle_ms, |t| t.0),
+        protect: value(&table.protect),
+        prefer: value(&table.protect_low),
+        trigger: value(&table.trigger).and_then(|t| t.0),
+    }
+}
+
+fn terms(clause: &Clause) -> Vec<Term> {
+    let c = clause;
+    [
+        value(&c.available_below).map(Term::AvailableBelow),
+        value(&c.available_above).map(Term::AvailableAbove),
+        value(&c.swap_free_below).map(Term::SwapFreeBelow),
+        value(&c.swap_free_above).map(Term::SwapFreeAbove),
+        value(&c.zram_above).map(Term::ZramAbove),
+        value(&c.zram_below).map(Term::ZramBelow),
+        value(&c.refaults_above).map(Term::RefaultsAbove),
+        value(&c.refaults_below).map(Term::RefaultsBelow),
+        value(&c.some_above).map(|p| Term::PressureAbove(Stall::Some, p.0)),
+        value(&c.some_below).map(|p| Term::PressureBelow(Stall::Some, p.0)),
+        value(&c.full_above).map(|p| Term::PressureAbove(Stall::Full, p.0)),
+        value(&c.full_below).map(|p| Term::PressureBelow(Stall::Full, p.0)),
+        value(&c.shrinking_by).map(|b| Term::ShrinkingBy(b.0)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,207 @@
+//! Which group a cgroup or a process belongs to. Matching neither allocates nor fails.
+
+use super::pattern::Glob;
+use crate::sense::tree::OwnRule;
+use lowtide_common::{NO_GROUP, Rule};
+use lowtide_judge::{Policy, Unit};
+use rustix::fd::BorrowedFd;
+use std::cmp::Ordering;
+use std::ffi::{CStr, CString};
+
+/// Longest value of an attribute that is compared.
+pub const ATTRIBUTE: usize = 64;
+
+/// Reads an extended attribute of the cgroup in question into the buffer; `None` when it has none
+/// of that name.
+pub type Lookup<'a> = &'a mut dyn FnMut(&CStr, &mut [u8]) -> Option<usize>;
+
+/// What is matched about a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process<'a> {
+    /// /proc/PID/comm, without the newline.
+    pub name: &'a str,
+    /// Target of /proc/PID/exe; `None` where it cannot be read.
+    pub exe: Option<&'a str>,
+    /// Effective user.
+    pub uid: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CgroupPattern {
+    pub glob: Glob,
+    pub group: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AttributePattern {
+    pub name: CString,
+    pub value: Option<String>,
+    pub group: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProcessPattern {
+    pub name: Option<Glob>,
+    pub exe: Option<Glob>,
+    pub uid: Option<u32>,
+    pub group: u16,
+}
+
+impl ProcessPattern {
+    pub fn same_as(&self, other: &Self) -> bool {
+        let same = |a: &Option<Glob>, b: &Option<Glob>| match (a, b) {
+            (Some(a), Some(b)) => a.same_as(b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same(&self.name, &other.name) && same(&self.exe, &other.exe) && self.uid == other.uid
+    }
+
+    fn matches(&self, process: &Process<'_>) -> bool {
+        let exe = process.exe.map(|exe| exe.trim_matches('/'));
+        self.name.as_ref().is_none_or(|g| g.matches(process.name))
+            && self
+                .exe
+                .as_ref()
+                .is_none_or(|g| exe.is_some_and(|e| g.matches(e)))
+            && self.uid.is_none_or(|uid| uid == process.uid)
+    }
+
+    /// The program says more than the name, and the name more than the user.
+    fn specificity(&self, other: &Self) -> Ordering {
+        let globs = |a: &Option<Glob>, b: &Option<Glob>| match (a, b) {
+            (Some(a), Some(b)) => a.specificity(b),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        };
+        globs(&self.exe, &other.exe)
+            .then_with(|| globs(&self.name, &other.name))
+            .then_with(|| self.uid.is_some().cmp(&other.uid.is_some()))
+    }
+}
+
+/// The patterns of all groups, the most specific first; among equally specific ones the group that
+/// is killed last, so that a tie is never to the harm of what matters more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matcher {
+    /// Of each group.
+    rules: Vec<Rule>,
+    attributes: Vec<AttributePattern>,
+    cgroups: Vec<CgroupPattern>,
+    processes: Vec<ProcessPattern>,
+}
+
+impl Matcher {
+    pub(super) fn new(
+        policy: &Policy,
+        mut attributes: Vec<AttributePattern>,
+        mut cgroups: Vec<CgroupPattern>,
+        mut processes: Vec<ProcessPattern>,
+    ) -> Self {
+        let kill = |group: u16| {
+            // `never` is last to be killed, though its number is the highest.
+            policy.group(group).kill.wrapping_add(1)
+        };
+        attributes.sort_by_key(|p| (p.value.is_none(), kill(p.group)));
+        cgroups.sort_by(|a, b| {
+            b.glob
+                .specificity(&a.glob)
+                .then_with(|| kill(a.group).cmp(&kill(b.group)))
+        });
+        processes.sort_by(|a, b| {
+            b.specificity(a)
+                .then_with(|| kill(a.group).cmp(&kill(b.group)))
+        });
+        Self {
+            rules: (0..policy.groups.len() as u16)
+                .map(|group| rule(policy, group))
+                .collect(),
+            attributes,
+            cgroups,
+            processes,
+        }
+    }
+
+    /// The group of the cgroup at `path` (below the cgroup root) by a match of its own; `None` when
+    /// it has none and belongs where its parent belongs.
+    pub fn cgroup(&self, path: &str, attribute: Lookup<'_>) -> Option<u16> {
+        let path = path.trim_matches('/');
+        if path.is_empty() {
+            return None;
+        }
+        self.by_attribute(attribute).or_else(|| {
+            self.cgroups
+                .iter()
+                .find(|p| p.glob.matches(path))
+                .map(|p| p.group)
+        })
+    }
+
+    fn by_attribute(&self, lookup: Lookup<'_>) -> Option<u16> {
+        let mut buffer = [0; ATTRIBUTE];
+        self.attributes
+            .iter()
+            .find(|p| match lookup(&p.name, &mut buffer) {
+                Some(len) => p
+                    .value
+                    .as_ref()
+                    .is_none_or(|v| buffer.get(..len) == Some(v.as_bytes())),
+                None => false,
+            })
+            .map(|p| p.group)
+    }
+
+    /// The group of the nearest cgroup at or above `path` that has a glob, and the path of that
+    /// cgroup. Attributes are not asked for.
+    pub fn nearest<'p>(&self, path: &'p str) -> Option<(u16, &'p str)> {
+        let mut path = path.trim_matches('/');
+        loop {
+            if let Some(group) = self.cgroup(path, &mut |_, _| None) {
+                return Some((group, path));
+            }
+            path = path.rsplit_once('/')?.0;
+        }
+    }
+
+    /// The group of a process by a pattern on processes.
+    pub fn process(&self, process: &Process<'_>) -> Option<u16> {
+        self.processes
+            .iter()
+            .find(|p| p.matches(process))
+            .map(|p| p.group)
+    }
+
+    /// Whether any group asks for extended attributes.
+    pub fn wants_attributes(&self) -> bool {
+        !self.attributes.is_empty()
+    }
+
+    /// Whether any group asks for processes.
+    pub fn wants_processes(&self) -> bool {
+        !self.processes.is_empty()
+    }
+}
+
+impl OwnRule for Matcher {
+    fn own_rule(&self, path: &str, dir: BorrowedFd<'_>) -> Option<Rule> {
+        let group = self.cgroup(path, &mut |name, value| {
+            rustix::fs::fgetxattr(dir, name, value).ok()
+        })?;
+        self.rules.get(usize::from(group)).copied()
+    }
+}
+
+/// The rule of a group, or of everything else for [`NO_GROUP`].
+pub fn rule(policy: &Policy, group: u16) -> Rule {
+    let table = policy.group(group);
+    let flags = match table.unit {
+        // A unit begins where a pattern says so; what no pattern covers is killed leaf by leaf.
+        Unit::Cgroup if group == NO_GROUP => 0,
+        Unit::Cgroup => Rule::UNIT,
+        Unit::Process => Rule::PROCESS,
+    };
+    Rule {
+        kill: table.kill,
+        reclaim: table.reclaim,
+        group,
+        flags,
+    }
+}

@@ -1,0 +1,197 @@
+//! The config: TOML files in layers, compiled into the judge's [`Policy`] and a [`Matcher`].
+//!
+//! Layers, each setting single keys over those before it:
+//! 1. what is built in (`config/config.toml` of the source tree),
+//! 2. `/usr/lib/lowtide/config.toml`, the vendor's,
+//! 3. the profile that the highest layer names,
+//! 4. `/etc/lowtide/config.toml`, the device's,
+//! 5. `config.d/*.toml` of `/usr/lib/lowtide`, `/run/lowtide` and `/etc/lowtide`, by name; the same
+//!    name in a later directory masks the earlier one, a link to `/dev/null` disables it.
+
+mod compile;
+mod matcher;
+mod model;
+mod pattern;
+mod problem;
+mod read;
+mod source;
+mod tree;
+mod value;
+
+pub use matcher::{Lookup, Matcher, Process, rule};
+pub use problem::{Problem, Problems, Severity};
+pub use source::{MAX_FILE, Paths};
+
+use lowtide_judge::Policy;
+use model::Document;
+use read::{Field, Reader, Set};
+use source::{Layers, Sources, profile_paths};
+use std::path::Path;
+use value::ProfileName;
+
+/// A config that holds together, ready to be switched to.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub policy: Policy,
+    pub matcher: Matcher,
+    /// What is worth saying though it does not forbid using the config.
+    pub warnings: Problems,
+    pub effective: Effective,
+}
+
+/// Every value in force, with the place that set it.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    document: Document,
+    sources: Sources,
+}
+
+impl Effective {
+    /// As a config file with the origin behind each value.
+    pub fn toml(&self) -> String {
+        self.document
+            .tree()
+            .map_or_else(String::new, |tree| tree.document(&self.sources))
+    }
+
+    /// As JSON: the same tables, each value as `{"value": …, "from": "file:line"}`.
+    pub fn json(&self) -> String {
+        self.document
+            .tree()
+            .map_or_else(|| "{}".to_owned(), |tree| tree.json(&self.sources))
+    }
+}
+
+/// Reads all layers and compiles them. Nothing outside the files is looked at or changed, so that
+/// a bad config leaves everything as it is.
+pub fn load(paths: &Paths) -> Result<Loaded, Problems> {
+    let mut loader = Loader::new();
+    let document = if paths.files.is_empty() {
+        loader.layers(&paths.root)
+    } else {
+        loader.named(paths)
+    };
+    loader.finish(document, &paths.root)
+}
+
+/// Compiles one text on top of what is built in; `name` stands for its file.
+pub fn parse(name: &str, text: &str) -> Result<Loaded, Problems> {
+    let mut loader = Loader::new();
+    let mut document = loader.built_in();
+    let source = loader.sources.push(name.to_owned(), text.to_owned());
+    document.merge(loader.document(source));
+    loader.finish(document, Path::new("/"))
+}
+
+struct Loader {
+    sources: Sources,
+    problems: Problems,
+}
+
+impl Loader {
+    fn new() -> Self {
+        Self {
+            sources: Sources::new(),
+            problems: Problems::default(),
+        }
+    }
+
+    fn built_in(&mut self) -> Document {
+        self.document(Sources::BUILT_IN)
+    }
+
+    fn document(&mut self, source: u16) -> Document {
+        Reader::new(&self.sources, source, &mut self.problems).document()
+    }
+
+    fn file(&mut self, path: &Path) -> Document {
+        match self.sources.add(path) {
+            Ok(source) => self.document(source),
+            Err(problem) => {
+                self.problems.push(problem);
+                Document::default()
+            }
+        }
+    }
+
+    fn layers(&mut self, root: &Path) -> Document {
+        let mut document = self.built_in();
+        let layers = match Layers::find(root) {
+            Ok(layers) => layers,
+            Err(problem) => {
+                self.problems.push(problem);
+                return document;
+            }
+        };
+        if let Some(vendor) = layers.vendor {
+            document.merge(self.file(&vendor));
+        }
+        let mut device = Document::default();
+        for path in layers.device {
+            device.merge(self.file(&path));
+        }
+        self.profile(root, &mut document, &device);
+        document.merge(device);
+        document
+    }
+
+    fn named(&mut self, paths: &Paths) -> Document {
+        let mut document = self.built_in();
+        let mut named = Document::default();
+        for path in &paths.files {
+            named.merge(self.file(path));
+        }
+        self.profile(&paths.root, &mut document, &named);
+        document.merge(named);
+        document
+    }
+
+    /// Puts the profile that `above` or else `below` names on top of `below`.
+    fn profile(&mut self, root: &Path, below: &mut Document, above: &Document) {
+        let Some(name) = above.profile.clone().or_else(|| below.profile.clone()) else {
+            return;
+        };
+        let mut profile = self.find_profile(root, &name);
+        if let Some(nested) = profile.profile.take() {
+            self.problems.push(Problem::at(
+                &self.sources,
+                nested.at,
+                "profile",
+                "a profile cannot build on another",
+            ));
+        }
+        below.merge(profile);
+    }
+
+    fn find_profile(&mut self, root: &Path, name: &Set<ProfileName>) -> Document {
+        let paths = profile_paths(root, &name.value.0);
+        if let Some(path) = paths.iter().find(|p| p.symlink_metadata().is_ok()) {
+            return self.file(path);
+        }
+        let [first, second] = paths.map(|p| p.display().to_string());
+        self.problems.push(
+            Problem::at(&self.sources, name.at, "profile", "no such profile")
+                .help(format!("looked for {first} and {second}")),
+        );
+        Document::default()
+    }
+
+    fn finish(mut self, document: Document, root: &Path) -> Result<Loaded, Problems> {
+        let compiled = compile::compile(&document, &self.sources, root, &mut self.problems);
+        match compiled {
+            Some((policy, matcher)) if !self.problems.fatal() => Ok(Loaded {
+                policy,
+                matcher,
+                warnings: self.problems,
+                effective: Effective {
+                    document,
+                    sources: self.sources,
+                },
+            }),
+            _ => Err(self.problems),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

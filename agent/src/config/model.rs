@@ -1,0 +1,196 @@
+//! The tables of a config file.
+
+use super::read::{Field, Node, Reader, Setting, table};
+use super::source::At;
+use super::tree::Tree;
+use super::value::{
+    Actions, AnyOf, Attribute, Globs, GroupName, OwnTrigger, Priority, Processes, ProfileName,
+    Signal, Time, Triggers,
+};
+use lowtide_judge::{Amount, Unit};
+use toml::de::DeValue;
+
+/// `[[group]]` tables of one file that are looked at; more than a policy can hold, so that what is
+/// wrong with them is still said.
+const LOOKED_AT: usize = 256;
+
+table! {
+    /// A config file.
+    pub struct Document {
+        /// Profile to build on: /etc/lowtide/profiles/NAME.toml or /usr/lib/lowtide/profiles/NAME.toml.
+        pub profile: Setting<ProfileName>,
+        /// What each level of pressure needs and does.
+        pub level: Levels,
+        /// How long things may take.
+        pub limits: Limits,
+        /// What applies to cgroups and processes that no group covers.
+        pub everything_else: Ranks,
+        /// Cgroups and processes that matter alike. The same name in a later file changes single keys.
+        pub group: Groups,
+    }
+}
+
+table! {
+    /// The levels of pressure.
+    pub struct Levels {
+        /// Pressure is felt, nothing is wrong yet.
+        pub watch: Level,
+        /// Memory has become short.
+        pub strained: Level,
+        /// The device is about to stall.
+        pub critical: Level,
+    }
+}
+
+table! {
+    /// One level of pressure.
+    pub struct Level {
+        /// PSI triggers on the system, `"some|full STALL/WINDOW"`; any of them raises the level. An empty list turns the level off.
+        pub trigger: Setting<Triggers>,
+        /// What must hold besides the trigger before anything is done: all keys of one table, or of any one table of a list.
+        pub confirm: Setting<AnyOf>,
+        /// What ends the actions.
+        pub relief: Setting<AnyOf>,
+        /// What is done, in order: reclaim, throttle, terminate, kill, reboot.
+        pub actions: Setting<Actions>,
+    }
+}
+
+table! {
+    /// How long things may take.
+    pub struct Limits {
+        /// A level comes down when its triggers were quiet for this long; longer than any window.
+        pub quiet: Setting<Time>,
+        /// A victim may take this long to be gone before the next one is looked for.
+        pub exit: Setting<Time>,
+        /// Reclaim may go on for this long in one go.
+        pub reclaim: Setting<Time>,
+        /// A group killed this often within `restart_window` is passed over for the next in order.
+        pub restarts: Setting<u8>,
+        /// See `restarts`.
+        pub restart_window: Setting<Time>,
+        /// With nothing killable left for this long, a level whose actions say so reboots; 0s: never.
+        pub reboot_after: Setting<Time>,
+    }
+}
+
+table! {
+    /// What may happen to cgroups and processes, and in which order.
+    pub struct Ranks {
+        /// Priority to be killed, 0 to 1000, higher goes first; or never.
+        pub kill: Setting<Priority>,
+        /// Priority to have memory reclaimed, 0 to 1000, higher goes first; or never.
+        pub reclaim: Setting<Priority>,
+        /// What is killed at once: the cgroup with all below it, or its process that frees most.
+        pub unit: Setting<Unit>,
+        /// Time between the signal that asks and the kill; 0s: not asked.
+        pub grace: Setting<Time>,
+        /// The signal that asks.
+        pub signal: Setting<Signal>,
+        /// Longest time that it may be held back in one go; 0s: never.
+        pub throttle: Setting<Time>,
+    }
+}
+
+table! {
+    /// A group.
+    pub struct Group {
+        /// Its name, unique within a file.
+        pub name: Setting<GroupName>,
+        /// Globs on the path below the cgroup root: `*` within one component, `**` over any number. What is below a match belongs to it unless matched itself.
+        pub cgroups: Setting<Globs>,
+        /// Attribute set on the cgroup's directory, `user.NAME` or `user.NAME=VALUE`; ranks above any glob.
+        pub xattr: Setting<Attribute>,
+        /// Processes by name, program or user, for devices whose services share a cgroup.
+        pub processes: Setting<Processes>,
+        /// Priority to be killed, 0 to 1000, higher goes first; or never.
+        pub kill: Setting<Priority>,
+        /// Priority to have memory reclaimed, 0 to 1000, higher goes first; or never.
+        pub reclaim: Setting<Priority>,
+        /// What is killed at once: the cgroup with all below it, or its process that frees most.
+        pub unit: Setting<Unit>,
+        /// Time between the signal that asks and the kill; 0s: not asked.
+        pub grace: Setting<Time>,
+        /// The signal that asks.
+        pub signal: Setting<Signal>,
+        /// Longest time that it may be held back in one go; 0s: never.
+        pub throttle: Setting<Time>,
+        /// Memory that is never reclaimed from it (memory.min), of RAM.
+        pub protect: Setting<Amount>,
+        /// Memory that is reclaimed from it only when nothing else is left (memory.low), of RAM.
+        pub protect_low: Setting<Amount>,
+        /// PSI trigger on each of its cgroups: pressure inside is solved inside.
+        pub trigger: Setting<OwnTrigger>,
+    }
+}
+
+/// The groups in the order of their first mention, with the place of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Groups(pub Vec<(At, Group)>);
+
+impl Groups {
+    fn position(&self, name: &GroupName) -> Option<usize> {
+        self.0
+            .iter()
+            .position(|(_, g)| g.name.as_ref().is_some_and(|n| n.value == *name))
+    }
+}
+
+impl Field for Groups {
+    fn read(&mut self, node: &Node<'_>, reader: &mut Reader<'_>) {
+        let DeValue::Array(tables) = node.get_ref() else {
+            reader.unexpected(node, "`[[group]]` tables");
+            return;
+        };
+        if tables.len() > LOOKED_AT {
+            reader.fail(
+                node.span(),
+                format!(
+                    "{} groups; a policy holds {}",
+                    tables.len(),
+                    lowtide_judge::GROUPS
+                ),
+            );
+        }
+        for table in tables.iter().take(LOOKED_AT) {
+            let mut group = Group::default();
+            group.read(table, reader);
+            let Some(name) = &group.name else {
+                if table
+                    .get_ref()
+                    .as_table()
+                    .is_some_and(|t| !t.contains_key("name"))
+                {
+                    reader.fail(table.span(), "a group without `name`");
+                }
+                continue;
+            };
+            match self.position(&name.value) {
+                Some(first) => reader.twice(name.at, self.0[first].0, "name"),
+                None => self.0.push((reader.at(table.span()), group)),
+            }
+        }
+    }
+
+    fn merge(&mut self, over: Self) {
+        for (at, group) in over.0 {
+            let known = group.name.as_ref().and_then(|n| self.position(&n.value));
+            match known {
+                Some(i) => self.0[i].1.merge(group),
+                None => self.0.push((at, group)),
+            }
+        }
+    }
+
+    fn tree(&self) -> Option<Tree> {
+        let tables: Vec<_> = self.0.iter().filter_map(|(_, g)| g.tree()).collect();
+        (!tables.is_empty()).then_some(Tree::Tables(tables))
+    }
+
+    #[cfg(feature = "schema")]
+    fn schema() -> serde_json::Value {
+        let mut group = Group::schema();
+        group["required"] = serde_json::json!(["name"]);
+        serde_json::json!({ "type": "array", "items": group, "maxItems": lowtide_judge::GROUPS })
+    }
+}

@@ -1,0 +1,186 @@
+//! What is wrong with a config, said so that it can be mended at once.
+
+use super::source::{At, Sources};
+use std::fmt;
+
+/// More problems than these in one go help nobody; the rest is counted.
+const SHOWN: usize = 50;
+/// Characters of an offending line that are shown around the column.
+const EXCERPT: usize = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It loads, but hardly does what its author meant.
+    Warning,
+    Error,
+}
+
+/// One finding, with its place where it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub severity: Severity,
+    /// Path of the file, as it was opened; `None` where the problem is not about one file.
+    pub file: Option<String>,
+    /// Line and column from 1, the column in characters; `None` when it concerns the whole file.
+    pub position: Option<(u32, u32)>,
+    /// Dotted key, such as `level.critical.confirm`; empty when it is not about one.
+    pub key: String,
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+    excerpt: Option<Box<Excerpt>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Excerpt {
+    line: String,
+    caret: usize,
+    width: usize,
+}
+
+impl Problem {
+    /// An error at a place in one of the `sources`.
+    pub(super) fn at(
+        sources: &Sources,
+        at: At,
+        key: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        let (text, (line, column)) = (sources.text(at.source), sources.position(at));
+        Self {
+            severity: Severity::Error,
+            file: Some(sources.name(at.source).to_owned()),
+            position: Some((line, column)),
+            key: key.into(),
+            message: message.into(),
+            help: None,
+            excerpt: text
+                .lines()
+                .nth(line as usize - 1)
+                .map(|l| Box::new(Excerpt::new(l, column, sources.slice(at)))),
+        }
+    }
+
+    /// An error about a file as a whole, or about none.
+    pub(super) fn of_file(file: Option<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            file,
+            position: None,
+            key: String::new(),
+            message: message.into(),
+            help: None,
+            excerpt: None,
+        }
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(super) fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+}
+
+impl Excerpt {
+    fn new(line: &str, column: u32, marked: &str) -> Self {
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        let column = column as usize;
+        let skip = (column - 1).saturating_sub(EXCERPT / 2);
+        let line: String = line
+            .chars()
+            .skip(skip)
+            .take(EXCERPT)
+            .map(printable)
+            .collect();
+        let caret = column - 1 - skip;
+        let room = line.chars().count().saturating_sub(caret).max(1);
+        let width = marked.lines().next().unwrap_or("").chars().count();
+        Self {
+            line,
+            caret,
+            width: width.clamp(1, room),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+            if let Some((line, column)) = self.position {
+                write!(f, "{line}:{column}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        if let (Some(excerpt), Some((number, _))) = (&self.excerpt, self.position) {
+            let margin = number.to_string().len();
+            write!(f, "\n{number} | {}", excerpt.line)?;
+            write!(f, "\n{:margin$} | {:caret$}", "", "", caret = excerpt.caret)?;
+            write!(f, "{:^<1$}", "", excerpt.width)?;
+            if let Some(help) = &self.help {
+                write!(f, " {help}")?;
+            }
+        } else if let Some(help) = &self.help {
+            write!(f, "; {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that was found, in the order of the files and lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems {
+    list: Vec<Problem>,
+    unshown: usize,
+}
+
+impl Problems {
+    pub(super) fn push(&mut self, problem: Problem) {
+        if self.list.len() < SHOWN {
+            self.list.push(problem);
+        } else {
+            self.unshown += 1;
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.list.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Whether any of them forbids using the config.
+    pub fn fatal(&self) -> bool {
+        self.list.iter().any(|p| p.severity == Severity::Error)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.list.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        if self.unshown > 0 {
+            write!(f, "\nand {} more", self.unshown)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

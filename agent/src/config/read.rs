@@ -1,0 +1,264 @@
+//! From parsed TOML to typed tables: every key and value is looked at, whatever was wrong before.
+
+use super::problem::{Problem, Problems};
+use super::source::{At, Sources};
+use super::tree::Tree;
+use std::ops::Range;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A value with the place that set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Set<T> {
+    pub value: T,
+    pub at: At,
+}
+
+/// A setting that some layer may have made.
+pub(super) type Setting<T> = Option<Set<T>>;
+
+/// What is read, and what was wrong with it so far.
+pub(super) struct Reader<'a> {
+    sources: &'a Sources,
+    source: u16,
+    path: Vec<String>,
+    problems: &'a mut Problems,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(sources: &'a Sources, source: u16, problems: &'a mut Problems) -> Self {
+        Self {
+            sources,
+            source,
+            path: Vec::new(),
+            problems,
+        }
+    }
+
+    /// Reads the whole of a source.
+    pub fn document<T: Field + Default>(&mut self) -> T {
+        let (table, errors) = DeTable::parse_recoverable(self.sources.text(self.source));
+        let mut tree = T::default();
+        // What is left of a text that is no TOML says nothing reliable about its keys.
+        if errors.is_empty() {
+            let node = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+            tree.read(&node, self);
+        }
+        for e in errors {
+            self.fail(e.span().unwrap_or(0..0), e.message().to_owned());
+        }
+        tree
+    }
+
+    pub fn at(&self, span: Range<usize>) -> At {
+        At::new(self.source, span)
+    }
+
+    fn problem(&self, span: Range<usize>, message: impl Into<String>) -> Problem {
+        let at = self.at(span);
+        Problem::at(self.sources, at, self.path.join("."), message)
+    }
+
+    pub fn fail(&mut self, span: Range<usize>, message: impl Into<String>) {
+        let problem = self.problem(span, message);
+        self.problems.push(problem);
+    }
+
+    /// A value that is not what its key takes.
+    pub fn unexpected(&mut self, node: &Node<'_>, expected: &str) {
+        let found = match node.get_ref() {
+            DeValue::String(s) => format!("{:?} will not do", cut(s)),
+            DeValue::Integer(i) => format!("{} will not do", cut(i.as_str())),
+            other => format!("{} will not do", with_article(other.type_str())),
+        };
+        let problem = self
+            .problem(node.span(), found)
+            .help(format!("expected {expected}"));
+        self.problems.push(problem);
+    }
+
+    /// The entries of a table in the order of the text.
+    pub fn table<'n, 'i>(
+        &mut self,
+        node: &'n Node<'i>,
+    ) -> Option<Vec<(&'n str, Range<usize>, &'n Node<'i>)>> {
+        let DeValue::Table(table) = node.get_ref() else {
+            self.unexpected(node, "a table");
+            return None;
+        };
+        let mut entries: Vec<_> = table
+            .iter()
+            .map(|(key, value)| (key.get_ref().as_ref(), key.span(), value))
+            .collect();
+        entries.sort_by_key(|(_, span, _)| span.start);
+        Some(entries)
+    }
+
+    /// Reads what is below `key` with the key in the path of messages.
+    pub fn below<R>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> R) -> R {
+        self.path.push(key.to_owned());
+        let result = read(self);
+        self.path.pop();
+        result
+    }
+
+    /// A name that an earlier table of the same file has.
+    pub fn twice(&mut self, at: At, first: At, key: &str) {
+        let message = format!("the same as at {}", self.sources.origin(first));
+        self.path.push(key.to_owned());
+        self.problems
+            .push(Problem::at(self.sources, at, self.path.join("."), message));
+        self.path.pop();
+    }
+
+    pub fn unknown_key(&mut self, key: &str, span: Range<usize>, known: &[&str]) {
+        let help = match nearest(key, known) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("expected one of: {}", known.join(", ")),
+        };
+        let problem = self
+            .problem(span, format!("unknown key `{}`", cut(key)))
+            .help(help);
+        self.problems.push(problem);
+    }
+}
+
+pub(super) type Node<'i> = Spanned<DeValue<'i>>;
+
+/// What a key of a table can hold: a setting, a table, a list of tables.
+pub(super) trait Field: Sized {
+    fn read(&mut self, node: &Node<'_>, reader: &mut Reader<'_>);
+    /// Takes over what a layer of higher rank sets.
+    fn merge(&mut self, over: Self);
+    /// What is in force; `None` where nothing is set.
+    fn tree(&self) -> Option<Tree>;
+    #[cfg(feature = "schema")]
+    fn schema() -> serde_json::Value;
+}
+
+/// One value, replaced as a whole by a layer of higher rank.
+pub(super) trait Value: Sized {
+    /// Reports what is wrong with it, and then gives `None`.
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self>;
+    fn tree(&self) -> Tree;
+    #[cfg(feature = "schema")]
+    fn schema() -> serde_json::Value;
+}
+
+impl<T: Value> Field for Setting<T> {
+    fn read(&mut self, node: &Node<'_>, reader: &mut Reader<'_>) {
+        let at = reader.at(node.span());
+        if let Some(value) = T::read(node, reader) {
+            *self = Some(Set { value, at });
+        }
+    }
+
+    fn merge(&mut self, over: Self) {
+        if over.is_some() {
+            *self = over;
+        }
+    }
+
+    fn tree(&self) -> Option<Tree> {
+        self.as_ref()
+            .map(|set| Tree::Set(Box::new(set.value.tree()), set.at))
+    }
+
+    #[cfg(feature = "schema")]
+    fn schema() -> serde_json::Value {
+        T::schema()
+    }
+}
+
+/// Defines a table of the config: the struct, and how it is read, layered, shown and described.
+macro_rules! table {
+    (
+        $(#[doc = $about:literal])*
+        pub struct $name:ident {
+            $($(#[doc = $doc:literal])* pub $key:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[doc = $about])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[doc = $doc])* pub $key: $type,)*
+        }
+
+        impl $crate::config::read::Field for $name {
+            fn read(
+                &mut self,
+                node: &$crate::config::read::Node<'_>,
+                reader: &mut $crate::config::read::Reader<'_>,
+            ) {
+                for (key, span, value) in reader.table(node).unwrap_or_default() {
+                    match key {
+                        $(stringify!($key) => {
+                            reader.below(key, |r| self.$key.read(value, r));
+                        })*
+                        _ => reader.unknown_key(key, span, &[$(stringify!($key)),*]),
+                    }
+                }
+            }
+
+            fn merge(&mut self, over: Self) {
+                $(self.$key.merge(over.$key);)*
+            }
+
+            fn tree(&self) -> Option<$crate::config::tree::Tree> {
+                let entries: Vec<_> = [$((stringify!($key), self.$key.tree())),*]
+                    .into_iter()
+                    .filter_map(|(key, tree)| Some((key, tree?)))
+                    .collect();
+                (!entries.is_empty()).then_some($crate::config::tree::Tree::Table(entries))
+            }
+
+            #[cfg(feature = "schema")]
+            fn schema() -> serde_json::Value {
+                let mut properties = serde_json::Map::new();
+                $(
+                    let mut schema = <$type as $crate::config::read::Field>::schema();
+                    schema["description"] = concat!($($doc,)*).trim().into();
+                    properties.insert(stringify!($key).to_owned(), schema);
+                )*
+                serde_json::json!({
+                    "type": "object",
+                    "properties": properties,
+                    "additionalProperties": false,
+                })
+            }
+        }
+    };
+}
+pub(super) use table;
+
+/// The known word that `word` is most likely meant to be.
+pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    if word.len() > 32 {
+        return None;
+    }
+    known
+        .iter()
+        .map(|k| (strsim::osa_distance(word, k), *k))
+        .filter(|(distance, k)| *distance <= k.len().max(word.len()) / 3 + 1)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, k)| k)
+}
+
+fn cut(text: &str) -> String {
+    const KEPT: usize = 40;
+    if text.chars().count() <= KEPT {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(KEPT).collect();
+    cut.push('…');
+    cut
+}
+
+fn with_article(noun: &str) -> String {
+    let article = if noun.starts_with(['a', 'i']) {
+        "an"
+    } else {
+        "a"
+    };
+    format!("{article} {noun}")
+}

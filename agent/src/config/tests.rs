@@ -1,0 +1,94 @@
+use super::*;
+use lowtide_common::{NEVER, NO_GROUP, Rule};
+use lowtide_judge::{Amount, Stall, Step, Term, Trigger, Unit};
+
+fn policy(text: &str) -> Policy {
+    match parse("test.toml", text) {
+        Ok(loaded) => loaded.policy,
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+fn problems(text: &str) -> String {
+    parse("test.toml", text)
+        .expect_err("this config must not load")
+        .to_string()
+}
+
+#[test]
+fn built_in_is_sensible() {
+    let loaded = parse("empty", "").unwrap_or_else(|p| panic!("{p}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let policy = loaded.policy;
+    let critical = &policy.levels[2];
+    assert_eq!(
+        critical.confirm.any[0][..],
+        [Term::AvailableBelow(Amount::Permyriad(400))]
+    );
+    assert_eq!(
+        critical.actions[..],
+        [Step::Reclaim, Step::Terminate, Step::Kill]
+    );
+    assert_eq!(
+        policy.levels[0].triggers[..],
+        [Trigger {
+            stall: Stall::Some,
+            stall_us: 25_000,
+            window_us: 500_000
+        }]
+    );
+    let own = |path| loaded.matcher.cgroup(path, &mut |_, _| None);
+    for path in [
+        "system.slice/ssh.service",
+        "services/dropbear",
+        "services/dropbear.instance1",
+        "init.scope",
+    ] {
+        let group = own(path).unwrap_or(NO_GROUP);
+        assert_eq!(policy.group(group).kill, NEVER, "{path}");
+    }
+    assert_eq!(own("system.slice/sshguard.service"), None);
+}
+
+#[test]
+fn a_group_overrides_key_by_key() {
+    let policy = policy(
+        "[[group]]\nname = \"lifeline\"\nreclaim = 7\n\n[[group]]\nname = \"m\"\ncgroups = \"a/*\"\nunit = \"process\"\n",
+    );
+    assert_eq!(
+        (policy.groups[0].kill, policy.groups[0].reclaim),
+        (NEVER, 7)
+    );
+    assert_eq!(policy.groups[1].unit, Unit::Process);
+    assert_eq!(policy.groups[1].grace_ms, 300);
+}
+
+#[test]
+fn the_nearest_group_wins() {
+    let text = "[[group]]\nname = \"m\"\nkill = 800\ncgroups = [\"a/*\", \"/a/keep/x/\"]\n";
+    let loaded = parse("t", text).unwrap();
+    let own = |path| loaded.matcher.cgroup(path, &mut |_, _| None);
+    assert_eq!(own("a/b"), Some(1));
+    assert_eq!(own("a/b/c"), None);
+    assert_eq!(own(""), None);
+    assert_eq!(rule(&loaded.policy, 1).flags, Rule::UNIT);
+    assert_eq!(rule(&loaded.policy, NO_GROUP).flags, 0);
+    assert_eq!(loaded.matcher.nearest("a/b/c/d"), Some((1, "a/b")));
+    assert_eq!(loaded.matcher.nearest("z"), None);
+}
+
+#[test]
+fn every_problem_is_said_at_once() {
+    let text = problems(
+        "[level.critical]\ntriger = \"x\"\ntrigger = \"some 700ms/500ms\"\n[limits]\nquiet = 3\nexit = \"5h\"\n",
+    );
+    for part in [
+        "test.toml:2:1: level.critical: unknown key `triger`",
+        "did you mean `trigger`?",
+        "test.toml:3:11: level.critical.trigger",
+        "test.toml:5:9: limits.quiet: 3 will not do",
+        "test.toml:6:8: limits.exit",
+    ] {
+        assert!(text.contains(part), "{part} not in\n{text}");
+    }
+}
