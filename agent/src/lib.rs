@@ -3,6 +3,7 @@
 //! One flow: [`sense`] → `lowtide_judge` → [`act`] → [`tell`].
 
 pub mod act;
+pub mod commands;
 pub mod config;
 pub mod sense;
 mod sys;

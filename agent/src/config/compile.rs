@@ -277,61 +277,52 @@ impl Compiler<'_> {
     }
 
     fn matcher(&mut self, document: &Document, policy: &Policy) -> Matcher {
-        let mut attributes: Vec<Claim<AttributePattern>> = Vec::new();
-        let mut cgroups: Vec<Claim<CgroupPattern>> = Vec::new();
-        let mut processes: Vec<Claim<ProcessPattern>> = Vec::new();
+        let mut attributes: Vec<AttributePattern> = Vec::new();
+        let mut cgroups: Vec<CgroupPattern> = Vec::new();
+        let mut processes: Vec<ProcessPattern> = Vec::new();
         for (index, (_, table)) in document.group.0.iter().enumerate() {
             // A policy holds no more than GROUPS.
             let group = index as u16;
             if let Some(set) = &table.xattr {
-                let pattern = AttributePattern {
-                    name: set.value.name.clone(),
-                    value: set.value.value.clone(),
+                let (name, value, at) = (set.value.name.clone(), set.value.value.clone(), set.at);
+                let rival = attributes
+                    .iter()
+                    .find(|p| p.group != group && p.name == name && p.value == value);
+                self.contested("group.xattr", at, rival.map(|p| p.at));
+                attributes.push(AttributePattern {
+                    name,
+                    value,
                     group,
-                };
-                let same =
-                    |p: &AttributePattern| p.name == pattern.name && p.value == pattern.value;
-                self.claim(&attributes, set.at, "group.xattr", group, same);
-                attributes.push((pattern, group, set.at));
+                    at,
+                });
             }
             for set in table.cgroups.iter().flat_map(|globs| &globs.value.0) {
-                let same = |p: &CgroupPattern| p.glob.same_as(&set.value);
-                self.claim(&cgroups, set.at, "group.cgroups", group, same);
-                let glob = set.value.clone();
-                cgroups.push((CgroupPattern { glob, group }, group, set.at));
+                let (glob, at) = (set.value.clone(), set.at);
+                let rival = cgroups
+                    .iter()
+                    .find(|p| p.group != group && p.glob.same_as(&glob));
+                self.contested("group.cgroups", at, rival.map(|p| p.at));
+                cgroups.push(CgroupPattern { glob, group, at });
             }
             for set in table.processes.iter().flat_map(|list| &list.value.0) {
                 let Some(pattern) = self.process(set, group) else {
                     continue;
                 };
-                let same = |p: &ProcessPattern| p.same_as(&pattern);
-                self.claim(&processes, set.at, "group.processes", group, same);
-                processes.push((pattern, group, set.at));
+                let rival = processes
+                    .iter()
+                    .find(|p| p.group != group && p.same_as(&pattern));
+                self.contested("group.processes", set.at, rival.map(|p| p.at));
+                processes.push(pattern);
             }
         }
-        Matcher::new(
-            policy,
-            patterns(attributes),
-            patterns(cgroups),
-            patterns(processes),
-        )
+        Matcher::new(policy, attributes, cgroups, processes)
     }
 
     /// Two groups cannot have the same pattern.
-    fn claim<P>(
-        &mut self,
-        claims: &[Claim<P>],
-        at: At,
-        key: &str,
-        group: u16,
-        same: impl Fn(&P) -> bool,
-    ) {
-        let other = claims.iter().find(|(p, g, _)| *g != group && same(p));
-        if let Some((_, _, first)) = other {
-            let message = format!(
-                "claimed by another group too, at {}: neither would be nearer",
-                self.sources.origin(*first)
-            );
+    fn contested(&mut self, key: &str, at: At, rival: Option<At>) {
+        if let Some(rival) = rival {
+            let first = self.sources.origin(rival);
+            let message = format!("another group has the same pattern, at {first}");
             self.error(at, key, message);
         }
     }
@@ -376,6 +367,7 @@ impl Compiler<'_> {
             exe: glob(&table.exe),
             uid,
             group,
+            at: set.at,
         })
     }
 
@@ -393,13 +385,6 @@ impl Compiler<'_> {
             })
             .ok_or_else(|| "no such user here; the pattern matches nothing".to_owned())
     }
-}
-
-/// A pattern with its group and its place.
-type Claim<P> = (P, u16, At);
-
-fn patterns<P>(claims: Vec<Claim<P>>) -> Vec<P> {
-    claims.into_iter().map(|(pattern, _, _)| pattern).collect()
 }
 
 /// A group; what it does not set is as for everything else.

@@ -1,12 +1,14 @@
 //! Which group a cgroup or a process belongs to. Matching neither allocates nor fails.
 
 use super::pattern::Glob;
+use super::source::At;
 use crate::sense::tree::OwnRule;
 use lowtide_common::{NO_GROUP, Rule};
 use lowtide_judge::{Policy, Unit};
 use rustix::fd::BorrowedFd;
 use std::cmp::Ordering;
 use std::ffi::{CStr, CString};
+use std::fmt;
 
 /// Longest value of an attribute that is compared.
 pub const ATTRIBUTE: usize = 64;
@@ -30,6 +32,7 @@ pub struct Process<'a> {
 pub(super) struct CgroupPattern {
     pub glob: Glob,
     pub group: u16,
+    pub at: At,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,19 @@ pub(super) struct AttributePattern {
     pub name: CString,
     pub value: Option<String>,
     pub group: u16,
+    pub at: At,
+}
+
+impl AttributePattern {
+    pub fn matches(&self, lookup: Lookup<'_>) -> bool {
+        let mut buffer = [0; ATTRIBUTE];
+        let Some(length) = lookup(&self.name, &mut buffer) else {
+            return false;
+        };
+        self.value
+            .as_ref()
+            .is_none_or(|value| buffer.get(..length) == Some(value.as_bytes()))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +61,7 @@ pub(super) struct ProcessPattern {
     pub exe: Option<Glob>,
     pub uid: Option<u32>,
     pub group: u16,
+    pub at: At,
 }
 
 impl ProcessPattern {
@@ -56,7 +73,7 @@ impl ProcessPattern {
         same(&self.name, &other.name) && same(&self.exe, &other.exe) && self.uid == other.uid
     }
 
-    fn matches(&self, process: &Process<'_>) -> bool {
+    pub fn matches(&self, process: &Process<'_>) -> bool {
         let exe = process.exe.map(|exe| exe.trim_matches('/'));
         self.name.as_ref().is_none_or(|g| g.matches(process.name))
             && self
@@ -78,15 +95,24 @@ impl ProcessPattern {
     }
 }
 
+impl fmt::Display for ProcessPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let globs = [&self.name, &self.exe].into_iter().flatten();
+        let mut parts: Vec<_> = globs.map(|g| g.as_written().to_owned()).collect();
+        parts.extend(self.uid.map(|uid| format!("user {uid}")));
+        f.write_str(&parts.join(" + "))
+    }
+}
+
 /// The patterns of all groups, the most specific first; among equally specific ones the group that
 /// is killed last, so that a tie is never to the harm of what matters more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Matcher {
     /// Of each group.
     rules: Vec<Rule>,
-    attributes: Vec<AttributePattern>,
-    cgroups: Vec<CgroupPattern>,
-    processes: Vec<ProcessPattern>,
+    pub(super) attributes: Vec<AttributePattern>,
+    pub(super) cgroups: Vec<CgroupPattern>,
+    pub(super) processes: Vec<ProcessPattern>,
 }
 
 impl Matcher {
@@ -136,16 +162,9 @@ impl Matcher {
     }
 
     fn by_attribute(&self, lookup: Lookup<'_>) -> Option<u16> {
-        let mut buffer = [0; ATTRIBUTE];
         self.attributes
             .iter()
-            .find(|p| match lookup(&p.name, &mut buffer) {
-                Some(len) => p
-                    .value
-                    .as_ref()
-                    .is_none_or(|v| buffer.get(..len) == Some(v.as_bytes())),
-                None => false,
-            })
+            .find(|p| p.matches(lookup))
             .map(|p| p.group)
     }
 

@@ -9,6 +9,7 @@
 //!    name in a later directory masks the earlier one, a link to `/dev/null` disables it.
 
 mod compile;
+mod here;
 mod matcher;
 mod model;
 mod pattern;
@@ -18,6 +19,7 @@ mod source;
 mod tree;
 mod value;
 
+pub use here::Device;
 pub use matcher::{Lookup, Matcher, Process, rule};
 pub use problem::{Problem, Problems, Severity};
 pub use source::{MAX_FILE, Paths};
@@ -25,7 +27,7 @@ pub use source::{MAX_FILE, Paths};
 use lowtide_judge::Policy;
 use model::Document;
 use read::{Field, Reader, Set};
-use source::{Layers, Sources, profile_paths};
+use source::{At, Layers, Sources, profile_paths};
 use std::path::Path;
 use value::ProfileName;
 

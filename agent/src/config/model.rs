@@ -187,7 +187,7 @@ impl Field for Groups {
         (!tables.is_empty()).then_some(Tree::Tables(tables))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         let mut group = Group::schema();
         group["required"] = serde_json::json!(["name"]);

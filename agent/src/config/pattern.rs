@@ -1,5 +1,6 @@
 //! Globs on cgroup paths, program paths and process names.
 
+use fast_glob::ErrorKind;
 use std::cmp::Ordering;
 
 /// Longest pattern; cgroup paths on devices are a fraction of it.
@@ -35,7 +36,7 @@ impl Glob {
         if pattern.starts_with('!') {
             pattern.insert(0, '\\');
         }
-        fast_glob::validate(&pattern).map_err(|e| format!("not a pattern: {e}"))?;
+        fast_glob::validate(&pattern).map_err(|e| said(e.kind).to_owned())?;
         Ok(Self {
             written: written.into(),
             pattern: pattern.into(),
@@ -70,6 +71,18 @@ impl Glob {
     /// `self`. A literal beats a glob, more literal bytes beat fewer.
     pub fn specificity(&self, other: &Self) -> Ordering {
         (self.literal, self.weight).cmp(&(other.literal, other.weight))
+    }
+}
+
+/// In the words of this dialect, where a backslash escapes nothing.
+const fn said(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::UnclosedBrace => "a `{` without its `}`; `[{]` is the character itself",
+        ErrorKind::UnclosedBracket => "a `[` without its `]`; `[[]` is the character itself",
+        ErrorKind::TrailingBackslash => "a backslash at the end",
+        ErrorKind::BraceNestingTooDeep => "`{` nested deeper than 10 levels",
+        ErrorKind::TooManyBraceGroups => "more than 10 `{`",
+        _ => "not a pattern",
     }
 }
 

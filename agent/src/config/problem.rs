@@ -1,6 +1,7 @@
 //! What is wrong with a config, said so that it can be mended at once.
 
 use super::source::{At, Sources};
+use super::tree::quoted;
 use std::fmt;
 
 /// More problems than these in one go help nobody; the rest is counted.
@@ -74,6 +75,28 @@ impl Problem {
         }
     }
 
+    fn json(&self) -> String {
+        let text = |text: Option<&str>| text.map_or("null".to_owned(), quoted);
+        let number = |n: Option<u32>| n.map_or("null".to_owned(), |n| n.to_string());
+        let severity = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        format!(
+            "{{\"severity\":\"{severity}\",\"file\":{},\"line\":{},\"column\":{},\"key\":{},\"message\":{},\"help\":{}}}",
+            text(self.file.as_deref()),
+            number(self.position.map(|p| p.0)),
+            number(self.position.map(|p| p.1)),
+            text(
+                Some(&self.key)
+                    .filter(|k| !k.is_empty())
+                    .map(String::as_str)
+            ),
+            quoted(&self.message),
+            text(self.help.as_deref()),
+        )
+    }
+
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
@@ -88,15 +111,19 @@ impl Problem {
 impl Excerpt {
     fn new(line: &str, column: u32, marked: &str) -> Self {
         let printable = |c: char| if c.is_control() { ' ' } else { c };
-        let column = column as usize;
-        let skip = (column - 1).saturating_sub(EXCERPT / 2);
+        let column = column as usize - 1;
+        let skip = if line.chars().count() > EXCERPT {
+            column.saturating_sub(EXCERPT / 2)
+        } else {
+            0
+        };
         let line: String = line
             .chars()
             .skip(skip)
             .take(EXCERPT)
             .map(printable)
             .collect();
-        let caret = column - 1 - skip;
+        let caret = column - skip;
         let room = line.chars().count().saturating_sub(caret).max(1);
         let width = marked.lines().next().unwrap_or("").chars().count();
         Self {
@@ -152,6 +179,20 @@ impl Problems {
         } else {
             self.unshown += 1;
         }
+    }
+
+    /// Takes over what was found later.
+    pub fn append(&mut self, later: Self) {
+        self.unshown += later.unshown;
+        for problem in later.list {
+            self.push(problem);
+        }
+    }
+
+    /// A list of objects; `file`, `line`, `column`, `key` and `help` may be null.
+    pub fn json(&self) -> String {
+        let items: Vec<_> = self.list.iter().map(Problem::json).collect();
+        format!("[{}]", items.join(","))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {

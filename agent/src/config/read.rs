@@ -44,7 +44,12 @@ impl<'a> Reader<'a> {
             let node = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
             tree.read(&node, self);
         }
+        let mut told = None;
         for e in errors {
+            // Whatever follows at the same place follows from the first.
+            if told.replace(e.span()) == Some(e.span()) {
+                continue;
+            }
             self.fail(e.span().unwrap_or(0..0), e.message().to_owned());
         }
         tree
@@ -132,7 +137,7 @@ pub(super) trait Field: Sized {
     fn merge(&mut self, over: Self);
     /// What is in force; `None` where nothing is set.
     fn tree(&self) -> Option<Tree>;
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value;
 }
 
@@ -141,7 +146,7 @@ pub(super) trait Value: Sized {
     /// Reports what is wrong with it, and then gives `None`.
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self>;
     fn tree(&self) -> Tree;
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value;
 }
 
@@ -164,7 +169,7 @@ impl<T: Value> Field for Setting<T> {
             .map(|set| Tree::Set(Box::new(set.value.tree()), set.at))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         T::schema()
     }
@@ -212,7 +217,7 @@ macro_rules! table {
                 (!entries.is_empty()).then_some($crate::config::tree::Tree::Table(entries))
             }
 
-            #[cfg(feature = "schema")]
+            #[cfg(test)]
             fn schema() -> serde_json::Value {
                 let mut properties = serde_json::Map::new();
                 $(

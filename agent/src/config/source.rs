@@ -26,11 +26,12 @@ pub struct Paths {
     pub files: Vec<PathBuf>,
 }
 
-impl Default for Paths {
-    fn default() -> Self {
+impl Paths {
+    /// `None` for the root of the system; no `files` for those of the system.
+    pub fn new(root: Option<PathBuf>, files: Vec<PathBuf>) -> Self {
         Self {
-            root: PathBuf::from("/"),
-            files: Vec::new(),
+            root: root.unwrap_or_else(|| PathBuf::from("/")),
+            files,
         }
     }
 }

@@ -115,7 +115,7 @@ impl Tree {
 }
 
 /// A string that TOML and JSON both read.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {

@@ -5,7 +5,7 @@ use super::read::{Field, Node, Reader, Set, Setting, Value, nearest, table};
 use super::tree::Tree;
 use lowtide_common::NEVER;
 use lowtide_judge::{Amount, Stall, Step, Trigger, Unit};
-#[cfg(feature = "schema")]
+#[cfg(test)]
 use serde_json::json;
 use toml::de::DeValue;
 
@@ -153,7 +153,7 @@ impl Value for Priority {
         }
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "oneOf": [{ "type": "integer", "minimum": 0, "maximum": 1000 }, { "const": "never" }] })
     }
@@ -178,13 +178,13 @@ impl Value for Time {
         Tree::Text(show_ms(self.0))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "string", "pattern": "^[0-9]+ *(ms|s|min)$" })
     }
 }
 
-#[cfg(feature = "schema")]
+#[cfg(test)]
 const PERCENT: &str = "[0-9]{1,3}(\\.[0-9]{1,2})? *%";
 
 impl Value for Amount {
@@ -211,7 +211,7 @@ impl Value for Amount {
         }
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "oneOf": [
             { "type": "integer", "minimum": 0 },
@@ -240,7 +240,7 @@ impl Value for Bytes {
         Tree::Text(show_bytes(self.0))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "oneOf": [
             { "type": "integer", "minimum": 0 },
@@ -268,7 +268,7 @@ impl Value for Percent {
         Tree::Text(show_percent(self.0))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "string", "pattern": format!("^{PERCENT}$") })
     }
@@ -287,7 +287,7 @@ impl Value for u32 {
         Tree::Integer((*self).into())
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX })
     }
@@ -306,7 +306,7 @@ impl Value for u8 {
         Tree::Integer((*self).into())
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "integer", "minimum": 0, "maximum": u8::MAX })
     }
@@ -334,7 +334,7 @@ impl Value for ProfileName {
         Tree::text(&self.0)
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$" })
     }
@@ -362,7 +362,7 @@ impl Value for GroupName {
         Tree::text(self.0.as_str())
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "string", "minLength": 1, "maxLength": lowtide_judge::NAME })
     }
@@ -420,7 +420,7 @@ impl Value for Trigger {
         ))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({
             "type": "string",
@@ -437,7 +437,7 @@ fn one_or_list<T: Value>(items: &[T]) -> Tree {
     }
 }
 
-#[cfg(feature = "schema")]
+#[cfg(test)]
 fn one_or_list_schema<T: Value>(capacity: usize) -> serde_json::Value {
     json!({ "oneOf": [
         T::schema(),
@@ -459,7 +459,7 @@ impl Value for Triggers {
         one_or_list(&self.0)
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         one_or_list_schema::<Trigger>(4)
     }
@@ -479,7 +479,7 @@ impl Value for OwnTrigger {
         one_or_list(self.0.as_slice())
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         one_or_list_schema::<Trigger>(1)
     }
@@ -509,7 +509,7 @@ fn read_word<T: Copy>(
     None
 }
 
-#[cfg(feature = "schema")]
+#[cfg(test)]
 fn words_schema<T>(words: &[(&'static str, T)]) -> serde_json::Value {
     json!({ "enum": words.iter().map(|(word, _)| *word).collect::<Vec<_>>() })
 }
@@ -552,7 +552,7 @@ impl Value for Actions {
         Tree::List(self.0.iter().map(|s| Tree::text(s.name())).collect())
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "array", "items": words_schema(&STEPS), "uniqueItems": true })
     }
@@ -570,7 +570,7 @@ impl Value for Unit {
         Tree::text(name.map_or("", |(name, _)| name))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         words_schema(&UNITS)
     }
@@ -599,7 +599,7 @@ impl Value for Signal {
         Tree::text(name.map_or("", |(name, _)| name))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         words_schema(&SIGNALS)
     }
@@ -648,9 +648,9 @@ impl Value for Clause {
         Field::tree(self).unwrap_or(Tree::Table(Vec::new()))
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
-        <Self as Field>::schema()
+        json!({ "$ref": "#/$defs/facts" })
     }
 }
 
@@ -671,7 +671,7 @@ impl Value for AnyOf {
         one_or_list(&self.0)
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         one_or_list_schema::<Clause>(Self::CAPACITY)
     }
@@ -712,7 +712,7 @@ impl Value for Globs {
         )
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         one_or_list_schema::<Glob>(PATTERNS)
     }
@@ -727,7 +727,7 @@ impl Value for Glob {
         Tree::text(self.as_written())
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "string", "minLength": 1 })
     }
@@ -769,7 +769,7 @@ impl Value for Process {
         }
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "oneOf": [Glob::schema(), <Self as Field>::schema()] })
     }
@@ -791,7 +791,7 @@ impl Value for Processes {
         Tree::List(self.0.iter().map(|p| Value::tree(&p.value)).collect())
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         one_or_list_schema::<Process>(PATTERNS)
     }
@@ -825,7 +825,7 @@ impl Value for User {
         }
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "oneOf": [
             { "type": "string", "minLength": 1 },
@@ -875,7 +875,7 @@ impl Value for Attribute {
         })
     }
 
-    #[cfg(feature = "schema")]
+    #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "type": "string", "pattern": "^user\\.[^=]+(=.*)?$" })
     }

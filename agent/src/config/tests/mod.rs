@@ -1,3 +1,5 @@
+mod schema;
+
 use super::*;
 use lowtide_common::{NEVER, NO_GROUP, Rule};
 use lowtide_judge::{Amount, Stall, Step, Term, Trigger, Unit};
@@ -23,7 +25,10 @@ fn built_in_is_sensible() {
     let critical = &policy.levels[2];
     assert_eq!(
         critical.confirm.any[0][..],
-        [Term::AvailableBelow(Amount::Permyriad(400))]
+        [
+            Term::AvailableBelow(Amount::Permyriad(400)),
+            Term::SwapFreeBelow(Amount::Permyriad(1_000)),
+        ]
     );
     assert_eq!(
         critical.actions[..],

@@ -1,0 +1,160 @@
+use crate::config::{self, Device, Paths, Problems, Process};
+use crate::sense::psi::{self, Triggers};
+use crate::sense::tree::Tree;
+use lowtide_judge::{Level, Trigger};
+use std::ffi::CStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Says what is wrong with the config, and whether it can fire on this device at all.
+#[derive(argh::FromArgs)]
+#[argh(subcommand, name = "check")]
+pub struct Check {
+    /// check these files, in this order, instead of those of the system
+    #[argh(positional)]
+    files: Vec<PathBuf>,
+    /// directory that stands for `/`, such as an image's; implies --offline
+    #[argh(option)]
+    root: Option<PathBuf>,
+    /// look at the files only, not at this device
+    #[argh(switch)]
+    offline: bool,
+    /// print the problems as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+impl Check {
+    /// Fails when the config cannot be used; warnings do not count.
+    pub fn run(self) -> ExitCode {
+        let offline = self.offline || self.root.is_some();
+        let paths = Paths::new(self.root, self.files);
+        let (problems, usable) = match config::load(&paths) {
+            Ok(loaded) => {
+                let mut problems = loaded.warnings.clone();
+                if !offline {
+                    problems.append(loaded.idle_here(&ThisDevice::look()));
+                }
+                (problems, true)
+            }
+            Err(problems) => (problems, false),
+        };
+        print(&problems, usable, self.json);
+        if usable {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(problems: &Problems, usable: bool, json: bool) {
+    if json {
+        println!("{}", problems.json());
+        return;
+    }
+    if !problems.is_empty() {
+        eprintln!("{problems}");
+    }
+    if usable {
+        println!("the config can be used");
+    }
+}
+
+/// The device that this runs on, as far as a config is concerned.
+struct ThisDevice {
+    mount: PathBuf,
+    cgroups: Vec<String>,
+    processes: Vec<(String, Option<String>, u32)>,
+}
+
+impl ThisDevice {
+    fn look() -> Self {
+        let mut this = Self {
+            mount: PathBuf::new(),
+            cgroups: Vec::new(),
+            processes: processes(),
+        };
+        if let Ok(tree) = Tree::open() {
+            this.mount = tree.mount().to_owned();
+            below(&this.mount, &mut String::new(), &mut this.cgroups);
+        }
+        this
+    }
+}
+
+/// Directories below `dir`, depth first; those that vanish meanwhile are left out.
+fn below(dir: &Path, path: &mut String, found: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+            continue;
+        }
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let length = path.len();
+        if !path.is_empty() {
+            path.push('/');
+        }
+        path.push_str(name);
+        found.push(path.clone());
+        below(&entry.path(), path, found);
+        path.truncate(length);
+    }
+}
+
+/// Name, program and user of every process.
+fn processes() -> Vec<(String, Option<String>, u32)> {
+    let is_pid = |name: &str| name.bytes().all(|b| b.is_ascii_digit());
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|e| e.file_name().to_str().is_some_and(is_pid))
+        .filter_map(|e| {
+            let dir = e.path();
+            let name = fs::read_to_string(dir.join("comm")).ok()?;
+            let exe = fs::read_link(dir.join("exe")).ok();
+            let exe = exe.and_then(|p| p.into_os_string().into_string().ok());
+            Some((name.trim_end().to_owned(), exe, e.metadata().ok()?.uid()))
+        })
+        .collect()
+}
+
+impl Device for ThisDevice {
+    fn cgroups(&self) -> &[String] {
+        &self.cgroups
+    }
+
+    fn attribute(&self, path: &str, name: &CStr, value: &mut [u8]) -> Option<usize> {
+        rustix::fs::getxattr(self.mount.join(path), name, value).ok()
+    }
+
+    fn has_process(&self, fits: &dyn Fn(&Process<'_>) -> bool) -> bool {
+        self.processes.iter().any(|(name, exe, uid)| {
+            fits(&Process {
+                name,
+                exe: exe.as_deref(),
+                uid: *uid,
+            })
+        })
+    }
+
+    fn arm(&self, trigger: &Trigger) -> Result<(), String> {
+        use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, Unsupported};
+        let armed =
+            Triggers::new().and_then(|mut t| t.arm(Path::new(psi::SYSTEM), trigger, Level::Watch));
+        armed.map_err(|e| match e.kind() {
+            NotFound => format!("cannot fire: no {}, the kernel has no PSI (CONFIG_PSI)", psi::SYSTEM),
+            Unsupported => "cannot fire: PSI is off, `psi=1` on the kernel command line turns it on".to_owned(),
+            PermissionDenied => "not tried: needs more rights, run it as root".to_owned(),
+            InvalidInput => "the kernel refuses this trigger; without CAP_SYS_RESOURCE it takes windows in multiples of 2s only".to_owned(),
+            _ => format!("the kernel refuses this trigger: {e}"),
+        })
+    }
+}

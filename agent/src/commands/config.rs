@@ -1,0 +1,37 @@
+use crate::config::{self, Paths};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Prints the config in force, each value with the file and line that set it.
+#[derive(argh::FromArgs)]
+#[argh(subcommand, name = "config")]
+pub struct ShowConfig {
+    /// read these files, in this order, instead of those of the system
+    #[argh(positional)]
+    files: Vec<PathBuf>,
+    /// directory that stands for `/`, such as an image's
+    #[argh(option)]
+    root: Option<PathBuf>,
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+impl ShowConfig {
+    pub fn run(self) -> ExitCode {
+        match config::load(&Paths::new(self.root, self.files)) {
+            Ok(loaded) => {
+                if self.json {
+                    println!("{}", loaded.effective.json());
+                } else {
+                    print!("{}", loaded.effective.toml());
+                }
+                ExitCode::SUCCESS
+            }
+            Err(problems) => {
+                eprintln!("{problems}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

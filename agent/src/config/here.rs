@@ -1,0 +1,151 @@
+//! Whether a config can do anything on the device it is on.
+
+use super::matcher::Process;
+use super::problem::{Problem, Problems};
+use super::{At, Loaded};
+use lowtide_common::{NEVER, NO_GROUP};
+use lowtide_judge::{Level, Trigger};
+use std::ffi::CStr;
+
+/// Unmatched patterns of one group that are named.
+const NAMED: usize = 8;
+
+/// What a device has to say to a config.
+pub trait Device {
+    /// Paths below the cgroup root, depth first; empty where there is no cgroup2.
+    fn cgroups(&self) -> &[String];
+    /// Reads an extended attribute of the cgroup at a path.
+    fn attribute(&self, path: &str, name: &CStr, value: &mut [u8]) -> Option<usize>;
+    fn has_process(&self, fits: &dyn Fn(&Process<'_>) -> bool) -> bool;
+    /// Arms a trigger on the system and drops it; the error says why the kernel refuses.
+    fn arm(&self, trigger: &Trigger) -> Result<(), String>;
+}
+
+impl Loaded {
+    /// What of the config cannot work on this device as it is now. Warnings only: services start
+    /// later, and kernels are exchanged.
+    pub fn idle_here(&self, device: &dyn Device) -> Problems {
+        let mut problems = Problems::default();
+        self.refused_triggers(device, &mut problems);
+        self.unmatched(device, &mut problems);
+        self.ties(device.cgroups(), &mut problems);
+        self.all_never(device, &mut problems);
+        problems
+    }
+
+    fn warn(&self, problems: &mut Problems, at: At, key: String, message: String) {
+        problems.push(Problem::at(&self.effective.sources, at, key, message).warning());
+    }
+
+    fn refused_triggers(&self, device: &dyn Device, problems: &mut Problems) {
+        let levels = &self.effective.document.level;
+        let tables = [&levels.watch, &levels.strained, &levels.critical];
+        for (level, table) in Level::CONFIGURED.into_iter().zip(tables) {
+            let Some(set) = &table.trigger else { continue };
+            let refused = set.value.0.iter().find_map(|t| device.arm(t).err());
+            if let Some(why) = refused {
+                let key = format!("level.{}.trigger", level.name());
+                self.warn(problems, set.at, key, why);
+            }
+        }
+    }
+
+    fn unmatched(&self, device: &dyn Device, problems: &mut Problems) {
+        for (index, (at, table)) in self.effective.document.group.0.iter().enumerate() {
+            let group = index as u16;
+            let mut patterns = 0;
+            let mut unmatched = Vec::new();
+            let mut count = |matched: bool, shown: String| {
+                patterns += 1;
+                if !matched {
+                    unmatched.push(shown);
+                }
+            };
+            for p in self.matcher.cgroups.iter().filter(|p| p.group == group) {
+                let matched = device.cgroups().iter().any(|path| p.glob.matches(path));
+                count(matched, p.glob.as_written().to_owned());
+            }
+            for p in self.matcher.processes.iter().filter(|p| p.group == group) {
+                let matched = device.has_process(&|process| p.matches(process));
+                count(matched, p.to_string());
+            }
+            for p in self.matcher.attributes.iter().filter(|p| p.group == group) {
+                let matched = device
+                    .cgroups()
+                    .iter()
+                    .any(|path| p.matches(&mut |name, value| device.attribute(path, name, value)));
+                count(matched, p.name.to_string_lossy().into_owned());
+            }
+            // What is built in names more daemons than any one device has.
+            let built_in = at.source == super::Sources::BUILT_IN;
+            if unmatched.is_empty() || (built_in && unmatched.len() < patterns) {
+                continue;
+            }
+            let total = unmatched.len();
+            unmatched.truncate(NAMED);
+            let more = if total > NAMED { ", …" } else { "" };
+            let name = table.name.as_ref().map_or("", |n| n.value.0.as_str());
+            self.warn(
+                problems,
+                *at,
+                "group".to_owned(),
+                format!(
+                    "{name}: {total} of {patterns} patterns match nothing here now: {}{more}",
+                    unmatched.join(", ")
+                ),
+            );
+        }
+    }
+
+    /// Patterns of two groups that fit the same cgroup equally well.
+    fn ties(&self, cgroups: &[String], problems: &mut Problems) {
+        let mut said: Vec<(At, At)> = Vec::new();
+        for path in cgroups {
+            let mut fitting = self.matcher.cgroups.iter().filter(|p| p.glob.matches(path));
+            let Some(best) = fitting.next() else { continue };
+            let Some(rival) = fitting
+                .take_while(|p| p.glob.specificity(&best.glob).is_eq())
+                .find(|p| p.group != best.group)
+            else {
+                continue;
+            };
+            if said.contains(&(best.at, rival.at)) {
+                continue;
+            }
+            said.push((best.at, rival.at));
+            let message = format!(
+                "{path} fits {} at {} equally well; the one that is killed later applies",
+                rival.glob.as_written(),
+                self.effective.sources.origin(rival.at)
+            );
+            self.warn(problems, best.at, "group.cgroups".to_owned(), message);
+        }
+    }
+
+    /// Every cgroup that there is, is never killed.
+    fn all_never(&self, device: &dyn Device, problems: &mut Problems) {
+        let cgroups = device.cgroups();
+        let is_parent = |path: &str, next: Option<&String>| {
+            next.and_then(|next| next.strip_prefix(path))
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        let mut leaves = cgroups
+            .iter()
+            .enumerate()
+            .filter(|(i, path)| !is_parent(path, cgroups.get(i + 1)))
+            .map(|(_, path)| path)
+            .peekable();
+        let killable = |path: &String| {
+            let group = self
+                .matcher
+                .nearest(path)
+                .map_or(NO_GROUP, |(group, _)| group);
+            self.policy.group(group).kill != NEVER
+        };
+        if leaves.peek().is_some() && !leaves.any(killable) {
+            let message =
+                "every cgroup here is `never` killed: pressure cannot be relieved by a kill";
+            problems.push(Problem::of_file(None, message).warning());
+        }
+    }
+}
