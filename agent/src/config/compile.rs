@@ -265,7 +265,9 @@ impl Compiler<'_> {
                 .processes
                 .as_ref()
                 .is_some_and(|p| !p.value.0.is_empty());
-            if !listed && !processes && table.xattr.is_none() {
+            // What was given may be among what could not be read.
+            let all_read = !self.problems.fatal();
+            if all_read && !listed && !processes && table.xattr.is_none() {
                 self.warning(
                     *at,
                     "group",
@@ -285,24 +287,34 @@ impl Compiler<'_> {
             let group = index as u16;
             if let Some(set) = &table.xattr {
                 let (name, value, at) = (set.value.name.clone(), set.value.value.clone(), set.at);
+                let layer = self.sources.layer(at.source);
                 let rival = attributes
                     .iter()
-                    .find(|p| p.group != group && p.name == name && p.value == value);
+                    .filter(|p| p.group != group && p.layer == layer)
+                    .find(|p| p.name == name && p.value == value);
                 self.contested("group.xattr", at, rival.map(|p| p.at));
                 attributes.push(AttributePattern {
                     name,
                     value,
                     group,
                     at,
+                    layer,
                 });
             }
             for set in table.cgroups.iter().flat_map(|globs| &globs.value.0) {
                 let (glob, at) = (set.value.clone(), set.at);
+                let layer = self.sources.layer(at.source);
                 let rival = cgroups
                     .iter()
-                    .find(|p| p.group != group && p.glob.same_as(&glob));
+                    .filter(|p| p.group != group && p.layer == layer)
+                    .find(|p| p.glob.same_as(&glob));
                 self.contested("group.cgroups", at, rival.map(|p| p.at));
-                cgroups.push(CgroupPattern { glob, group, at });
+                cgroups.push(CgroupPattern {
+                    glob,
+                    group,
+                    at,
+                    layer,
+                });
             }
             for set in table.processes.iter().flat_map(|list| &list.value.0) {
                 let Some(pattern) = self.process(set, group) else {
@@ -310,7 +322,8 @@ impl Compiler<'_> {
                 };
                 let rival = processes
                     .iter()
-                    .find(|p| p.group != group && p.same_as(&pattern));
+                    .filter(|p| p.group != group && p.layer == pattern.layer)
+                    .find(|p| p.same_as(&pattern));
                 self.contested("group.processes", set.at, rival.map(|p| p.at));
                 processes.push(pattern);
             }
@@ -318,7 +331,7 @@ impl Compiler<'_> {
         Matcher::new(policy, attributes, cgroups, processes)
     }
 
-    /// Two groups cannot have the same pattern.
+    /// Two groups cannot have the same pattern, unless a higher layer takes it over.
     fn contested(&mut self, key: &str, at: At, rival: Option<At>) {
         if let Some(rival) = rival {
             let first = self.sources.origin(rival);
@@ -368,6 +381,7 @@ impl Compiler<'_> {
             uid,
             group,
             at: set.at,
+            layer: self.sources.layer(set.at.source),
         })
     }
 

@@ -104,7 +104,7 @@ impl Loaded {
             let mut fitting = self.matcher.cgroups.iter().filter(|p| p.glob.matches(path));
             let Some(best) = fitting.next() else { continue };
             let Some(rival) = fitting
-                .take_while(|p| p.glob.specificity(&best.glob).is_eq())
+                .take_while(|p| p.glob.specificity(&best.glob).is_eq() && p.layer == best.layer)
                 .find(|p| p.group != best.group)
             else {
                 continue;

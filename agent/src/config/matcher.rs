@@ -1,12 +1,12 @@
 //! Which group a cgroup or a process belongs to. Matching neither allocates nor fails.
 
 use super::pattern::Glob;
-use super::source::At;
+use super::source::{At, Layer};
 use crate::sense::tree::OwnRule;
 use lowtide_common::{NO_GROUP, Rule};
 use lowtide_judge::{Policy, Unit};
 use rustix::fd::BorrowedFd;
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::ffi::{CStr, CString};
 use std::fmt;
 
@@ -33,6 +33,7 @@ pub(super) struct CgroupPattern {
     pub glob: Glob,
     pub group: u16,
     pub at: At,
+    pub layer: Layer,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,7 @@ pub(super) struct AttributePattern {
     pub value: Option<String>,
     pub group: u16,
     pub at: At,
+    pub layer: Layer,
 }
 
 impl AttributePattern {
@@ -62,6 +64,7 @@ pub(super) struct ProcessPattern {
     pub uid: Option<u32>,
     pub group: u16,
     pub at: At,
+    pub layer: Layer,
 }
 
 impl ProcessPattern {
@@ -104,8 +107,9 @@ impl fmt::Display for ProcessPattern {
     }
 }
 
-/// The patterns of all groups, the most specific first; among equally specific ones the group that
-/// is killed last, so that a tie is never to the harm of what matters more.
+/// The patterns of all groups, the most specific first; among equally specific ones that of the
+/// higher layer, then that of the group that is killed last, so that a tie is never to the harm of
+/// what matters more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Matcher {
     /// Of each group.
@@ -126,14 +130,16 @@ impl Matcher {
             // `never` is last to be killed, though its number is the highest.
             policy.group(group).kill.wrapping_add(1)
         };
-        attributes.sort_by_key(|p| (p.value.is_none(), kill(p.group)));
+        attributes.sort_by_key(|p| (p.value.is_none(), Reverse(p.layer), kill(p.group)));
         cgroups.sort_by(|a, b| {
             b.glob
                 .specificity(&a.glob)
+                .then_with(|| b.layer.cmp(&a.layer))
                 .then_with(|| kill(a.group).cmp(&kill(b.group)))
         });
         processes.sort_by(|a, b| {
             b.specificity(a)
+                .then_with(|| b.layer.cmp(&a.layer))
                 .then_with(|| kill(a.group).cmp(&kill(b.group)))
         });
         Self {

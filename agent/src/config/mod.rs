@@ -27,8 +27,8 @@ pub use source::{MAX_FILE, Paths};
 use lowtide_judge::Policy;
 use model::Document;
 use read::{Field, Reader, Set};
-use source::{At, Layers, Sources, profile_paths};
-use std::path::Path;
+use source::{At, Files, Layer, Sources, profile_paths};
+use std::path::{Path, PathBuf};
 use value::ProfileName;
 
 /// A config that holds together, ready to be switched to.
@@ -80,7 +80,9 @@ pub fn load(paths: &Paths) -> Result<Loaded, Problems> {
 pub fn parse(name: &str, text: &str) -> Result<Loaded, Problems> {
     let mut loader = Loader::new();
     let mut document = loader.built_in();
-    let source = loader.sources.push(name.to_owned(), text.to_owned());
+    let source = loader
+        .sources
+        .push(name.to_owned(), text.to_owned(), Layer::Device(0));
     document.merge(loader.document(source));
     loader.finish(document, Path::new("/"))
 }
@@ -106,8 +108,8 @@ impl Loader {
         Reader::new(&self.sources, source, &mut self.problems).document()
     }
 
-    fn file(&mut self, path: &Path) -> Document {
-        match self.sources.add(path) {
+    fn file(&mut self, path: &Path, layer: Layer) -> Document {
+        match self.sources.add(path, layer) {
             Ok(source) => self.document(source),
             Err(problem) => {
                 self.problems.push(problem);
@@ -118,34 +120,32 @@ impl Loader {
 
     fn layers(&mut self, root: &Path) -> Document {
         let mut document = self.built_in();
-        let layers = match Layers::find(root) {
-            Ok(layers) => layers,
+        let files = match Files::find(root) {
+            Ok(files) => files,
             Err(problem) => {
                 self.problems.push(problem);
                 return document;
             }
         };
-        if let Some(vendor) = layers.vendor {
-            document.merge(self.file(&vendor));
+        if let Some(vendor) = files.vendor {
+            document.merge(self.file(&vendor, Layer::Vendor));
         }
-        let mut device = Document::default();
-        for path in layers.device {
-            device.merge(self.file(&path));
-        }
-        self.profile(root, &mut document, &device);
-        document.merge(device);
-        document
+        self.device(root, document, &files.device)
     }
 
     fn named(&mut self, paths: &Paths) -> Document {
-        let mut document = self.built_in();
-        let mut named = Document::default();
-        for path in &paths.files {
-            named.merge(self.file(path));
+        let document = self.built_in();
+        self.device(&paths.root, document, &paths.files)
+    }
+
+    fn device(&mut self, root: &Path, mut below: Document, files: &[PathBuf]) -> Document {
+        let mut device = Document::default();
+        for (path, order) in files.iter().zip(0..) {
+            device.merge(self.file(path, Layer::Device(order)));
         }
-        self.profile(&paths.root, &mut document, &named);
-        document.merge(named);
-        document
+        self.profile(root, &mut below, &device);
+        below.merge(device);
+        below
     }
 
     /// Puts the profile that `above` or else `below` names on top of `below`.
@@ -168,7 +168,7 @@ impl Loader {
     fn find_profile(&mut self, root: &Path, name: &Set<ProfileName>) -> Document {
         let paths = profile_paths(root, &name.value.0);
         if let Some(path) = paths.iter().find(|p| p.symlink_metadata().is_ok()) {
-            return self.file(path);
+            return self.file(path, Layer::Profile);
         }
         let [first, second] = paths.map(|p| p.display().to_string());
         self.problems.push(

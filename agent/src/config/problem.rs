@@ -7,7 +7,7 @@ use std::fmt;
 /// More problems than these in one go help nobody; the rest is counted.
 const SHOWN: usize = 50;
 /// Characters of an offending line that are shown around the column.
-const EXCERPT: usize = 100;
+const EXCERPT: usize = 110;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -112,18 +112,22 @@ impl Excerpt {
     fn new(line: &str, column: u32, marked: &str) -> Self {
         let printable = |c: char| if c.is_control() { ' ' } else { c };
         let column = column as usize - 1;
-        let skip = if line.chars().count() > EXCERPT {
+        let length = line.chars().count();
+        let skip = if length > EXCERPT {
             column.saturating_sub(EXCERPT / 2)
         } else {
             0
         };
-        let line: String = line
-            .chars()
-            .skip(skip)
-            .take(EXCERPT)
-            .map(printable)
-            .collect();
-        let caret = column - skip;
+        let shown = line.chars().skip(skip).take(EXCERPT).map(printable);
+        let mut line: String = shown.collect();
+        let mut caret = column - skip;
+        if skip > 0 {
+            line.insert(0, '…');
+            caret += 1;
+        }
+        if length > skip + EXCERPT {
+            line.push('…');
+        }
         let room = line.chars().count().saturating_sub(caret).max(1);
         let width = marked.lines().next().unwrap_or("").chars().count();
         Self {

@@ -55,10 +55,21 @@ impl At {
     }
 }
 
+/// The layer of a source: of two that say different things, the higher counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Layer {
+    BuiltIn,
+    Vendor,
+    Profile,
+    /// The files of the device in their order.
+    Device(u16),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Source {
     name: String,
     text: String,
+    layer: Layer,
 }
 
 /// The texts that were read; the first is what is built in.
@@ -72,19 +83,20 @@ impl Sources {
         Self(vec![Source {
             name: "built in".to_owned(),
             text: BUILT_IN.to_owned(),
+            layer: Layer::BuiltIn,
         }])
     }
 
     /// Reads a file and gives its number.
-    pub fn add(&mut self, path: &Path) -> Result<u16, Problem> {
+    pub fn add(&mut self, path: &Path, layer: Layer) -> Result<u16, Problem> {
         let name = path.display().to_string();
         let text = read(path).map_err(|why| Problem::of_file(Some(name.clone()), why))?;
-        Ok(self.push(name, text))
+        Ok(self.push(name, text, layer))
     }
 
     /// Takes a text in as if it had been read from a file called `name`.
-    pub fn push(&mut self, name: String, text: String) -> u16 {
-        self.0.push(Source { name, text });
+    pub fn push(&mut self, name: String, text: String, layer: Layer) -> u16 {
+        self.0.push(Source { name, text, layer });
         (self.0.len() - 1) as u16
     }
 
@@ -94,6 +106,10 @@ impl Sources {
 
     pub fn text(&self, source: u16) -> &str {
         &self.0[usize::from(source)].text
+    }
+
+    pub fn layer(&self, source: u16) -> Layer {
+        self.0[usize::from(source)].layer
     }
 
     pub fn slice(&self, at: At) -> &str {
@@ -123,13 +139,13 @@ impl Sources {
     }
 }
 
-/// The files of the system, lowest rank first; the profile goes between the first two.
-pub(super) struct Layers {
+/// The files of the system; the device's lowest rank first.
+pub(super) struct Files {
     pub vendor: Option<PathBuf>,
     pub device: Vec<PathBuf>,
 }
 
-impl Layers {
+impl Files {
     pub fn find(root: &Path) -> Result<Self, Problem> {
         let existing = |dir: &str| {
             let path = root.join(dir).join("config.toml");

@@ -1,3 +1,7 @@
+mod files;
+mod here;
+mod properties;
+mod said;
 mod schema;
 
 use super::*;
@@ -96,4 +100,20 @@ fn every_problem_is_said_at_once() {
     ] {
         assert!(text.contains(part), "{part} not in\n{text}");
     }
+}
+
+#[test]
+fn a_higher_layer_takes_a_pattern_over() {
+    let text = "[[group]]\nname = \"mine\"\nkill = 900\nprocesses = \"dnsmasq\"\ncgroups = \"init.scope\"\n";
+    let loaded = parse("t", text).unwrap();
+    let process = Process {
+        name: "dnsmasq",
+        exe: None,
+        uid: 0,
+    };
+    assert_eq!(loaded.matcher.process(&process), Some(1));
+    assert_eq!(
+        loaded.matcher.cgroup("init.scope", &mut |_, _| None),
+        Some(1)
+    );
 }

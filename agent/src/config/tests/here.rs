@@ -1,0 +1,104 @@
+//! What a config is told about the device it is on.
+
+use super::super::{Device, Process};
+use lowtide_judge::{Stall, Trigger};
+use std::ffi::CStr;
+
+struct Fake {
+    cgroups: Vec<String>,
+    marked: &'static str,
+    process: &'static str,
+}
+
+impl Device for Fake {
+    fn cgroups(&self) -> &[String] {
+        &self.cgroups
+    }
+
+    fn attribute(&self, path: &str, name: &CStr, value: &mut [u8]) -> Option<usize> {
+        (path == self.marked && name == c"user.lowtide").then(|| {
+            value[..1].copy_from_slice(b"m");
+            1
+        })
+    }
+
+    fn has_process(&self, fits: &dyn Fn(&Process<'_>) -> bool) -> bool {
+        fits(&Process {
+            name: self.process,
+            exe: None,
+            uid: 0,
+        })
+    }
+
+    fn arm(&self, trigger: &Trigger) -> Result<(), String> {
+        match trigger.stall {
+            Stall::Some => Ok(()),
+            Stall::Full => Err("no such stall here".to_owned()),
+        }
+    }
+}
+
+fn device(cgroups: &[&str]) -> Fake {
+    Fake {
+        cgroups: cgroups.iter().map(|c| (*c).to_owned()).collect(),
+        marked: "a",
+        process: "init",
+    }
+}
+
+fn said(text: &str, device: &Fake) -> String {
+    let loaded = super::parse("t", text).unwrap_or_else(|p| panic!("{p}"));
+    loaded.idle_here(device).to_string()
+}
+
+const QUIET: &str = "[level.critical]\ntrigger = \"some 1s/2s\"\n[limits]\nquiet = \"3s\"\n";
+
+#[test]
+fn nothing_to_say() {
+    let text = format!(
+        "{QUIET}[[group]]\nname = \"a\"\ncgroups = \"a\"\nprocesses = \"init\"\nxattr = \"user.lowtide=m\"\n"
+    );
+    assert_eq!(said(&text, &device(&["a", "a/b"])), "");
+}
+
+#[test]
+fn a_trigger_that_the_kernel_refuses() {
+    let text = said(
+        "[level.watch]\ntrigger = [\"some 1s/1s\", \"full 1s/1s\"]\n",
+        &device(&["a"]),
+    );
+    assert!(
+        text.contains("t:2:11: warning: level.watch.trigger: no such stall here"),
+        "{text}"
+    );
+}
+
+#[test]
+fn patterns_that_match_nothing() {
+    let text = format!(
+        "{QUIET}[[group]]\nname = \"media\"\ncgroups = [\"a\", \"c/*\"]\nprocesses = [\"x*\"]\nxattr = \"user.lowtide=n\"\n"
+    );
+    let text = said(&text, &device(&["a", "b"]));
+    assert!(text.contains("t:5:1: warning: group: media: 3 of 4 patterns match nothing here now: c/*, x*, user.lowtide"), "{text}");
+}
+
+#[test]
+fn a_tie_on_a_real_cgroup() {
+    let text = format!(
+        "{QUIET}[[group]]\nname = \"one\"\nkill = 10\ncgroups = [\"a*\"]\n[[group]]\nname = \"two\"\nkill = 900\ncgroups = [\"*b\"]\n"
+    );
+    assert!(!said(&text, &device(&["aa", "bb"])).contains("equally"));
+    let text = said(&text, &device(&["aa", "ab", "axb", "bb"]));
+    assert!(
+        text.contains("t:8:12: warning: group.cgroups: ab fits *b at t:12 equally well"),
+        "{text}"
+    );
+    assert_eq!(text.matches("equally").count(), 1);
+}
+
+#[test]
+fn never_for_everything_that_there_is() {
+    let text = format!("{QUIET}[[group]]\nname = \"all\"\nkill = \"never\"\ncgroups = [\"a\"]\n");
+    assert!(said(&text, &device(&["a", "a/b"])).contains("every cgroup here is `never` killed"));
+    assert_eq!(said(&text, &device(&["a", "a/b", "c"])), "");
+}
