@@ -2,7 +2,7 @@
 //! than one key.
 
 use super::matcher::{AttributePattern, CgroupPattern, Matcher, ProcessPattern};
-use super::model::{Document, Group as GroupTable, Level as LevelTable, Limits, Ranks};
+use super::model::{Document, Group as GroupTable, Level as LevelTable, Ranks};
 use super::pattern::Glob;
 use super::problem::{Problem, Problems};
 use super::read::{Set, Setting};
@@ -31,11 +31,7 @@ pub(super) fn compile(
         problems,
         root,
     };
-    let tables = [
-        &document.level.watch,
-        &document.level.strained,
-        &document.level.critical,
-    ];
+    let tables = document.level.tables();
     let levels: [LevelPolicy; LEVELS] =
         std::array::from_fn(|i| compiler.level(Level::CONFIGURED[i], tables[i]));
     let fallback = compiler.fallback(&document.everything_else);
@@ -52,10 +48,42 @@ pub(super) fn compile(
         restart_window_ms: ms(&limits.restart_window),
         reboot_after_ms: ms(&limits.reboot_after),
     };
-    compiler.quiet(limits, &policy);
+    compiler.quiet(document);
     compiler.idle_actions(document, &policy);
     let matcher = compiler.matcher(document, &policy);
     Some((policy, matcher))
+}
+
+/// Drops the patterns that a group of a higher layer has taken over: they never count.
+pub(super) fn drop_taken_over(document: &mut Document, sources: &Sources) {
+    let groups = &mut document.group.0;
+    let cgroups = groups.iter_mut().filter_map(|(_, g)| g.cgroups.as_mut());
+    let lists: Vec<_> = cgroups.map(|set| &mut set.value.0).collect();
+    drop_from(lists, sources, Glob::same_as);
+    let processes = groups.iter_mut().filter_map(|(_, g)| g.processes.as_mut());
+    let lists: Vec<_> = processes.map(|set| &mut set.value.0).collect();
+    drop_from(lists, sources, super::value::Process::same_as);
+}
+
+/// `lists` are of different groups.
+fn drop_from<T: Clone>(
+    mut lists: Vec<&mut Vec<Set<T>>>,
+    sources: &Sources,
+    same: impl Fn(&T, &T) -> bool,
+) {
+    let claims: Vec<(usize, Set<T>)> = lists
+        .iter()
+        .enumerate()
+        .flat_map(|(i, list)| list.iter().map(move |set| (i, set.clone())))
+        .collect();
+    let layer = |set: &Set<T>| sources.layer(set.at.source);
+    for (i, list) in lists.iter_mut().enumerate() {
+        list.retain(|own| {
+            !claims.iter().any(|(j, claim)| {
+                *j != i && layer(claim) > layer(own) && same(&claim.value, &own.value)
+            })
+        });
+    }
 }
 
 fn value<T: Copy>(setting: &Setting<T>) -> Option<T> {
@@ -108,8 +136,14 @@ impl Compiler<'_> {
                 "without `confirm` every trigger is acted on; triggers also fire where nothing is wrong",
             );
         }
-        if let Some(relief) = &table.relief {
-            self.hysteresis(relief.at, &key("relief"), &policy);
+        if let (Some(confirm), Some(relief)) = (&table.confirm, &table.relief)
+            && relief_too_low(&policy)
+        {
+            self.contradiction(
+                (&key("relief"), relief.at),
+                (&key("confirm"), confirm.at),
+                "relief must lie above what confirms, or the level starts and stops in turns",
+            );
         }
         policy
     }
@@ -130,49 +164,39 @@ impl Compiler<'_> {
         condition
     }
 
-    /// Relief must lie above what confirms, or the actions start and stop in turns.
-    fn hysteresis(&mut self, at: At, key: &str, policy: &LevelPolicy) {
-        let confirm = policy.confirm.any.iter().flatten();
-        let highest = confirm.filter_map(|term| match term {
-            Term::AvailableBelow(amount) => Some(*amount),
-            _ => None,
-        });
-        let relief: Vec<_> = policy.relief.any.iter().flatten().collect();
-        for below in highest {
-            let too_low = relief.iter().any(|term| match (term, below) {
-                (Term::AvailableAbove(Amount::Bytes(above)), Amount::Bytes(below)) => {
-                    *above <= below
-                }
-                (Term::AvailableAbove(Amount::Permyriad(above)), Amount::Permyriad(below)) => {
-                    *above <= below
-                }
-                _ => false,
-            });
-            if too_low {
-                self.error(
-                    at,
-                    key,
-                    "relief at or below what confirms the level: it would start and stop in turns",
+    /// The quiet time must outlast any window: the time without an event is all that tells the end
+    /// of pressure.
+    fn quiet(&mut self, document: &Document) {
+        let Some(quiet) = &document.limits.quiet else {
+            return;
+        };
+        for (level, table) in Level::CONFIGURED.into_iter().zip(document.level.tables()) {
+            let Some(set) = &table.trigger else { continue };
+            let longest = set.value.0.iter().map(|t| t.window_us / 1_000).max();
+            if longest.is_some_and(|window| quiet.value.0 <= window) {
+                self.contradiction(
+                    ("limits.quiet", quiet.at),
+                    (&format!("level.{}.trigger", level.name()), set.at),
+                    "the quiet time must be longer than the window of every trigger, or a level comes down under pressure",
                 );
-                return;
             }
         }
     }
 
-    fn quiet(&mut self, limits: &Limits, policy: &Policy) {
-        let windows = policy.levels.iter().flat_map(|level| &level.triggers);
-        let longest = windows.map(|t| t.window_us / 1_000).max().unwrap_or(0);
-        if let Some(quiet) = &limits.quiet
-            && quiet.value.0 <= longest
-        {
-            self.error(
-                quiet.at,
-                "limits.quiet",
-                format!(
-                    "not longer than the longest window of a trigger ({longest}ms): a level would come down under pressure"
-                ),
-            );
-        }
+    /// Two values that do not go together: the one of the higher layer is to be mended.
+    fn contradiction(&mut self, one: (&str, At), two: (&str, At), message: &str) {
+        let layer = |at: At| self.sources.layer(at.source);
+        let (wrong, given) = if layer(one.1) < layer(two.1) {
+            (two, one)
+        } else {
+            (one, two)
+        };
+        let message = format!(
+            "{message} ({} is at {})",
+            given.0,
+            self.sources.origin(given.1)
+        );
+        self.error(wrong.1, wrong.0, message);
     }
 
     /// Actions that can never happen.
@@ -200,12 +224,7 @@ impl Compiler<'_> {
                 "`limits.reboot_after` is 0s, so this can never happen",
             ),
         ];
-        let tables = [
-            &document.level.watch,
-            &document.level.strained,
-            &document.level.critical,
-        ];
-        for (level, table) in Level::CONFIGURED.into_iter().zip(tables) {
+        for (level, table) in Level::CONFIGURED.into_iter().zip(document.level.tables()) {
             let Some(actions) = &table.actions else {
                 continue;
             };
@@ -419,6 +438,26 @@ fn group(table: &GroupTable, fallback: &Group) -> Group {
         prefer: value(&table.protect_low),
         trigger: value(&table.trigger).and_then(|t| t.0),
     }
+}
+
+/// Whether memory can be short enough to confirm and plentiful enough for relief at once.
+fn relief_too_low(policy: &LevelPolicy) -> bool {
+    let overlap = |above: &Amount, below: &Amount| match (above, below) {
+        (Amount::Bytes(above), Amount::Bytes(below)) => above <= below,
+        (Amount::Permyriad(above), Amount::Permyriad(below)) => above <= below,
+        // That depends on the size of RAM.
+        _ => false,
+    };
+    let confirm = policy.confirm.any.iter().flatten();
+    confirm.into_iter().any(|term| match term {
+        Term::AvailableBelow(below) => policy
+            .relief
+            .any
+            .iter()
+            .flatten()
+            .any(|term| matches!(term, Term::AvailableAbove(above) if overlap(above, below))),
+        _ => false,
+    })
 }
 
 fn terms(clause: &Clause) -> Vec<Term> {

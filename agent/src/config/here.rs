@@ -38,8 +38,7 @@ impl Loaded {
     }
 
     fn refused_triggers(&self, device: &dyn Device, problems: &mut Problems) {
-        let levels = &self.effective.document.level;
-        let tables = [&levels.watch, &levels.strained, &levels.critical];
+        let tables = self.effective.document.level.tables();
         for (level, table) in Level::CONFIGURED.into_iter().zip(tables) {
             let Some(set) = &table.trigger else { continue };
             let refused = set.value.0.iter().find_map(|t| device.arm(t).err());

@@ -178,7 +178,8 @@ impl Loader {
         Document::default()
     }
 
-    fn finish(mut self, document: Document, root: &Path) -> Result<Loaded, Problems> {
+    fn finish(mut self, mut document: Document, root: &Path) -> Result<Loaded, Problems> {
+        compile::drop_taken_over(&mut document, &self.sources);
         let compiled = compile::compile(&document, &self.sources, root, &mut self.problems);
         match compiled {
             Some((policy, matcher)) if !self.problems.fatal() => Ok(Loaded {

@@ -42,6 +42,13 @@ table! {
     }
 }
 
+impl Levels {
+    /// Mildest first, as [`lowtide_judge::Level::CONFIGURED`].
+    pub fn tables(&self) -> [&Level; lowtide_judge::LEVELS] {
+        [&self.watch, &self.strained, &self.critical]
+    }
+}
+
 table! {
     /// One level of pressure.
     pub struct Level {

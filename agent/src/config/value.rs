@@ -745,6 +745,18 @@ table! {
     }
 }
 
+impl Process {
+    /// Whether it asks for the same, wherever it stands.
+    pub fn same_as(&self, other: &Self) -> bool {
+        let globs = |a: &Setting<Glob>, b: &Setting<Glob>| match (a, b) {
+            (Some(a), Some(b)) => a.value.same_as(&b.value),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        let user = |p: &Self| p.user.as_ref().map(|set| set.value.clone());
+        globs(&self.name, &other.name) && globs(&self.exe, &other.exe) && user(self) == user(other)
+    }
+}
+
 impl Value for Process {
     /// A string stands for the name alone.
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {

@@ -42,7 +42,7 @@ fn device(cgroups: &[&str]) -> Fake {
     Fake {
         cgroups: cgroups.iter().map(|c| (*c).to_owned()).collect(),
         marked: "a",
-        process: "init",
+        process: "sshd",
     }
 }
 
@@ -56,7 +56,7 @@ const QUIET: &str = "[level.critical]\ntrigger = \"some 1s/2s\"\n[limits]\nquiet
 #[test]
 fn nothing_to_say() {
     let text = format!(
-        "{QUIET}[[group]]\nname = \"a\"\ncgroups = \"a\"\nprocesses = \"init\"\nxattr = \"user.lowtide=m\"\n"
+        "{QUIET}[[group]]\nname = \"a\"\ncgroups = \"a\"\nprocesses = \"s?hd\"\nxattr = \"user.lowtide=m\"\n"
     );
     assert_eq!(said(&text, &device(&["a", "a/b"])), "");
 }

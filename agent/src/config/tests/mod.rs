@@ -117,3 +117,20 @@ fn a_higher_layer_takes_a_pattern_over() {
         Some(1)
     );
 }
+
+#[test]
+fn a_contradiction_is_mended_in_the_higher_layer() {
+    let text = problems(
+        "[level.watch]\ntrigger = \"some 1s/10s\"\n\n[level.critical]\nconfirm = { available_below = \"10%\" }\n",
+    );
+    assert!(
+        text.contains("test.toml:2:11: level.watch.trigger: ")
+            && text.contains("(limits.quiet is at built in:"),
+        "{text}"
+    );
+    assert!(
+        text.contains("test.toml:5:11: level.critical.confirm: ")
+            && text.contains("(level.critical.relief is at built in:"),
+        "{text}"
+    );
+}

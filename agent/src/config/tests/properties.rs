@@ -4,6 +4,8 @@ use super::super::pattern::Glob;
 use super::super::{MAX_FILE, parse};
 use proptest::prelude::*;
 use std::cmp::Ordering;
+use std::fs;
+use std::path::Path;
 
 /// Pieces that configs are made of, so that random texts get past the first character.
 const PIECES: [&str; 40] = [
@@ -97,26 +99,46 @@ fn parts(text: &str) -> Vec<&str> {
     text.split('/').collect()
 }
 
+/// What the fuzzer found worth keeping, as well.
+#[test]
+fn the_corpus_loads_or_says_why() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/config");
+    let mut read = 0;
+    for entry in fs::read_dir(corpus).unwrap() {
+        let Ok(text) = fs::read_to_string(entry.unwrap().path()) else {
+            continue;
+        };
+        loads_or_says_why(&text).unwrap();
+        read += 1;
+    }
+    assert!(read > 0);
+}
+
+fn loads_or_says_why(text: &str) -> Result<(), TestCaseError> {
+    match parse("any", text) {
+        Ok(loaded) => {
+            let again = parse("again", &loaded.effective.toml()).map(|l| l.policy);
+            prop_assert_eq!(again, Ok(loaded.policy));
+        }
+        Err(problems) => {
+            prop_assert!(problems.fatal());
+            let (lines, columns) = (text.lines().count() + 1, text.chars().count() + 1);
+            for problem in problems.iter() {
+                if let Some((line, column)) = problem.position {
+                    prop_assert!((1..=lines).contains(&(line as usize)), "{problem}");
+                    prop_assert!((1..=columns).contains(&(column as usize)), "{problem}");
+                }
+            }
+            prop_assert!(problems.to_string().len() < MAX_FILE as usize);
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn any_text_loads_or_says_why(text in text()) {
-        match parse("any", &text) {
-            Ok(loaded) => {
-                let again = parse("again", &loaded.effective.toml()).map(|l| l.policy);
-                prop_assert_eq!(again, Ok(loaded.policy));
-            }
-            Err(problems) => {
-                prop_assert!(problems.fatal());
-                let (lines, columns) = (text.lines().count() + 1, text.chars().count() + 1);
-                for problem in problems.iter() {
-                    if let Some((line, column)) = problem.position {
-                        prop_assert!((1..=lines).contains(&(line as usize)), "{problem}");
-                        prop_assert!((1..=columns).contains(&(column as usize)), "{problem}");
-                    }
-                }
-                prop_assert!(problems.to_string().len() < MAX_FILE as usize);
-            }
-        }
+        loads_or_says_why(&text)?;
     }
 
     #[test]
