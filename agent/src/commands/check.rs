@@ -1,4 +1,5 @@
 use crate::config::{self, Device, Paths, Problems, Process};
+use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
 use crate::sense::tree::Tree;
 use lowtide_judge::{Level, Trigger};
@@ -143,6 +144,11 @@ impl Device for ThisDevice {
                 uid: *uid,
             })
         })
+    }
+
+    fn total(&self) -> u64 {
+        let memory = Meminfo::open().and_then(|meminfo| meminfo.read());
+        memory.map_or(u64::MAX, |memory| memory.total)
     }
 
     fn arm(&self, trigger: &Trigger) -> Result<(), String> {

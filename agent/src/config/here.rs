@@ -4,7 +4,7 @@ use super::matcher::Process;
 use super::problem::{Problem, Problems};
 use super::{At, Loaded};
 use lowtide_common::{NEVER, NO_GROUP};
-use lowtide_judge::{Level, Trigger};
+use lowtide_judge::{Group, Level, Trigger};
 use std::ffi::CStr;
 
 /// Unmatched patterns of one group that are named.
@@ -17,6 +17,8 @@ pub trait Device {
     /// Reads an extended attribute of the cgroup at a path.
     fn attribute(&self, path: &str, name: &CStr, value: &mut [u8]) -> Option<usize>;
     fn has_process(&self, fits: &dyn Fn(&Process<'_>) -> bool) -> bool;
+    /// RAM in bytes.
+    fn total(&self) -> u64;
     /// Arms a trigger on the system and drops it; the error says why the kernel refuses.
     fn arm(&self, trigger: &Trigger) -> Result<(), String>;
 }
@@ -27,6 +29,8 @@ impl Loaded {
     pub fn idle_here(&self, device: &dyn Device) -> Problems {
         let mut problems = Problems::default();
         self.refused_triggers(device, &mut problems);
+        self.marks(device.total(), &mut problems);
+        self.protected(device.total(), &mut problems);
         self.unmatched(device, &mut problems);
         self.ties(device.cgroups(), &mut problems);
         self.all_never(device, &mut problems);
@@ -46,6 +50,53 @@ impl Loaded {
                 let key = format!("level.{}.trigger", level.name());
                 self.warn(problems, set.at, key, why);
             }
+        }
+    }
+
+    /// Marks that are sizes in one place and shares in the other meet at some size of RAM.
+    fn marks(&self, total: u64, problems: &mut Problems) {
+        let tables = self.effective.document.level.tables();
+        let levels = Level::CONFIGURED.into_iter().zip(tables);
+        for ((level, table), policy) in levels.zip(&self.policy.levels) {
+            let (Some(relief), Some(confirm)) = (
+                policy.relief.available_mark(total),
+                policy.confirm.available_mark(total),
+            ) else {
+                continue;
+            };
+            if let (Some(set), true) = (&table.relief, relief <= confirm) {
+                let key = format!("level.{}.relief", level.name());
+                let message = format!(
+                    "with the {} MiB here it is not above what confirms the level",
+                    total >> 20
+                );
+                self.warn(problems, set.at, key, message);
+            }
+        }
+    }
+
+    /// What is protected from reclaim is missing for everybody else.
+    fn protected(&self, total: u64, problems: &mut Problems) {
+        let protect = |group: &Group| group.protect.map_or(0, |amount| amount.of(total));
+        let sum = self
+            .policy
+            .groups
+            .iter()
+            .map(protect)
+            .fold(0, u64::saturating_add);
+        let tables = self.effective.document.group.0.iter();
+        let largest = tables
+            .zip(&self.policy.groups)
+            .max_by_key(|(_, group)| protect(group));
+        if let Some(set) = largest.and_then(|((_, table), _)| table.protect.as_ref())
+            && sum > total / 2
+        {
+            let message = format!(
+                "all groups together protect {} of {} MiB",
+                sum >> 20,
+                total >> 20
+            );
+            self.warn(problems, set.at, "group.protect".to_owned(), message);
         }
     }
 

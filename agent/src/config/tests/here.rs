@@ -30,6 +30,10 @@ impl Device for Fake {
         })
     }
 
+    fn total(&self) -> u64 {
+        100 << 20
+    }
+
     fn arm(&self, trigger: &Trigger) -> Result<(), String> {
         match trigger.stall {
             Stall::Some => Ok(()),
@@ -101,4 +105,33 @@ fn never_for_everything_that_there_is() {
     let text = format!("{QUIET}[[group]]\nname = \"all\"\nkill = \"never\"\ncgroups = [\"a\"]\n");
     assert!(said(&text, &device(&["a", "a/b"])).contains("every cgroup here is `never` killed"));
     assert_eq!(said(&text, &device(&["a", "a/b", "c"])), "");
+}
+
+#[test]
+fn sizes_and_shares_that_meet_here() {
+    let text = |relief: &str| {
+        format!(
+            "{QUIET}[level.strained]\nconfirm = {{ available_below = \"10%\" }}\nrelief = {{ available_above = \"{relief}\" }}\n"
+        )
+    };
+    assert!(!said(&text("11M"), &device(&[])).contains("strained.relief"));
+    let text = said(&text("10M"), &device(&[]));
+    assert!(
+        text.contains(
+            "t:7:10: warning: level.strained.relief: with the 100 MiB here it is not above"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn too_much_protected() {
+    let text = format!(
+        "{QUIET}[[group]]\nname = \"x\"\ncgroups = \"a\"\nprotect = \"30%\"\n[[group]]\nname = \"y\"\ncgroups = \"b\"\nprotect = \"21M\"\n"
+    );
+    assert!(
+        said(&text, &device(&["a", "b"]))
+            .contains("t:8:11: warning: group.protect: all groups together protect 51 of 100 MiB")
+    );
+    assert!(!said(&text.replace("21M", "20M"), &device(&["a", "b"])).contains("protect"));
 }

@@ -1,0 +1,37 @@
+//! Matching happens between trigger and kill: an allocation there aborts this test.
+
+use assert_no_alloc::{AllocDisabler, assert_no_alloc};
+use lowtide::config::{Paths, Process, load};
+use lowtide_common::NEVER;
+use std::path::Path;
+
+#[global_allocator]
+static ALLOCATOR: AllocDisabler = AllocDisabler;
+
+#[test]
+fn matching_allocates_nothing() {
+    let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/profiles/kiosk.toml");
+    let loaded = load(&Paths::new(None, vec![profile])).unwrap_or_else(|p| panic!("{p}"));
+    let mut asked = 0;
+    let kill = assert_no_alloc(|| {
+        let mut attribute = |_: &std::ffi::CStr, _: &mut [u8]| {
+            asked += 1;
+            None
+        };
+        let cgroups = [
+            "system.slice/weston@1.service",
+            "user.slice/user-1000.slice/user@1000.service/app.slice/app-org.chromium.Chromium-1.scope",
+            "nothing/of/the/kind",
+        ]
+        .map(|path| loaded.matcher.cgroup(path, &mut attribute));
+        let process = loaded.matcher.process(&Process {
+            name: "chromium-browse",
+            exe: Some("/usr/lib/chromium/chromium"),
+            uid: 1000,
+        });
+        [cgroups[0], cgroups[1], cgroups[2], process]
+            .map(|group| group.map(|g| loaded.policy.group(g).kill))
+    });
+    assert_eq!(kill, [Some(NEVER), Some(700), None, Some(700)]);
+    assert_eq!(asked, 0, "no group of this profile asks for attributes");
+}
