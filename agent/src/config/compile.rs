@@ -103,12 +103,12 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     fn error(&mut self, at: At, key: &str, message: impl Into<String>) {
         self.problems
-            .push(Problem::at(self.sources, at, key, message));
+            .error(|| Problem::at(self.sources, at, key, message));
     }
 
     fn warning(&mut self, at: At, key: &str, message: impl Into<String>) {
         self.problems
-            .push(Problem::at(self.sources, at, key, message).warning());
+            .warning(|| Problem::at(self.sources, at, key, message));
     }
 
     fn level(&mut self, level: Level, table: &LevelTable) -> LevelPolicy {

@@ -38,7 +38,7 @@ impl Loaded {
     }
 
     fn warn(&self, problems: &mut Problems, at: At, key: String, message: String) {
-        problems.push(Problem::at(&self.effective.sources, at, key, message).warning());
+        problems.warning(|| Problem::at(&self.effective.sources, at, key, message));
     }
 
     fn refused_triggers(&self, device: &dyn Device, problems: &mut Problems) {
@@ -195,7 +195,7 @@ impl Loaded {
         if leaves.peek().is_some() && !leaves.any(killable) {
             let message =
                 "every cgroup here is `never` killed: pressure cannot be relieved by a kill";
-            problems.push(Problem::of_file(None, message).warning());
+            problems.warning(|| Problem::of_file(None, message));
         }
     }
 }

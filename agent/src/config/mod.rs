@@ -112,7 +112,7 @@ impl Loader {
         match self.sources.add(path, layer) {
             Ok(source) => self.document(source),
             Err(problem) => {
-                self.problems.push(problem);
+                self.problems.error(|| problem);
                 Document::default()
             }
         }
@@ -123,7 +123,7 @@ impl Loader {
         let files = match Files::find(root) {
             Ok(files) => files,
             Err(problem) => {
-                self.problems.push(problem);
+                self.problems.error(|| problem);
                 return document;
             }
         };
@@ -155,12 +155,9 @@ impl Loader {
         };
         let mut profile = self.find_profile(root, &name);
         if let Some(nested) = profile.profile.take() {
-            self.problems.push(Problem::at(
-                &self.sources,
-                nested.at,
-                "profile",
-                "a profile cannot build on another",
-            ));
+            let message = "a profile cannot build on another";
+            self.problems
+                .error(|| Problem::at(&self.sources, nested.at, "profile", message));
         }
         below.merge(profile);
     }
@@ -171,10 +168,10 @@ impl Loader {
             return self.file(path, Layer::Profile);
         }
         let [first, second] = paths.map(|p| p.display().to_string());
-        self.problems.push(
-            Problem::at(&self.sources, name.at, "profile", "no such profile")
-                .help(format!("looked for {first} and {second}")),
-        );
+        self.problems.error(|| Problem {
+            help: Some(format!("looked for {first} and {second}")),
+            ..Problem::at(&self.sources, name.at, "profile", "no such profile")
+        });
         Document::default()
     }
 

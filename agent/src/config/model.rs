@@ -173,7 +173,7 @@ impl Field for Groups {
                 continue;
             };
             match self.position(&name.value) {
-                Some(first) => reader.twice(name.at, self.0[first].0, "name"),
+                Some(first) => reader.below("name", |r| r.twice(name.at, self.0[first].0)),
                 None => self.0.push((reader.at(table.span()), group)),
             }
         }

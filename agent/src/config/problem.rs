@@ -29,18 +29,18 @@ pub struct Problem {
     pub message: String,
     /// What would be right.
     pub help: Option<String>,
-    excerpt: Option<Box<Excerpt>>,
+    pub(super) excerpt: Option<Box<Excerpt>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Excerpt {
+pub(super) struct Excerpt {
     line: String,
     caret: usize,
     width: usize,
 }
 
 impl Problem {
-    /// An error at a place in one of the `sources`.
+    /// About a place in one of the `sources`.
     pub(super) fn at(
         sources: &Sources,
         at: At,
@@ -62,7 +62,7 @@ impl Problem {
         }
     }
 
-    /// An error about a file as a whole, or about none.
+    /// About a file as a whole, or about none.
     pub(super) fn of_file(file: Option<String>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
@@ -95,16 +95,6 @@ impl Problem {
             quoted(&self.message),
             text(self.help.as_deref()),
         )
-    }
-
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
-        self
-    }
-
-    pub(super) fn warning(mut self) -> Self {
-        self.severity = Severity::Warning;
-        self
     }
 }
 
@@ -174,12 +164,26 @@ impl fmt::Display for Problem {
 pub struct Problems {
     list: Vec<Problem>,
     unshown: usize,
+    fatal: bool,
 }
 
 impl Problems {
-    pub(super) fn push(&mut self, problem: Problem) {
+    pub(super) fn error(&mut self, problem: impl FnOnce() -> Problem) {
+        self.fatal = true;
+        self.add(problem);
+    }
+
+    pub(super) fn warning(&mut self, problem: impl FnOnce() -> Problem) {
+        self.add(|| Problem {
+            severity: Severity::Warning,
+            ..problem()
+        });
+    }
+
+    /// Those that are not shown are not even made: finding a place in the text takes time.
+    fn add(&mut self, problem: impl FnOnce() -> Problem) {
         if self.list.len() < SHOWN {
-            self.list.push(problem);
+            self.list.push(problem());
         } else {
             self.unshown += 1;
         }
@@ -187,9 +191,10 @@ impl Problems {
 
     /// Takes over what was found later.
     pub fn append(&mut self, later: Self) {
+        self.fatal |= later.fatal;
         self.unshown += later.unshown;
         for problem in later.list {
-            self.push(problem);
+            self.add(|| problem);
         }
     }
 
@@ -209,7 +214,7 @@ impl Problems {
 
     /// Whether any of them forbids using the config.
     pub fn fatal(&self) -> bool {
-        self.list.iter().any(|p| p.severity == Severity::Error)
+        self.fatal
     }
 }
 

@@ -59,27 +59,32 @@ impl<'a> Reader<'a> {
         At::new(self.source, span)
     }
 
-    fn problem(&self, span: Range<usize>, message: impl Into<String>) -> Problem {
-        let at = self.at(span);
-        Problem::at(self.sources, at, self.path.join("."), message)
+    fn problem(&mut self, at: At, said: impl FnOnce() -> (String, Option<String>)) {
+        let (sources, path) = (self.sources, &self.path);
+        self.problems.error(|| {
+            let (message, help) = said();
+            Problem {
+                help,
+                ..Problem::at(sources, at, path.join("."), message)
+            }
+        });
     }
 
     pub fn fail(&mut self, span: Range<usize>, message: impl Into<String>) {
-        let problem = self.problem(span, message);
-        self.problems.push(problem);
+        self.problem(self.at(span), || (message.into(), None));
     }
 
     /// A value that is not what its key takes.
     pub fn unexpected(&mut self, node: &Node<'_>, expected: &str) {
-        let found = match node.get_ref() {
-            DeValue::String(s) => format!("{:?} will not do", cut(s)),
-            DeValue::Integer(i) => format!("{} will not do", cut(i.as_str())),
-            other => format!("{} will not do", with_article(other.type_str())),
-        };
-        let problem = self
-            .problem(node.span(), found)
-            .help(format!("expected {expected}"));
-        self.problems.push(problem);
+        self.problem(self.at(node.span()), || {
+            let found = match node.get_ref() {
+                DeValue::String(s) => format!("{:?}", cut(s)),
+                DeValue::Integer(i) => cut(i.as_str()),
+                other => with_article(other.type_str()),
+            };
+            let help = format!("expected {expected}");
+            (format!("{found} will not do"), Some(help))
+        });
     }
 
     /// The entries of a table in the order of the text.
@@ -108,23 +113,22 @@ impl<'a> Reader<'a> {
     }
 
     /// A name that an earlier table of the same file has.
-    pub fn twice(&mut self, at: At, first: At, key: &str) {
-        let message = format!("the same as at {}", self.sources.origin(first));
-        self.path.push(key.to_owned());
-        self.problems
-            .push(Problem::at(self.sources, at, self.path.join("."), message));
-        self.path.pop();
+    pub fn twice(&mut self, name: At, first: At) {
+        let sources = self.sources;
+        self.problem(name, || {
+            let message = format!("the same as at {}", sources.origin(first));
+            (message, None)
+        });
     }
 
     pub fn unknown_key(&mut self, key: &str, span: Range<usize>, known: &[&str]) {
-        let help = match nearest(key, known) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("expected one of: {}", known.join(", ")),
-        };
-        let problem = self
-            .problem(span, format!("unknown key `{}`", cut(key)))
-            .help(help);
-        self.problems.push(problem);
+        self.problem(self.at(span), || {
+            let help = match nearest(key, known) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("expected one of: {}", known.join(", ")),
+            };
+            (format!("unknown key `{}`", cut(key)), Some(help))
+        });
     }
 }
 

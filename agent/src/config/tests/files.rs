@@ -234,3 +234,19 @@ fn users_are_those_of_the_root() {
         "{warnings}"
     );
 }
+
+#[test]
+fn an_error_behind_many_warnings_is_still_one() {
+    let warnings: String = (0..60)
+        .map(|i| format!("[[group]]\nname = \"{i}\"\n"))
+        .collect();
+    let same = ["a", "b"].map(|n| format!("[[group]]\nname = \"{n}\"\ncgroups = \"x\"\n"));
+    let text = warnings + &same.concat();
+    assert!(super::problems(&text).ends_with(" more"));
+}
+
+#[test]
+fn as_many_unknown_keys_as_a_file_can_hold() {
+    let keys: String = (0..20_000).map(|i| format!("k{i}=0\n")).collect();
+    assert!(super::problems(&keys).ends_with("and 19950 more"));
+}
