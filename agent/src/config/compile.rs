@@ -1,40 +1,26 @@
-//! From the merged tables to the judge's policy and the matcher, with the checks that need more
-//! than one key.
+//! From the merged tables to the judge's policy, with the checks that need more than one key.
 
-use super::matcher::{AttributePattern, CgroupPattern, Matcher, ProcessPattern};
 use super::model::{Document, Group as GroupTable, Level as LevelTable, Ranks};
-use super::pattern::Glob;
 use super::problem::{Problem, Problems};
-use super::read::{Set, Setting};
-use super::source::{At, MAX_FILE, Sources};
-use super::value::{AnyOf, Clause, Time, User};
+use super::read::Setting;
+use super::source::{At, Sources};
+use super::value::{AnyOf, Clause, Time};
 use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
 };
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
-/// The kernel keeps this much of a process's name (TASK_COMM_LEN without the end).
-const COMM: usize = 15;
 
 /// `None` when it does not fit a policy; problems say why.
 pub(super) fn compile(
     document: &Document,
     sources: &Sources,
-    root: &Path,
     problems: &mut Problems,
-) -> Option<(Policy, Matcher)> {
-    let mut compiler = Compiler {
-        sources,
-        problems,
-        root,
-    };
+) -> Option<Policy> {
+    let mut compiler = Compiler { sources, problems };
     let tables = document.level.tables();
     let levels: [LevelPolicy; LEVELS] =
         std::array::from_fn(|i| compiler.level(Level::CONFIGURED[i], tables[i]));
-    let fallback = compiler.fallback(&document.everything_else);
+    let fallback = fallback(&document.everything_else);
     let groups = compiler.groups(document, &fallback)?;
     let limits = &document.limits;
     let policy = Policy {
@@ -50,40 +36,7 @@ pub(super) fn compile(
     };
     compiler.quiet(document);
     compiler.idle_actions(document, &policy);
-    let matcher = compiler.matcher(document, &policy);
-    Some((policy, matcher))
-}
-
-/// Drops the patterns that a group of a higher layer has taken over: they never count.
-pub(super) fn drop_taken_over(document: &mut Document, sources: &Sources) {
-    let groups = &mut document.group.0;
-    let cgroups = groups.iter_mut().filter_map(|(_, g)| g.cgroups.as_mut());
-    let lists: Vec<_> = cgroups.map(|set| &mut set.value.0).collect();
-    drop_from(lists, sources, Glob::same_as);
-    let processes = groups.iter_mut().filter_map(|(_, g)| g.processes.as_mut());
-    let lists: Vec<_> = processes.map(|set| &mut set.value.0).collect();
-    drop_from(lists, sources, super::value::Process::same_as);
-}
-
-/// `lists` are of different groups.
-fn drop_from<T: Clone>(
-    mut lists: Vec<&mut Vec<Set<T>>>,
-    sources: &Sources,
-    same: impl Fn(&T, &T) -> bool,
-) {
-    let claims: Vec<(usize, Set<T>)> = lists
-        .iter()
-        .enumerate()
-        .flat_map(|(i, list)| list.iter().map(move |set| (i, set.clone())))
-        .collect();
-    let layer = |set: &Set<T>| sources.layer(set.at.source);
-    for (i, list) in lists.iter_mut().enumerate() {
-        list.retain(|own| {
-            !claims.iter().any(|(j, claim)| {
-                *j != i && layer(claim) > layer(own) && same(&claim.value, &own.value)
-            })
-        });
-    }
+    Some(policy)
 }
 
 fn value<T: Copy>(setting: &Setting<T>) -> Option<T> {
@@ -97,7 +50,6 @@ fn ms(setting: &Setting<Time>) -> u32 {
 struct Compiler<'a> {
     sources: &'a Sources,
     problems: &'a mut Problems,
-    root: &'a Path,
 }
 
 impl Compiler<'_> {
@@ -237,29 +189,6 @@ impl Compiler<'_> {
         }
     }
 
-    fn fallback(&mut self, table: &Ranks) -> Group {
-        let mut group = Group::everything_else();
-        if let Some(kill) = value(&table.kill) {
-            group.kill = kill.0;
-        }
-        if let Some(reclaim) = value(&table.reclaim) {
-            group.reclaim = reclaim.0;
-        }
-        if let Some(unit) = value(&table.unit) {
-            group.unit = unit;
-        }
-        if let Some(grace) = value(&table.grace) {
-            group.grace_ms = grace.0;
-        }
-        if let Some(signal) = value(&table.signal) {
-            group.signal = signal.0;
-        }
-        if let Some(throttle) = value(&table.throttle) {
-            group.throttle_ms = throttle.0;
-        }
-        group
-    }
-
     fn groups(
         &mut self,
         document: &Document,
@@ -296,127 +225,19 @@ impl Compiler<'_> {
         }
         Some(groups)
     }
+}
 
-    fn matcher(&mut self, document: &Document, policy: &Policy) -> Matcher {
-        let mut attributes: Vec<AttributePattern> = Vec::new();
-        let mut cgroups: Vec<CgroupPattern> = Vec::new();
-        let mut processes: Vec<ProcessPattern> = Vec::new();
-        for (index, (_, table)) in document.group.0.iter().enumerate() {
-            // A policy holds no more than GROUPS.
-            let group = index as u16;
-            if let Some(set) = &table.xattr {
-                let (name, value, at) = (set.value.name.clone(), set.value.value.clone(), set.at);
-                let layer = self.sources.layer(at.source);
-                let rival = attributes
-                    .iter()
-                    .filter(|p| p.group != group && p.layer == layer)
-                    .find(|p| p.name == name && p.value == value);
-                self.contested("group.xattr", at, rival.map(|p| p.at));
-                attributes.push(AttributePattern {
-                    name,
-                    value,
-                    group,
-                    at,
-                    layer,
-                });
-            }
-            for set in table.cgroups.iter().flat_map(|globs| &globs.value.0) {
-                let (glob, at) = (set.value.clone(), set.at);
-                let layer = self.sources.layer(at.source);
-                let rival = cgroups
-                    .iter()
-                    .filter(|p| p.group != group && p.layer == layer)
-                    .find(|p| p.glob.same_as(&glob));
-                self.contested("group.cgroups", at, rival.map(|p| p.at));
-                cgroups.push(CgroupPattern {
-                    glob,
-                    group,
-                    at,
-                    layer,
-                });
-            }
-            for set in table.processes.iter().flat_map(|list| &list.value.0) {
-                let Some(pattern) = self.process(set, group) else {
-                    continue;
-                };
-                let rival = processes
-                    .iter()
-                    .filter(|p| p.group != group && p.layer == pattern.layer)
-                    .find(|p| p.same_as(&pattern));
-                self.contested("group.processes", set.at, rival.map(|p| p.at));
-                processes.push(pattern);
-            }
-        }
-        Matcher::new(policy, attributes, cgroups, processes)
-    }
-
-    /// Two groups cannot have the same pattern, unless a higher layer takes it over.
-    fn contested(&mut self, key: &str, at: At, rival: Option<At>) {
-        if let Some(rival) = rival {
-            let first = self.sources.origin(rival);
-            let message = format!("another group has the same pattern, at {first}");
-            self.error(at, key, message);
-        }
-    }
-
-    fn process(&mut self, set: &Set<super::value::Process>, group: u16) -> Option<ProcessPattern> {
-        let glob = |setting: &Setting<Glob>| setting.as_ref().map(|s| s.value.clone());
-        let table = &set.value;
-        if table.name.is_none() && table.exe.is_none() && table.user.is_none() {
-            self.error(
-                set.at,
-                "group.processes",
-                "neither `name`, `exe` nor `user`",
-            );
-            return None;
-        }
-        if let Some(name) = &table.name
-            && name.value.literal().is_some_and(|n| n.len() > COMM)
-        {
-            self.error(
-                name.at,
-                "group.processes",
-                format!(
-                    "the kernel keeps {COMM} bytes of a process's name: shorten it, or use `exe`"
-                ),
-            );
-        }
-        let uid = match &table.user {
-            None => None,
-            Some(set) => match &set.value {
-                User::Id(id) => Some(*id),
-                User::Name(name) => match self.user(name) {
-                    Ok(id) => Some(id),
-                    Err(why) => {
-                        self.warning(set.at, "group.processes.user", why);
-                        return None;
-                    }
-                },
-            },
-        };
-        Some(ProcessPattern {
-            name: glob(&table.name),
-            exe: glob(&table.exe),
-            uid,
-            group,
-            at: set.at,
-            layer: self.sources.layer(set.at.source),
-        })
-    }
-
-    fn user(&self, name: &str) -> Result<u32, String> {
-        let mut passwd = String::new();
-        let path = self.root.join("etc/passwd");
-        File::open(&path)
-            .and_then(|file| file.take(MAX_FILE).read_to_string(&mut passwd))
-            .map_err(|e| format!("{}: {e}; the pattern matches nothing", path.display()))?;
-        passwd
-            .lines()
-            .map(|line| line.split(':'))
-            .find_map(|mut fields| {
-                (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
-            })
-            .ok_or_else(|| "no such user here; the pattern matches nothing".to_owned())
+/// What no group covers; what the file does not set is as the judge has it.
+fn fallback(table: &Ranks) -> Group {
+    let default = Group::everything_else();
+    Group {
+        kill: value(&table.kill).map_or(default.kill, |p| p.0),
+        reclaim: value(&table.reclaim).map_or(default.reclaim, |p| p.0),
+        unit: value(&table.unit).unwrap_or(default.unit),
+        grace_ms: value(&table.grace).map_or(default.grace_ms, |t| t.0),
+        signal: value(&table.signal).map_or(default.signal, |s| s.0),
+        throttle_ms: value(&table.throttle).map_or(default.throttle_ms, |t| t.0),
+        ..default
     }
 }
 

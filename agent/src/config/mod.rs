@@ -8,6 +8,7 @@
 //! 5. `config.d/*.toml` of `/usr/lib/lowtide`, `/run/lowtide` and `/etc/lowtide`, by name; the same
 //!    name in a later directory masks the earlier one, a link to `/dev/null` disables it.
 
+mod claims;
 mod compile;
 mod here;
 mod matcher;
@@ -176,8 +177,12 @@ impl Loader {
     }
 
     fn finish(mut self, mut document: Document, root: &Path) -> Result<Loaded, Problems> {
-        compile::drop_taken_over(&mut document, &self.sources);
-        let compiled = compile::compile(&document, &self.sources, root, &mut self.problems);
+        claims::drop_taken_over(&mut document, &self.sources);
+        let (sources, problems) = (&self.sources, &mut self.problems);
+        let compiled = compile::compile(&document, sources, problems).map(|policy| {
+            let matcher = claims::matcher(&document, &policy, sources, root, problems);
+            (policy, matcher)
+        });
         match compiled {
             Some((policy, matcher)) if !self.problems.fatal() => Ok(Loaded {
                 policy,

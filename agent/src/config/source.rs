@@ -204,7 +204,8 @@ fn is_masked(path: &Path) -> bool {
     fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null"))
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// Reads a regular file of at most [`MAX_FILE`]; the error says what is wrong with it.
+pub(super) fn read(path: &Path) -> Result<String, String> {
     // Asked before opening: opening a device can already do something (a watchdog starts to run),
     // and opening a pipe waits for ever.
     let about = fs::metadata(path).map_err(|e| said(&e))?;

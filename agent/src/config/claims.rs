@@ -1,0 +1,200 @@
+//! Which patterns belong to which group.
+
+use super::matcher::{AttributePattern, CgroupPattern, Matcher, ProcessPattern};
+use super::model::Document;
+use super::pattern::Glob;
+use super::problem::{Problem, Problems};
+use super::read::{Set, Setting};
+use super::source::{self, At, Sources};
+use super::value::{Process, User};
+use lowtide_judge::Policy;
+use std::cell::OnceCell;
+use std::path::Path;
+
+/// The kernel keeps this much of a process's name (TASK_COMM_LEN without the end).
+const COMM: usize = 15;
+
+/// Gathers the patterns of all groups. Users are those of `root`.
+pub(super) fn matcher(
+    document: &Document,
+    policy: &Policy,
+    sources: &Sources,
+    root: &Path,
+    problems: &mut Problems,
+) -> Matcher {
+    let mut claims = Claims {
+        sources,
+        problems,
+        root,
+        passwd: OnceCell::new(),
+    };
+    claims.matcher(document, policy)
+}
+
+/// Drops the patterns that a group of a higher layer has taken over: they never count.
+pub(super) fn drop_taken_over(document: &mut Document, sources: &Sources) {
+    let groups = &mut document.group.0;
+    let cgroups = groups.iter_mut().filter_map(|(_, g)| g.cgroups.as_mut());
+    let lists: Vec<_> = cgroups.map(|set| &mut set.value.0).collect();
+    drop_from(lists, sources, Glob::same_as);
+    let processes = groups.iter_mut().filter_map(|(_, g)| g.processes.as_mut());
+    let lists: Vec<_> = processes.map(|set| &mut set.value.0).collect();
+    drop_from(lists, sources, Process::same_as);
+}
+
+/// `lists` are of different groups.
+fn drop_from<T: Clone>(
+    mut lists: Vec<&mut Vec<Set<T>>>,
+    sources: &Sources,
+    same: impl Fn(&T, &T) -> bool,
+) {
+    let claims: Vec<(usize, Set<T>)> = lists
+        .iter()
+        .enumerate()
+        .flat_map(|(i, list)| list.iter().map(move |set| (i, set.clone())))
+        .collect();
+    let layer = |set: &Set<T>| sources.layer(set.at.source);
+    for (i, list) in lists.iter_mut().enumerate() {
+        list.retain(|own| {
+            !claims.iter().any(|(j, claim)| {
+                *j != i && layer(claim) > layer(own) && same(&claim.value, &own.value)
+            })
+        });
+    }
+}
+
+struct Claims<'a> {
+    sources: &'a Sources,
+    problems: &'a mut Problems,
+    root: &'a Path,
+    passwd: OnceCell<Result<String, String>>,
+}
+
+impl Claims<'_> {
+    fn error(&mut self, at: At, key: &str, message: impl Into<String>) {
+        self.problems
+            .error(|| Problem::at(self.sources, at, key, message));
+    }
+
+    fn matcher(&mut self, document: &Document, policy: &Policy) -> Matcher {
+        let mut attributes: Vec<AttributePattern> = Vec::new();
+        let mut cgroups: Vec<CgroupPattern> = Vec::new();
+        let mut processes: Vec<ProcessPattern> = Vec::new();
+        for (index, (_, table)) in document.group.0.iter().enumerate() {
+            // A policy holds no more than GROUPS.
+            let group = index as u16;
+            if let Some(set) = &table.xattr {
+                let (name, value, at) = (set.value.name.clone(), set.value.value.clone(), set.at);
+                let layer = self.sources.layer(at.source);
+                let rival = attributes
+                    .iter()
+                    .filter(|p| p.group != group && p.layer == layer)
+                    .find(|p| p.name == name && p.value == value);
+                self.contested("group.xattr", at, rival.map(|p| p.at));
+                attributes.push(AttributePattern {
+                    name,
+                    value,
+                    group,
+                    at,
+                    layer,
+                });
+            }
+            for set in table.cgroups.iter().flat_map(|globs| &globs.value.0) {
+                let (glob, at) = (set.value.clone(), set.at);
+                let layer = self.sources.layer(at.source);
+                let rival = cgroups
+                    .iter()
+                    .filter(|p| p.group != group && p.layer == layer)
+                    .find(|p| p.glob.same_as(&glob));
+                self.contested("group.cgroups", at, rival.map(|p| p.at));
+                cgroups.push(CgroupPattern {
+                    glob,
+                    group,
+                    at,
+                    layer,
+                });
+            }
+            for set in table.processes.iter().flat_map(|list| &list.value.0) {
+                let Some(pattern) = self.process(set, group) else {
+                    continue;
+                };
+                let rival = processes
+                    .iter()
+                    .filter(|p| p.group != group && p.layer == pattern.layer)
+                    .find(|p| p.same_as(&pattern));
+                self.contested("group.processes", set.at, rival.map(|p| p.at));
+                processes.push(pattern);
+            }
+        }
+        Matcher::new(policy, attributes, cgroups, processes)
+    }
+
+    /// Two groups cannot have the same pattern, unless a higher layer takes it over.
+    fn contested(&mut self, key: &str, at: At, rival: Option<At>) {
+        if let Some(rival) = rival {
+            let first = self.sources.origin(rival);
+            let message = format!("another group has the same pattern, at {first}");
+            self.error(at, key, message);
+        }
+    }
+
+    fn process(&mut self, set: &Set<Process>, group: u16) -> Option<ProcessPattern> {
+        let glob = |setting: &Setting<Glob>| setting.as_ref().map(|s| s.value.clone());
+        let table = &set.value;
+        if table.name.is_none() && table.exe.is_none() && table.user.is_none() {
+            self.error(
+                set.at,
+                "group.processes",
+                "neither `name`, `exe` nor `user`",
+            );
+            return None;
+        }
+        if let Some(name) = &table.name
+            && name.value.literal().is_some_and(|n| n.len() > COMM)
+        {
+            self.error(
+                name.at,
+                "group.processes",
+                format!(
+                    "the kernel keeps {COMM} bytes of a process's name: shorten it, or use `exe`"
+                ),
+            );
+        }
+        let uid = match &table.user {
+            None => None,
+            Some(set) => match &set.value {
+                User::Id(id) => Some(*id),
+                User::Name(name) => match self.user(name) {
+                    Ok(id) => Some(id),
+                    Err(why) => {
+                        let message = format!("{why}; the pattern matches nothing");
+                        self.problems.warning(|| {
+                            Problem::at(self.sources, set.at, "group.processes.user", message)
+                        });
+                        return None;
+                    }
+                },
+            },
+        };
+        Some(ProcessPattern {
+            name: glob(&table.name),
+            exe: glob(&table.exe),
+            uid,
+            group,
+            at: set.at,
+            layer: self.sources.layer(set.at.source),
+        })
+    }
+
+    fn user(&self, name: &str) -> Result<u32, String> {
+        let passwd = self.passwd.get_or_init(|| {
+            let path = self.root.join("etc/passwd");
+            source::read(&path).map_err(|why| format!("{}: {why}", path.display()))
+        });
+        let entries = passwd.as_ref()?.lines().map(|line| line.split(':'));
+        entries
+            .filter_map(|mut fields| (fields.next() == Some(name)).then_some(fields))
+            .find_map(|mut fields| fields.nth(1)?.parse().ok())
+            .ok_or_else(|| "no such user here".to_owned())
+    }
+}
