@@ -1,1 +1,14 @@
-fn main() {}
+//! One static binary that is the guest's init when the kernel starts it, and a load otherwise.
+
+mod init;
+mod load;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        init::main()
+    } else {
+        argh::from_env::<load::Load>().run()
+    }
+}

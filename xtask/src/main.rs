@@ -1,1 +1,54 @@
-fn main() {}
+//! `cargo xtask …`: builds, boots and measures.
+
+mod apt;
+mod dirs;
+mod initramfs;
+mod kernel;
+mod programs;
+mod qemu;
+mod shell;
+mod target;
+mod vm;
+mod vm_command;
+
+use argh::FromArgs;
+use std::process::ExitCode;
+
+/// Developer commands of lowtide.
+#[derive(FromArgs)]
+struct Xtask {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Setup(Setup),
+    Vm(vm_command::Vm),
+}
+
+/// get what the guests need: QEMU, the newest kernel, busybox, a static toolchain
+#[derive(FromArgs)]
+#[argh(subcommand, name = "setup")]
+struct Setup {}
+
+fn main() -> ExitCode {
+    let result = match argh::from_env::<Xtask>().command {
+        Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
+        Command::Vm(command) => command.run(),
+    };
+    result.unwrap_or_else(|e| {
+        eprintln!("error: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn setup() -> anyhow::Result<()> {
+    let arch = target::Arch::X86_64;
+    qemu::install(arch)?;
+    kernel::find(arch, None)?;
+    initramfs::busybox(arch)?;
+    target::prepare(arch)?;
+    Ok(())
+}

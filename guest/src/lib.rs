@@ -1,0 +1,177 @@
+//! What a guest is told to do ([`Scenario`]) and what it says while doing it ([`Event`], one JSON
+//! object a line), shared by the guest's init and the host that boots it.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Name of the virtio port that carries the events.
+pub const EVENT_PORT: &str = "lowtide.events";
+/// Where the init finds its [`Scenario`].
+pub const SCENARIO_FILE: &str = "/scenario.json";
+/// Kernel modules to load before anything else, one file name a line, dependencies first.
+pub const MODULE_LIST: &str = "/lib/modules/load";
+/// Where the cgroup v2 tree is mounted.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// One run of a guest.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scenario {
+    /// Files under `/proc/sys` and what to write to them.
+    pub sysctls: BTreeMap<String, String>,
+    /// Swap to compressed memory.
+    pub zram: Option<Zram>,
+    /// Size in MiB of an empty disk, `/dev/vda`; 0 for none. Reads of it go through the page
+    /// cache and refault as those of any file.
+    pub disk_mb: u32,
+    /// Text files to install, by absolute path.
+    pub files: BTreeMap<String, String>,
+    /// Cgroups to make, parents before children; those of the services are made anyway.
+    pub cgroups: Vec<Cgroup>,
+    pub services: Vec<Service>,
+    /// Files to hand out as [`What::File`] at the end.
+    pub collect: Vec<String>,
+    /// The guest ends when this service has exited (or been killed) for the last time, instead of
+    /// at the time limit.
+    pub until: Option<String>,
+    /// How long to go on after `until`.
+    pub linger_ms: u64,
+    /// Time from boot at which the guest ends in any case; 0 for [`Scenario::LIMIT_S`].
+    pub limit_s: u64,
+    /// Time between two [`Sample`]s; 0 for [`Scenario::SAMPLE_MS`].
+    pub sample_ms: u64,
+}
+
+impl Scenario {
+    pub const LIMIT_S: u64 = 60;
+    pub const SAMPLE_MS: u64 = 100;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Zram {
+    pub size_mb: u32,
+    /// Compressor as the kernel names it; the kernel's default if absent.
+    #[serde(default)]
+    pub algorithm: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cgroup {
+    /// Relative to the root of the tree.
+    pub path: String,
+    /// Interface files and what to write to them, e.g. `"memory.max": "64M"`.
+    pub attributes: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Service {
+    pub name: String,
+    pub command: Vec<String>,
+    /// Cgroup to run in, relative to the root of the tree; the root itself if empty.
+    pub cgroup: String,
+    /// Time from the end of the set-up to the start.
+    pub start_ms: u64,
+    /// Started again this long after it ended; 0 for never.
+    pub restart_ms: u64,
+}
+
+/// Something that happened in the guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since boot (`CLOCK_MONOTONIC`).
+    pub t: u64,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// The init runs and has read its scenario.
+    Booted {
+        kernel: String,
+        mem_total_kb: u64,
+    },
+    Started {
+        service: String,
+        pid: i32,
+    },
+    /// A service ended: exactly one of `code` and `signal` is there.
+    Exited {
+        service: String,
+        pid: i32,
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
+    /// A line that a service wrote to stdout or stderr.
+    Line {
+        service: String,
+        line: String,
+    },
+    /// A line of the kernel's log, level warning or more urgent.
+    Kernel {
+        line: String,
+    },
+    Sample(Sample),
+    /// A file named by [`Scenario::collect`]; `text` is absent if it could not be read.
+    File {
+        path: String,
+        text: Option<String>,
+    },
+    /// A part of the scenario that this kernel did not let the init carry out.
+    Refused {
+        what: String,
+        error: String,
+    },
+    /// The last event. `timeout` says that it was the time limit that ended the run.
+    Ended {
+        timeout: bool,
+    },
+}
+
+/// What the guest's memory is like at one moment. Figures that this kernel does not have are 0.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Sample {
+    pub free_kb: u64,
+    pub available_kb: u64,
+    pub swap_free_kb: u64,
+    /// Total stall time since boot.
+    pub some_us: u64,
+    pub full_us: u64,
+    /// Processes killed by the kernel's OOM killer since boot, in memcgs or globally.
+    pub oom_kills: u64,
+    /// By path, the cgroups that services run in.
+    pub cgroups: BTreeMap<String, CgroupSample>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CgroupSample {
+    pub current_kb: u64,
+    /// `oom_kill` of memory.events.
+    pub oom_kills: u64,
+}
+
+/// What a load writes to stdout, one JSON object a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum Report {
+    /// Bytes that a hog, a tmpfs filler or a sleeper holds.
+    Holds { bytes: u64 },
+    /// The load has all that it was told to take.
+    Full,
+    /// Once a second: ticks so far and the worst delay of a tick, in this second and ever.
+    Heartbeat {
+        ticks: u64,
+        gap_us: u64,
+        worst_us: u64,
+    },
+    /// One pass over the working set is done.
+    Pass { number: u64, ms: u64 },
+    /// Children started so far.
+    Forks { count: u64 },
+    /// Cgroups made.
+    Made { cgroups: u64 },
+}

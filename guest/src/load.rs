@@ -1,0 +1,421 @@
+//! The loads, each a subcommand. They report on stdout; a load that has nothing more to do sleeps.
+
+use argh::FromArgs;
+use lowtide_guest::{CGROUP_ROOT, Report};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Loads for a lowtide test guest.
+#[derive(FromArgs)]
+pub struct Load {
+    #[argh(subcommand)]
+    kind: Kind,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Kind {
+    Hog(Hog),
+    Refault(Refault),
+    Tmpfs(Tmpfs),
+    Forkstorm(Forkstorm),
+    Heartbeat(Heartbeat),
+    Sleeper(Sleeper),
+    Many(Many),
+    Exec(Exec),
+}
+
+/// allocate and touch memory at a set rate
+#[derive(FromArgs)]
+#[argh(subcommand, name = "hog")]
+struct Hog {
+    /// bytes a second, e.g. 20M; as fast as possible if absent
+    #[argh(option, from_str_fn(size))]
+    rate: Option<usize>,
+    /// stop growing here; never if absent
+    #[argh(option, from_str_fn(size))]
+    cap: Option<usize>,
+    /// touch all of it again and again, not only once
+    #[argh(switch)]
+    hot: bool,
+    /// fill with random bytes, so that zram cannot shrink them
+    #[argh(switch)]
+    incompressible: bool,
+}
+
+/// read a file over and over through the page cache
+#[derive(FromArgs)]
+#[argh(subcommand, name = "refault")]
+struct Refault {
+    /// file or block device
+    #[argh(option, default = "PathBuf::from(\"/dev/vda\")")]
+    file: PathBuf,
+    /// working set, e.g. 300M
+    #[argh(option, from_str_fn(size))]
+    size: usize,
+}
+
+/// write a growing file
+#[derive(FromArgs)]
+#[argh(subcommand, name = "tmpfs")]
+struct Tmpfs {
+    /// where
+    #[argh(option, default = "PathBuf::from(\"/tmp/filler\")")]
+    file: PathBuf,
+    /// bytes a second
+    #[argh(option, from_str_fn(size))]
+    rate: usize,
+    /// stop growing here; never if absent
+    #[argh(option, from_str_fn(size))]
+    cap: Option<usize>,
+}
+
+/// start children that stay, each holding some memory
+#[derive(FromArgs)]
+#[argh(subcommand, name = "forkstorm")]
+struct Forkstorm {
+    /// children a second
+    #[argh(option)]
+    rate: u32,
+    /// what each child holds, e.g. 2M
+    #[argh(option, from_str_fn(size))]
+    size: usize,
+    /// stop at this many children
+    #[argh(option, default = "u64::MAX")]
+    max: u64,
+}
+
+/// tick every 10 ms over a small working set and report the worst delay
+#[derive(FromArgs)]
+#[argh(subcommand, name = "heartbeat")]
+struct Heartbeat {
+    /// working set, e.g. 256K
+    #[argh(option, from_str_fn(size), default = "256 << 10")]
+    size: usize,
+}
+
+/// hold memory and do nothing
+#[derive(FromArgs)]
+#[argh(subcommand, name = "sleeper")]
+struct Sleeper {
+    /// what to hold, e.g. 16M
+    #[argh(option, from_str_fn(size))]
+    size: usize,
+}
+
+/// make many cgroups
+#[derive(FromArgs)]
+#[argh(subcommand, name = "many")]
+struct Many {
+    /// how many
+    #[argh(option)]
+    count: u64,
+    /// children of the one before instead of siblings, this many levels down
+    #[argh(option, default = "1")]
+    depth: u64,
+    /// parent, relative to the root of the tree
+    #[argh(option, default = "String::from(\"many\")")]
+    parent: String,
+}
+
+/// become another program, in a cgroup and with the default OOM score
+#[derive(FromArgs)]
+#[argh(subcommand, name = "exec")]
+struct Exec {
+    /// cgroup, relative to the root of the tree
+    #[argh(positional)]
+    cgroup: String,
+    /// program and its arguments
+    #[argh(positional, greedy)]
+    command: Vec<String>,
+}
+
+const PAGE: usize = 4096;
+
+impl Load {
+    pub fn run(self) -> ExitCode {
+        let result = match self.kind {
+            Kind::Hog(l) => l.run(),
+            Kind::Refault(l) => l.run(),
+            Kind::Tmpfs(l) => l.run(),
+            Kind::Forkstorm(l) => l.run(),
+            Kind::Heartbeat(l) => l.run(),
+            Kind::Sleeper(l) => l.run(),
+            Kind::Many(l) => l.run(),
+            Kind::Exec(l) => l.run(),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("{e}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Hog {
+    fn run(self) -> io::Result<()> {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut blocks: Vec<Vec<u8>> = Vec::new();
+        let mut grow = Growth::new(self.rate, self.cap);
+        let mut pass = 0u8;
+        loop {
+            match grow.next_step() {
+                Step::Take(bytes) => {
+                    let mut block = vec![0; bytes];
+                    if self.incompressible {
+                        random.fill(&mut block);
+                    } else {
+                        touch(&mut block, 1);
+                    }
+                    blocks.push(block);
+                }
+                Step::Wait(_) if self.hot => {}
+                Step::Wait(t) => thread::sleep(t),
+                Step::Full if self.hot => {}
+                Step::Full => sleep_forever(),
+            }
+            if self.hot {
+                pass = pass.wrapping_add(1);
+                blocks.iter_mut().for_each(|b| touch(b, pass));
+            }
+        }
+    }
+}
+
+impl Refault {
+    fn run(self) -> io::Result<()> {
+        let file = File::open(&self.file)?;
+        let mut buffer = vec![0; 64 << 10];
+        for number in 1.. {
+            let start = Instant::now();
+            let mut at = 0;
+            while at < self.size {
+                let n = file.read_at(&mut buffer, at as u64)?;
+                if n == 0 {
+                    return Err(io::Error::other(format!(
+                        "{} ends at {at}",
+                        self.file.display()
+                    )));
+                }
+                at += n;
+            }
+            report(&Report::Pass {
+                number,
+                ms: start.elapsed().as_millis() as u64,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Tmpfs {
+    fn run(self) -> io::Result<()> {
+        let mut file = File::create(&self.file)?;
+        let mut grow = Growth::new(Some(self.rate), self.cap);
+        loop {
+            match grow.next_step() {
+                Step::Take(bytes) => file.write_all(&vec![1; bytes])?,
+                Step::Wait(t) => thread::sleep(t),
+                Step::Full => sleep_forever(),
+            }
+        }
+    }
+}
+
+impl Forkstorm {
+    fn run(self) -> io::Result<()> {
+        let me = std::env::current_exe()?;
+        let period = Duration::from_secs(1) / self.rate;
+        for count in 1..=self.max {
+            Command::new(&me)
+                .args(["sleeper", "--size", &self.size.to_string()])
+                .spawn()?;
+            report(&Report::Forks { count });
+            thread::sleep(period);
+        }
+        report(&Report::Full);
+        sleep_forever()
+    }
+}
+
+impl Heartbeat {
+    fn run(self) -> io::Result<()> {
+        const TICK: Duration = Duration::from_millis(10);
+        let mut set = vec![0; self.size];
+        let mut worst = Duration::ZERO;
+        let mut ticks = 0u64;
+        loop {
+            let second = Instant::now();
+            let mut gap = Duration::ZERO;
+            while second.elapsed() < Duration::from_secs(1) {
+                let start = Instant::now();
+                thread::sleep(TICK);
+                ticks += 1;
+                touch(&mut set, ticks as u8);
+                gap = gap.max(start.elapsed().saturating_sub(TICK));
+            }
+            worst = worst.max(gap);
+            report(&Report::Heartbeat {
+                ticks,
+                gap_us: gap.as_micros() as u64,
+                worst_us: worst.as_micros() as u64,
+            });
+        }
+    }
+}
+
+impl Sleeper {
+    fn run(self) -> io::Result<()> {
+        let mut held = vec![0; self.size];
+        touch(&mut held, 1);
+        report(&Report::Holds {
+            bytes: self.size as u64,
+        });
+        sleep_forever()
+    }
+}
+
+impl Many {
+    fn run(self) -> io::Result<()> {
+        let parent = Path::new(CGROUP_ROOT).join(&self.parent);
+        for i in 0..self.count.div_ceil(self.depth) {
+            let mut dir = parent.join(i.to_string());
+            for level in 0..self.depth.min(self.count - i * self.depth) {
+                if level > 0 {
+                    fs::write(dir.join("cgroup.subtree_control"), "+memory")?;
+                    dir.push("d");
+                }
+                fs::create_dir(&dir)?;
+            }
+        }
+        report(&Report::Made {
+            cgroups: self.count,
+        });
+        sleep_forever()
+    }
+}
+
+impl Exec {
+    fn run(self) -> io::Result<()> {
+        let [program, arguments @ ..] = self.command.as_slice() else {
+            return Err(io::Error::other("no program"));
+        };
+        fs::write("/proc/self/oom_score_adj", "0")?;
+        let procs = Path::new(CGROUP_ROOT)
+            .join(self.cgroup)
+            .join("cgroup.procs");
+        // Without cgroup v2 the program runs all the same.
+        if procs.exists() {
+            fs::write(procs, "0")?;
+        }
+        let error = Command::new(program).args(arguments).exec();
+        Err(io::Error::new(error.kind(), format!("{program}: {error}")))
+    }
+}
+
+/// What a load that grows at a set rate has to do next.
+enum Step {
+    Take(usize),
+    Wait(Duration),
+    Full,
+}
+
+struct Growth {
+    rate: Option<usize>,
+    cap: usize,
+    held: usize,
+    start: Instant,
+}
+
+impl Growth {
+    /// Small enough that a slow leak grows smoothly, large enough that a fast hog is fast.
+    const STEP: usize = 256 << 10;
+    const REPORT_EVERY: usize = 8 << 20;
+
+    fn new(rate: Option<usize>, cap: Option<usize>) -> Self {
+        Self {
+            rate,
+            cap: cap.unwrap_or(usize::MAX),
+            held: 0,
+            start: Instant::now(),
+        }
+    }
+
+    fn next_step(&mut self) -> Step {
+        if self.held >= self.cap {
+            return Step::Full;
+        }
+        let take = Self::STEP.min(self.cap - self.held);
+        if let Some(rate) = self.rate {
+            let due = Duration::from_secs_f64((self.held + take) as f64 / rate as f64);
+            let wait = due.saturating_sub(self.start.elapsed());
+            if !wait.is_zero() {
+                return Step::Wait(wait);
+            }
+        }
+        self.held += take;
+        if self.held == self.cap {
+            report(&Report::Full);
+        } else if self.held.is_multiple_of(Self::REPORT_EVERY) {
+            report(&Report::Holds {
+                bytes: self.held as u64,
+            });
+        }
+        Step::Take(take)
+    }
+}
+
+/// xorshift64: cheap, and no compressor finds a pattern in it.
+struct Random(u64);
+
+impl Random {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for word in bytes.chunks_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            word.copy_from_slice(&self.0.to_ne_bytes()[..word.len()]);
+        }
+    }
+}
+
+fn touch(bytes: &mut [u8], value: u8) {
+    for page in bytes.chunks_mut(PAGE) {
+        page[0] = value;
+    }
+    std::hint::black_box(bytes);
+}
+
+fn report(report: &Report) {
+    let line = serde_json::to_string(report).expect("plain data");
+    // Nobody may be reading any more; the load goes on.
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+fn sleep_forever() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+/// Bytes, with an optional K, M or G.
+fn size(text: &str) -> Result<usize, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    digits
+        .parse::<usize>()
+        .map(|n| n << shift)
+        .map_err(|e| format!("{text}: {e}"))
+}

@@ -1,0 +1,280 @@
+//! Kernels out of Debian's packages, unpacked into the cache and never installed.
+
+use crate::apt::Apt;
+use crate::dirs;
+use crate::shell::say;
+use crate::target::Arch;
+use anyhow::{Context as _, Result, bail};
+use std::fs::{self, File};
+use std::io::{BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+/// Where to look, newest kernels first; later lists are fetched only if the earlier have none.
+const SUITES: [&str; 4] = ["trixie-backports", "trixie", "bookworm", "sid"];
+/// What is taken if no version is named: the first that has the memcg kfuncs, or newer.
+const DEFAULT: &str = "7";
+
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    pub arch: Arch,
+    /// As `uname -r` says.
+    pub release: String,
+    dir: PathBuf,
+}
+
+/// The newest kernel whose version begins with `version`, e.g. `6.12`; also a whole release name.
+pub fn find(arch: Arch, version: Option<&str>) -> Result<Kernel> {
+    let version = version.unwrap_or(DEFAULT);
+    let dir = dirs::cache(&format!("kernels/{}", arch.name()))?;
+    let cached: Vec<String> = fs::read_dir(&dir)?
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    let release = if cached.iter().any(|r| r == version) {
+        version.to_owned()
+    } else {
+        match fetch(arch, version, &dir) {
+            Ok(release) => release,
+            Err(e) => {
+                let Some(cached) = newest(cached.iter().map(String::as_str), version) else {
+                    return Err(e);
+                };
+                say(format_args!("{e:#}; using {cached} from the cache"));
+                cached.to_owned()
+            }
+        }
+    };
+    Ok(Kernel {
+        arch,
+        dir: dir.join(&release),
+        release,
+    })
+}
+
+fn fetch(arch: Arch, version: &str, dir: &Path) -> Result<String> {
+    let flavour = flavour(arch)?;
+    for suite in SUITES {
+        let apt = Apt::open(suite, arch.debian())?;
+        let names = apt.names(&format!("^linux-(image|binary|modules)-[0-9].*-{flavour}$"))?;
+        let having = |part: &str| -> Vec<&str> {
+            let prefix = format!("linux-{part}-");
+            names
+                .iter()
+                .filter_map(|n| n.strip_prefix(&prefix))
+                .collect()
+        };
+        // From 6.19 on the image lies in linux-binary, and linux-image only depends on it.
+        let (images, binaries) = (having("image"), having("binary"));
+        let all = images.iter().chain(&binaries).copied();
+        let Some(release) = newest(all, version) else {
+            continue;
+        };
+        let mut packages = Vec::new();
+        if binaries.contains(&release) {
+            packages.push(format!("linux-binary-{release}"));
+        } else {
+            packages.push(format!("linux-image-{release}"));
+        }
+        // Older kernels stay in the archive without their modules.
+        if having("modules").contains(&release) {
+            packages.push(format!("linux-modules-{release}"));
+        }
+        dirs::make_once(&dir.join(release), |into| {
+            apt.unpack(&packages, into)?;
+            unpack_image(release, into)
+        })?;
+        return Ok(release.to_owned());
+    }
+    bail!("Debian has no kernel {version} for {}", arch.name())
+}
+
+/// Suffix of the package names: the smallest build that virtual machines need.
+fn flavour(arch: Arch) -> Result<&'static str> {
+    match arch {
+        Arch::X86_64 => Ok("cloud-amd64"),
+        Arch::Aarch64 => Ok("cloud-arm64"),
+        Arch::Riscv64 => Ok("riscv64"),
+        Arch::Armv7 => bail!("no guest kernel for armv7"),
+    }
+}
+
+/// The newest of the releases that are `version` or begin with its numbers.
+fn newest<'a>(releases: impl Iterator<Item = &'a str>, version: &str) -> Option<&'a str> {
+    let numbers = |text: &str| -> Vec<u32> {
+        let end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        text[..end]
+            .split('.')
+            .filter_map(|n| n.parse().ok())
+            .collect()
+    };
+    let wanted = numbers(version);
+    let exact = version.contains(['-', '+']);
+    releases
+        .filter(|r| {
+            if exact {
+                *r == version
+            } else {
+                numbers(r).starts_with(&wanted)
+            }
+        })
+        .max_by_key(|r| numbers(r))
+}
+
+/// Puts what QEMU is to boot in `image`: the bare ELF file where the packed one holds it as zstd,
+/// since unpacking it on every boot under emulation takes seconds.
+fn unpack_image(release: &str, dir: &Path) -> Result<()> {
+    let packed = [
+        dir.join("usr/lib/modules").join(release).join("vmlinuz"),
+        dir.join("boot").join(format!("vmlinuz-{release}")),
+        dir.join("boot").join(format!("vmlinux-{release}")),
+    ]
+    .into_iter()
+    .find(|p| p.exists())
+    .with_context(|| format!("the packages of {release} hold no kernel image"))?;
+    let image = dir.join("image");
+    match elf_inside(&fs::read(&packed)?) {
+        Some(elf) => fs::write(&image, elf)?,
+        None => fs::copy(&packed, &image).map(drop)?,
+    }
+    Ok(())
+}
+
+/// The ELF file inside a bzImage (Documentation/arch/x86/boot.rst).
+fn elf_inside(image: &[u8]) -> Option<Vec<u8>> {
+    const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    let word =
+        |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?) as usize);
+    if image.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    let sectors = 1 + usize::from(image[0x1f1]);
+    let start = sectors * 512 + word(0x248)?;
+    let payload = image.get(start..start + word(0x24c)?)?;
+    if !payload.starts_with(&ZSTD) {
+        return None;
+    }
+    let mut elf = Vec::new();
+    // Behind the stream are four bytes with its unpacked size, which the decoder does not reach.
+    ruzstd::decoding::StreamingDecoder::new(payload)
+        .ok()?
+        .read_to_end(&mut elf)
+        .ok()?;
+    elf.starts_with(b"\x7fELF").then_some(elf)
+}
+
+impl Kernel {
+    /// What QEMU is to boot.
+    pub fn image(&self) -> PathBuf {
+        self.dir.join("image")
+    }
+
+    /// Modules by name with all that they depend on, dependencies first: file name and contents.
+    /// What has no file is taken to be built in.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+        let root = ["usr/lib/modules", "lib/modules"]
+            .map(|below| self.dir.join(below).join(&self.release).join("kernel"))
+            .into_iter()
+            .find(|p| p.exists());
+        let mut found = Vec::new();
+        if let Some(root) = root {
+            let mut files = Vec::new();
+            list(&root, &mut files)?;
+            for name in names {
+                add_module(name, &files, &mut found)?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            list(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn add_module(name: &str, files: &[PathBuf], found: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+    // File names use either; the kernel takes them for the same.
+    let name = name.replace('-', "_");
+    let file_name = format!("{name}.ko");
+    if found.iter().any(|(f, _)| *f == file_name) {
+        return Ok(());
+    }
+    let is_it = |p: &&PathBuf| {
+        let file = p
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .replace('-', "_");
+        file.strip_suffix(".xz").unwrap_or(&file) == file_name
+    };
+    let Some(path) = files.iter().find(is_it) else {
+        return Ok(());
+    };
+    let mut module = Vec::new();
+    let mut file = BufReader::new(File::open(path)?);
+    if path.extension().is_some_and(|e| e == "xz") {
+        lzma_rs::xz_decompress(&mut file, &mut module)
+            .map_err(|e| anyhow::anyhow!("{}: {e:?}", path.display()))?;
+    } else {
+        file.read_to_end(&mut module)?;
+    }
+    for dependency in depends(&module) {
+        add_module(&dependency, files, found)?;
+    }
+    found.push((file_name, module));
+    Ok(())
+}
+
+/// What the module says it depends on, in its `.modinfo`.
+fn depends(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|w| w == KEY) else {
+        return Vec::new();
+    };
+    let value = module[at + KEY.len()..]
+        .split(|&b| b == 0)
+        .next()
+        .unwrap_or_default();
+    let value = String::from_utf8_lossy(value);
+    value
+        .split(',')
+        .filter(|d| !d.is_empty())
+        .map(String::from)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_compares_numbers_and_keeps_to_the_version() {
+        let releases = [
+            "6.12.9+deb13-cloud-amd64",
+            "6.12.107+deb13-cloud-amd64",
+            "6.1.170-49-cloud-amd64",
+        ];
+        let pick = |version| newest(releases.into_iter(), version);
+        assert_eq!(pick("6"), Some(releases[1]));
+        assert_eq!(pick("6.12"), Some(releases[1]));
+        assert_eq!(pick("6.1"), Some(releases[2]));
+        assert_eq!(pick(releases[0]), Some(releases[0]));
+        assert_eq!(pick("7"), None);
+    }
+
+    #[test]
+    fn dependencies_are_those_of_modinfo() {
+        assert_eq!(depends(b"x\0depends=a,b-c\0name=y\0"), ["a", "b-c"]);
+        assert!(depends(b"x\0depends=\0name=y\0").is_empty());
+        assert!(depends(b"no info").is_empty());
+    }
+}
