@@ -2,6 +2,7 @@
 
 mod apt;
 mod dirs;
+mod fuzz;
 mod initramfs;
 mod kernel;
 mod programs;
@@ -24,6 +25,7 @@ struct Xtask {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 enum Command {
+    Fuzz(fuzz::Fuzz),
     Setup(Setup),
     Vm(vm_command::Vm),
 }
@@ -35,6 +37,7 @@ struct Setup {}
 
 fn main() -> ExitCode {
     let result = match argh::from_env::<Xtask>().command {
+        Command::Fuzz(command) => command.run(),
         Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
         Command::Vm(command) => command.run(),
     };

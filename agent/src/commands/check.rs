@@ -156,8 +156,10 @@ impl Device for ThisDevice {
         let armed =
             Triggers::new().and_then(|mut t| t.arm(Path::new(psi::SYSTEM), trigger, Level::Watch));
         armed.map_err(|e| match e.kind() {
-            NotFound => format!("cannot fire: no {}, the kernel has no PSI (CONFIG_PSI)", psi::SYSTEM),
-            Unsupported => "cannot fire: PSI is off, `psi=1` on the kernel command line turns it on".to_owned(),
+            NotFound | Unsupported => format!(
+                "cannot fire: no {}; the kernel needs CONFIG_PSI, and `psi=1` on its command line where it is off by default",
+                psi::SYSTEM
+            ),
             PermissionDenied => "not tried: needs more rights, run it as root".to_owned(),
             InvalidInput => "the kernel refuses this trigger; without CAP_SYS_RESOURCE it takes windows in multiples of 2s only".to_owned(),
             _ => format!("the kernel refuses this trigger: {e}"),

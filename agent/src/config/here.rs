@@ -5,6 +5,7 @@ use super::problem::{Problem, Problems};
 use super::{At, Loaded};
 use lowtide_common::{NEVER, NO_GROUP};
 use lowtide_judge::{Group, Level, Trigger};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 /// Unmatched patterns of one group that are named.
@@ -42,11 +43,13 @@ impl Loaded {
     }
 
     fn refused_triggers(&self, device: &dyn Device, problems: &mut Problems) {
+        let mut reasons = BTreeSet::new();
         let tables = self.effective.document.level.tables();
         for (level, table) in Level::CONFIGURED.into_iter().zip(tables) {
             let Some(set) = &table.trigger else { continue };
             let refused = set.value.0.iter().find_map(|t| device.arm(t).err());
-            if let Some(why) = refused {
+            // A kernel without PSI refuses all of them for one reason.
+            if let Some(why) = refused.filter(|why| reasons.insert(why.clone())) {
                 let key = format!("level.{}.trigger", level.name());
                 self.warn(problems, set.at, key, why);
             }
