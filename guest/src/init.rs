@@ -217,6 +217,8 @@ struct Slot {
     /// For the next process; keeps `output` open between two.
     input: io::PipeWriter,
     partial_line: Vec<u8>,
+    /// Has written a line.
+    spoke: bool,
 }
 
 const KMSG: u64 = u64::MAX;
@@ -253,13 +255,14 @@ impl Guest {
                 EventFlags::IN,
             )?;
             slots.push(Slot {
-                due: Some(start + service.start_ms),
+                due: service.after.is_none().then_some(start + service.start_ms),
                 service,
                 pid: None,
                 pidfd: None,
                 output,
                 input,
                 partial_line: Vec::with_capacity(4096),
+                spoke: false,
             });
         }
         let probe = Probe::open(slots.iter().map(|s| s.service.cgroup.as_str()));
@@ -396,6 +399,7 @@ impl Guest {
 
     fn read_output(&mut self, index: usize) -> io::Result<()> {
         let slot = &mut self.slots[index];
+        let mut spoke = false;
         let mut chunk = [0; 4096];
         // Any error is "nothing more now": the pipe does not block and has a writer, this process.
         while let Ok(n @ 1..) = slot.output.read(&mut chunk) {
@@ -408,10 +412,27 @@ impl Guest {
                         line,
                     })?;
                     slot.partial_line.clear();
+                    spoke = true;
                 }
             }
         }
+        if spoke {
+            self.release_waiting(index);
+        }
         Ok(())
+    }
+
+    /// Schedules what waits for this service's first line.
+    fn release_waiting(&mut self, index: usize) {
+        if std::mem::replace(&mut self.slots[index].spoke, true) {
+            return;
+        }
+        let name = self.slots[index].service.name.clone();
+        for slot in &mut self.slots {
+            if slot.service.after.as_ref() == Some(&name) {
+                slot.due = Some(now() + slot.service.start_ms);
+            }
+        }
     }
 
     fn read_kernel_log(&mut self) -> io::Result<()> {

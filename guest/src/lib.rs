@@ -12,6 +12,8 @@ pub const SCENARIO_FILE: &str = "/scenario.json";
 pub const MODULE_LIST: &str = "/lib/modules/load";
 /// Where the cgroup v2 tree is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// The block device that [`Scenario::disk_mb`] gives.
+pub const DISK: &str = "/dev/nvme0n1";
 
 /// One run of a guest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -21,8 +23,8 @@ pub struct Scenario {
     pub sysctls: BTreeMap<String, String>,
     /// Swap to compressed memory.
     pub zram: Option<Zram>,
-    /// Size in MiB of an empty disk, `/dev/vda`; 0 for none. Reads of it go through the page
-    /// cache and refault as those of any file.
+    /// Size in MiB of an empty disk, [`DISK`]; 0 for none. Reads of it go through the page cache
+    /// and refault as those of any file.
     pub disk_mb: u32,
     /// Text files to install, by absolute path.
     pub files: BTreeMap<String, String>,
@@ -72,7 +74,9 @@ pub struct Service {
     pub command: Vec<String>,
     /// Cgroup to run in, relative to the root of the tree; the root itself if empty.
     pub cgroup: String,
-    /// Time from the end of the set-up to the start.
+    /// Not before this other service has written its first line.
+    pub after: Option<String>,
+    /// Time to the start, from the end of the set-up or from that line.
     pub start_ms: u64,
     /// Started again this long after it ended; 0 for never.
     pub restart_ms: u64,

@@ -1,7 +1,7 @@
 //! The loads, each a subcommand. They report on stdout; a load that has nothing more to do sleeps.
 
 use argh::FromArgs;
-use lowtide_guest::{CGROUP_ROOT, Report};
+use lowtide_guest::{CGROUP_ROOT, DISK, Report};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -28,6 +28,7 @@ enum Kind {
     Heartbeat(Heartbeat),
     Sleeper(Sleeper),
     Many(Many),
+    Churn(Churn),
     Exec(Exec),
 }
 
@@ -54,7 +55,7 @@ struct Hog {
 #[argh(subcommand, name = "refault")]
 struct Refault {
     /// file or block device
-    #[argh(option, default = "PathBuf::from(\"/dev/vda\")")]
+    #[argh(option, default = "PathBuf::from(DISK)")]
     file: PathBuf,
     /// working set, e.g. 300M
     #[argh(option, from_str_fn(size))]
@@ -124,6 +125,18 @@ struct Many {
     parent: String,
 }
 
+/// make and remove cgroups all the time
+#[derive(FromArgs)]
+#[argh(subcommand, name = "churn")]
+struct Churn {
+    /// how many there are at a time
+    #[argh(option, default = "50")]
+    count: u64,
+    /// parent, relative to the root of the tree
+    #[argh(option, default = "String::from(\"churn\")")]
+    parent: String,
+}
+
 /// become another program, in a cgroup and with the default OOM score
 #[derive(FromArgs)]
 #[argh(subcommand, name = "exec")]
@@ -148,6 +161,7 @@ impl Load {
             Kind::Heartbeat(l) => l.run(),
             Kind::Sleeper(l) => l.run(),
             Kind::Many(l) => l.run(),
+            Kind::Churn(l) => l.run(),
             Kind::Exec(l) => l.run(),
         };
         match result {
@@ -300,6 +314,26 @@ impl Many {
             cgroups: self.count,
         });
         sleep_forever()
+    }
+}
+
+impl Churn {
+    fn run(self) -> io::Result<()> {
+        let dir = |i: u64| {
+            Path::new(CGROUP_ROOT)
+                .join(&self.parent)
+                .join(i.to_string())
+        };
+        for i in 0.. {
+            fs::create_dir(dir(i))?;
+            if i >= self.count {
+                fs::remove_dir(dir(i - self.count))?;
+            }
+            if i % 1000 == 0 {
+                report(&Report::Made { cgroups: i });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,16 @@
 //! `cargo xtask …`: builds, boots and measures.
 
 mod apt;
+mod build;
+mod check;
 mod dirs;
 mod fuzz;
+mod guest_tests;
 mod initramfs;
 mod kernel;
 mod programs;
 mod qemu;
+mod scenarios;
 mod shell;
 mod target;
 mod vm;
@@ -26,7 +30,9 @@ struct Xtask {
 #[argh(subcommand)]
 enum Command {
     Fuzz(fuzz::Fuzz),
+    Build(build::Build),
     Setup(Setup),
+    Test(check::Test),
     Vm(vm_command::Vm),
 }
 
@@ -39,6 +45,8 @@ fn main() -> ExitCode {
     let result = match argh::from_env::<Xtask>().command {
         Command::Fuzz(command) => command.run(),
         Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
+        Command::Build(command) => command.run(),
+        Command::Test(command) => command.run(),
         Command::Vm(command) => command.run(),
     };
     result.unwrap_or_else(|e| {

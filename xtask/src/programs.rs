@@ -34,31 +34,32 @@ pub struct Programs {
 
 /// Builds agent and guest program.
 pub fn build(arch: Arch, profile: Profile) -> Result<Programs> {
-    let toolchain = target::prepare(arch)?;
-    say(format_args!("building the programs for {}", arch.triple()));
-    run(toolchain
-        .cargo()
-        .current_dir(dirs::workspace())
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "lowtide",
-            "--package",
-            "lowtide-guest",
-        ])
-        .args([
-            "--profile",
-            profile.name(),
-            "--target",
-            arch.triple(),
-            "--target-dir",
-        ])
-        .arg(dirs::target()))?;
-    let built = dirs::target().join(arch.triple()).join(profile.name());
+    let built = cargo_build(arch, profile, &["lowtide", "lowtide-guest"])?;
     Ok(Programs {
         agent: built.join("lowtide"),
         guest: built.join("lowtide-guest"),
     })
+}
+
+/// Builds the agent alone.
+pub fn build_agent(arch: Arch, profile: Profile) -> Result<PathBuf> {
+    Ok(cargo_build(arch, profile, &["lowtide"])?.join("lowtide"))
+}
+
+/// Builds packages and says in which directory their programs are.
+fn cargo_build(arch: Arch, profile: Profile, packages: &[&str]) -> Result<PathBuf> {
+    let toolchain = target::prepare(arch)?;
+    say(format_args!(
+        "building {} for {}",
+        packages.join(" and "),
+        arch.triple()
+    ));
+    run(toolchain
+        .cargo()
+        .current_dir(dirs::workspace())
+        .args(["build", "--quiet", "--locked", "--profile", profile.name()])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(["--target", arch.triple(), "--target-dir"])
+        .arg(dirs::target()))?;
+    Ok(dirs::target().join(arch.triple()).join(profile.name()))
 }

@@ -1,6 +1,6 @@
 //! QEMU: getting it, and what it is told for each architecture.
 
-use crate::apt::{self, Apt};
+use crate::apt;
 use crate::shell::{exists, say};
 use crate::target::Arch;
 use anyhow::{Result, bail};

@@ -53,8 +53,6 @@ pub struct Guest {
 #[derive(Debug)]
 pub struct Run {
     pub events: Vec<Event>,
-    /// What the kernel and the init wrote to the serial console.
-    pub console: String,
 }
 
 impl Guest {
@@ -129,17 +127,19 @@ impl Guest {
             .with_context(|| format!("cannot run {qemu:?}"))?;
         let mut qemu = Running(qemu);
         let (events, ended) = collect(&mut qemu.0, limit, on_event)?;
-        let console = fs::read(&console).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console).into_owned();
         if let Some(why) = ended {
             let mut stderr = String::new();
             qemu.stop();
             if let Some(pipe) = qemu.0.stderr.take() {
                 stderr = std::io::read_to_string(pipe).unwrap_or_default();
             }
-            bail!("{why}\n{}{}", stderr, tail(&console, 40));
+            let console = fs::read(&console).unwrap_or_default();
+            bail!(
+                "{why}\n{stderr}{}",
+                tail(&String::from_utf8_lossy(&console), 40)
+            );
         }
-        Ok(Run { events, console })
+        Ok(Run { events })
     }
 
     fn initramfs(&self) -> Result<Vec<u8>> {
@@ -303,14 +303,6 @@ impl Run {
     pub fn oom_lines(&self) -> impl Iterator<Item = (u64, &str)> {
         self.events.iter().filter_map(|e| match &e.what {
             What::Kernel { line } if line.contains("Killed process") => Some((e.t, line.as_str())),
-            _ => None,
-        })
-    }
-
-    /// Contents of a file that the scenario collected at the end.
-    pub fn file(&self, wanted: &str) -> Option<&str> {
-        self.events.iter().find_map(|e| match &e.what {
-            What::File { path, text } if path == wanted => text.as_deref(),
             _ => None,
         })
     }

@@ -3,8 +3,9 @@
 use crate::kernel;
 use crate::programs::{self, Profile};
 use crate::qemu;
+use crate::scenarios::{self, CONFIG};
 use crate::target::Arch;
-use crate::vm::{AGENT, Guest};
+use crate::vm::Guest;
 use anyhow::{Context as _, Result, bail};
 use argh::FromArgs;
 use lowtide_guest::{Event, Scenario, Service, What};
@@ -14,8 +15,6 @@ use std::process::ExitCode;
 
 /// Name of the service that a command runs as.
 const COMMAND: &str = "command";
-/// Where a config goes in the guest.
-const CONFIG: &str = "/etc/lowtide/config.toml";
 
 /// boot a guest, run a scenario or a command in it, print what happens
 #[derive(FromArgs)]
@@ -67,7 +66,7 @@ impl Vm {
             let text = fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             scenario.files.insert(CONFIG.into(), text);
-            scenario.services.insert(0, agent());
+            scenario.services.insert(0, scenarios::agent());
         }
         let command = self
             .command
@@ -111,18 +110,6 @@ impl Vm {
             }
             None => bail!("the command was still running at the time limit"),
         }
-    }
-}
-
-/// The agent as a service of a guest.
-pub fn agent() -> Service {
-    Service {
-        name: "lowtide".into(),
-        command: [AGENT, "run", "--config", CONFIG]
-            .map(String::from)
-            .to_vec(),
-        cgroup: "lowtide".into(),
-        ..Service::default()
     }
 }
 

@@ -1,0 +1,170 @@
+//! `cargo xtask test`: everything that tells whether the project is sound.
+
+use crate::dirs;
+use crate::guest_tests;
+use crate::shell::say;
+use anyhow::{Context as _, Result};
+use argh::FromArgs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+
+/// run all checks and tests: formatting, lints, unit and property tests, guests
+#[derive(FromArgs)]
+#[argh(subcommand, name = "test")]
+pub struct Test {
+    /// only what runs on the host
+    #[argh(switch)]
+    unit: bool,
+    /// only what runs in guests
+    #[argh(switch)]
+    guest: bool,
+    /// only tests whose name contains this
+    #[argh(positional)]
+    filter: Option<String>,
+}
+
+/// How many tests ended how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub passed: u32,
+    pub failed: u32,
+    pub skipped: u32,
+}
+
+impl Tally {
+    pub fn count(&mut self, ok: bool) {
+        if ok {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+        }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl Test {
+    pub fn run(self) -> Result<ExitCode> {
+        let filter = self.filter.as_deref();
+        let mut tally = Tally::default();
+        if self.unit || !self.guest {
+            if filter.is_none() {
+                for (name, arguments) in LINTS {
+                    tally.count(cargo(name, arguments)?);
+                }
+            }
+            tally.add(cargo_test(filter)?);
+        }
+        if self.guest || !self.unit {
+            tally.add(guest_tests::run(filter)?);
+        }
+        if tally.passed + tally.failed == 0 {
+            say(format_args!(
+                "no test is named like {:?}",
+                filter.unwrap_or_default()
+            ));
+            tally.failed = 1;
+        }
+        let Tally {
+            passed,
+            failed,
+            skipped,
+        } = tally;
+        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        Ok(if failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+const LINTS: [(&str, &[&str]); 2] = [
+    ("formatting", &["fmt", "--all", "--check"]),
+    (
+        "lints",
+        &[
+            "clippy",
+            "--quiet",
+            "--locked",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-Dwarnings",
+        ],
+    ),
+];
+
+/// Runs cargo in the workspace and says whether it was content.
+fn cargo(name: &str, arguments: &[&str]) -> Result<bool> {
+    say(name);
+    let status = Command::new("cargo")
+        .current_dir(dirs::workspace())
+        .args(arguments)
+        .status()
+        .context("cannot run cargo")?;
+    println!("test {name} ... {}", verdict(status.success()));
+    Ok(status.success())
+}
+
+/// Runs the workspace's unit and property tests and adds up what their harnesses counted.
+fn cargo_test(filter: Option<&str>) -> Result<Tally> {
+    say("unit and property tests");
+    let mut child = Command::new("cargo")
+        .current_dir(dirs::workspace())
+        .args([
+            "test",
+            "--quiet",
+            "--locked",
+            "--workspace",
+            "--no-fail-fast",
+        ])
+        .args(filter)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(child.stdout.take().context("stdout is piped")?).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            tally.passed += count_before(counts, " passed");
+            tally.failed += count_before(counts, " failed");
+            tally.skipped += count_before(counts, " ignored");
+        }
+    }
+    // A test binary that does not build, or dies, counts no test of its own.
+    if !child.wait()?.success() && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+/// The number in front of a word: 12 for ` passed` in `ok. 12 passed; 0 failed`.
+fn count_before(text: &str, word: &str) -> u32 {
+    text.split_once(word)
+        .and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+pub fn verdict(ok: bool) -> &'static str {
+    if ok { "ok" } else { "FAILED" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_come_from_the_harness() {
+        let line = "FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out";
+        assert_eq!(count_before(line, " passed"), 12);
+        assert_eq!(count_before(line, " failed"), 3);
+        assert_eq!(count_before(line, " ignored"), 1);
+        assert_eq!(count_before("nothing", " passed"), 0);
+    }
+}

@@ -1,0 +1,222 @@
+//! Tests of the agent on real kernels under real pressure. What counts is what the guest's kernel
+//! says: its log, its counters, its cgroup files, and how processes ended.
+
+use crate::check::{Tally, verdict};
+use crate::dirs;
+use crate::kernel::{self, Kernel};
+use crate::programs::{self, Profile, Programs};
+use crate::qemu;
+use crate::scenarios::{self, HOG, LIFELINE, SENSOR};
+use crate::shell::say;
+use crate::target::Arch;
+use crate::vm::{Guest, Run};
+use anyhow::{Context as _, Result, ensure};
+use lowtide_guest::{Report, Scenario};
+use std::fs;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
+
+/// One guest and what must be true of it afterwards.
+struct Case {
+    name: &'static str,
+    /// Kernel version; the newest 7.x if absent.
+    kernel: Option<&'static str>,
+    memory_mb: u32,
+    scenario: fn() -> Scenario,
+    check: fn(&Run) -> Result<()>,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "without_the_agent_the_kernel_kills",
+        kernel: None,
+        memory_mb: 256,
+        scenario: || scenarios::without_agent(scenarios::fast_hog()),
+        check: |run| {
+            ensure!(
+                run.oom_lines().count() > 0,
+                "the kernel's log has no OOM kill"
+            );
+            ensure!(oom_kills(run) > 0, "the kernel counts no OOM kill");
+            Ok(())
+        },
+    },
+    Case {
+        name: "the_configured_victim_goes_and_nothing_else",
+        kernel: None,
+        memory_mb: 256,
+        scenario: scenarios::fast_hog,
+        check: only_the_hog_goes,
+    },
+    Case {
+        name: "cgroups_vanish_during_the_walk",
+        kernel: None,
+        memory_mb: 256,
+        scenario: || scenarios::with_load(scenarios::fast_hog(), "churn", &["churn"]),
+        check: |run| {
+            let made = run.reports("churn").filter_map(|(_, report)| match report {
+                Report::Made { cgroups } => Some(cgroups),
+                _ => None,
+            });
+            ensure!(
+                made.max().unwrap_or(0) >= 1000,
+                "hardly any cgroup came and went"
+            );
+            only_the_hog_goes(run)
+        },
+    },
+    Case {
+        name: "two_thousand_cgroups",
+        kernel: None,
+        memory_mb: 512,
+        scenario: || {
+            scenarios::with_load(scenarios::fast_hog(), "many", &["many", "--count", "2000"])
+        },
+        check: |run| {
+            let made = Report::Made { cgroups: 2000 };
+            ensure!(
+                run.reports("many").any(|(_, r)| r == made),
+                "the cgroups were not made"
+            );
+            only_the_hog_goes(run)
+        },
+    },
+    Case {
+        name: "a_bad_config_is_refused_with_its_place",
+        kernel: None,
+        memory_mb: 256,
+        scenario: || scenarios::with_config("[level.critical]\ntrigger = \"lots\"\n"),
+        check: |run| {
+            let (_, code, _) = run.exited("lowtide").context("the agent goes on")?;
+            ensure!(code.is_some_and(|c| c != 0), "the agent ends with {code:?}");
+            ensure!(
+                run.lines("lowtide")
+                    .any(|(_, line)| line.contains("config.toml:2")),
+                "no line names file and line"
+            );
+            Ok(())
+        },
+    },
+    Case {
+        name: "a_kernel_without_the_kfuncs_is_named",
+        kernel: Some("6.12"),
+        memory_mb: 256,
+        scenario: scenarios::idle,
+        check: |run| {
+            ensure!(
+                run.lines("lowtide")
+                    .any(|(_, line)| line.contains("bpf_get_root_mem_cgroup")),
+                "no line names the missing kfunc"
+            );
+            Ok(())
+        },
+    },
+];
+
+/// The hog is killed by the agent, in time, and everything else lives on.
+fn only_the_hog_goes(run: &Run) -> Result<()> {
+    let (killed, _, signal) = run.exited(HOG).context("the hog was not killed")?;
+    ensure!(matches!(signal, Some(9 | 15)), "the hog ended by itself");
+    for service in [SENSOR, LIFELINE, "lowtide"] {
+        ensure!(run.exited(service).is_none(), "{service} ended, too");
+    }
+    ensure!(
+        oom_kills(run) == 0,
+        "the kernel counts {} OOM kills",
+        oom_kills(run)
+    );
+    if let Some((_, line)) = run.oom_lines().next() {
+        anyhow::bail!("the kernel killed: {line}");
+    }
+    ensure!(
+        run.reports(LIFELINE)
+            .any(|(t, r)| t > killed && matches!(r, Report::Heartbeat { .. })),
+        "the lifeline does not answer after the kill"
+    );
+    Ok(())
+}
+
+/// OOM kills by the kernel that its own counters know of.
+fn oom_kills(run: &Run) -> u64 {
+    run.samples()
+        .last()
+        .map_or(0, |(_, sample)| sample.oom_kills)
+}
+
+/// Runs the cases whose name contains the filter, as many at a time as there are cores.
+pub fn run(filter: Option<&str>) -> Result<Tally> {
+    let arch = Arch::X86_64;
+    let wanted = CASES
+        .iter()
+        .filter(|c| filter.is_none_or(|f| c.name.contains(f)));
+    let wanted = wanted
+        .map(|case| Ok((case, kernel::find(arch, case.kernel)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut tally = Tally::default();
+    if wanted.is_empty() {
+        return Ok(tally);
+    }
+    qemu::install(arch)?;
+    let programs = programs::build(arch, Profile::Guest)?;
+    let records = dirs::target().join("guest-tests");
+    fs::create_dir_all(&records)?;
+    say(format_args!(
+        "{} guests; what they say goes to {}",
+        wanted.len(),
+        records.display()
+    ));
+    let queue = Mutex::new(wanted.iter());
+    let results = Mutex::new(&mut tally);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                // The lock is held for this line only.
+                while let Some((case, kernel)) = { queue.lock().expect("no panic under it").next() }
+                {
+                    let start = Instant::now();
+                    let result = case.run(kernel.clone(), &programs);
+                    let seconds = start.elapsed().as_secs();
+                    println!(
+                        "test guest::{} ... {} ({seconds} s)",
+                        case.name,
+                        verdict(result.is_ok())
+                    );
+                    if let Err(e) = &result {
+                        println!("    {e:#}");
+                    }
+                    results
+                        .lock()
+                        .expect("no panic under it")
+                        .count(result.is_ok());
+                }
+            });
+        }
+    });
+    Ok(tally)
+}
+
+impl Case {
+    fn run(&self, kernel: Kernel, programs: &Programs) -> Result<()> {
+        let guest = Guest {
+            kernel,
+            programs: programs.clone(),
+            memory_mb: self.memory_mb,
+            scenario: (self.scenario)(),
+            files: Vec::new(),
+            append: String::new(),
+        };
+        let mut record = String::new();
+        let run = guest.run(|event| {
+            record.push_str(&serde_json::to_string(event).expect("it came from JSON"));
+            record.push('\n');
+        });
+        fs::write(
+            dirs::target()
+                .join("guest-tests")
+                .join(format!("{}.jsonl", self.name)),
+            record,
+        )?;
+        (self.check)(&run?)
+    }
+}

@@ -1,0 +1,130 @@
+//! Scenarios that tests, demo and benchmarks share: a small device with something to keep alive,
+//! something useful and something that eats memory.
+
+use crate::vm::{AGENT, GUEST};
+use lowtide_guest::{Cgroup, Scenario, Service};
+
+/// Service that must keep answering.
+pub const LIFELINE: &str = "lifeline";
+/// Service that is worth more than the hog.
+pub const SENSOR: &str = "sensor";
+/// Service that the config ranks first.
+pub const HOG: &str = "media";
+
+/// Where the config of the agent lies in a guest.
+pub const CONFIG: &str = "/etc/lowtide/config.toml";
+
+const DEVICE: &str = r#"
+[[group]]
+name    = "lifeline"
+kill    = "never"
+cgroups = ["lifeline/**"]
+
+[[group]]
+name    = "sensor"
+kill    = 100
+cgroups = ["apps/sensor"]
+
+[[group]]
+name    = "media"
+kill    = 800
+cgroups = ["apps/media"]
+"#;
+
+/// A load as a service in a cgroup.
+pub fn load(name: &str, cgroup: &str, arguments: &[&str]) -> Service {
+    Service {
+        name: name.into(),
+        command: std::iter::once(&GUEST)
+            .chain(arguments)
+            .map(|s| (*s).to_owned())
+            .collect(),
+        cgroup: cgroup.into(),
+        ..Service::default()
+    }
+}
+
+/// The agent, with the config at [`CONFIG`].
+pub fn agent() -> Service {
+    Service {
+        name: "lowtide".into(),
+        command: [AGENT, "run", "--config", CONFIG]
+            .map(String::from)
+            .to_vec(),
+        cgroup: "lowtide".into(),
+        ..Service::default()
+    }
+}
+
+/// The agent alone with this config, until it ends.
+pub fn with_config(config: &str) -> Scenario {
+    Scenario {
+        files: [(CONFIG.into(), config.into())].into(),
+        services: vec![agent()],
+        until: Some("lowtide".into()),
+        limit_s: 20,
+        ..Scenario::default()
+    }
+}
+
+/// The device at rest, for a few seconds.
+pub fn idle() -> Scenario {
+    Scenario {
+        files: [(CONFIG.into(), DEVICE.into())].into(),
+        services: vec![
+            agent(),
+            load(LIFELINE, "lifeline/heartbeat", &["heartbeat"]),
+            load(SENSOR, "apps/sensor", &["sleeper", "--size", "20M"]),
+        ],
+        limit_s: 20,
+        ..Scenario::default()
+    }
+}
+
+/// A service starts to eat 20 MB a second as soon as the agent has said its first line.
+pub fn fast_hog() -> Scenario {
+    let mut scenario = idle();
+    let hog = load(HOG, "apps/media", &["hog", "--rate", "20M"]);
+    scenario.services.push(Service {
+        after: Some("lowtide".into()),
+        start_ms: 1000,
+        ..hog
+    });
+    Scenario {
+        until: Some(HOG.into()),
+        linger_ms: 3000,
+        limit_s: 90,
+        ..scenario
+    }
+}
+
+/// The same without the agent: what waited for it waits for the lifeline.
+pub fn without_agent(mut scenario: Scenario) -> Scenario {
+    scenario.services.retain(|s| s.name != "lowtide");
+    for service in &mut scenario.services {
+        if service.after.as_deref() == Some("lowtide") {
+            service.after = Some(LIFELINE.into());
+        }
+    }
+    scenario
+}
+
+/// With one more load, which has a cgroup named as itself to play in and sits beside it. The hog
+/// waits for its first report as well.
+pub fn with_load(mut scenario: Scenario, name: &str, arguments: &[&str]) -> Scenario {
+    scenario.cgroups.push(Cgroup {
+        path: format!("{name}/x"),
+        ..Cgroup::default()
+    });
+    let first = load(name, "loads", arguments);
+    scenario.services.push(Service {
+        after: Some("lowtide".into()),
+        ..first
+    });
+    for service in &mut scenario.services {
+        if service.name == HOG {
+            service.after = Some(name.into());
+        }
+    }
+    scenario
+}
