@@ -8,6 +8,7 @@ mod fuzz;
 mod guest_tests;
 mod initramfs;
 mod kernel;
+mod lint;
 mod programs;
 mod qemu;
 mod scenarios;
@@ -15,6 +16,7 @@ mod shell;
 mod target;
 mod vm;
 mod vm_command;
+mod yocto;
 
 use argh::FromArgs;
 use std::process::ExitCode;
@@ -31,9 +33,11 @@ struct Xtask {
 enum Command {
     Fuzz(fuzz::Fuzz),
     Build(build::Build),
+    Lint(lint::Lint),
     Setup(Setup),
     Test(check::Test),
     Vm(vm_command::Vm),
+    YoctoCrates(yocto::YoctoCrates),
 }
 
 /// get what the guests need: QEMU, the newest kernel, busybox, a static toolchain
@@ -47,7 +51,9 @@ fn main() -> ExitCode {
         Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
         Command::Build(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Lint(command) => command.run(),
         Command::Vm(command) => command.run(),
+        Command::YoctoCrates(command) => command.run(),
     };
     result.unwrap_or_else(|e| {
         eprintln!("error: {e:#}");

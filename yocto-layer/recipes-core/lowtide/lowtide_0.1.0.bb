@@ -1,0 +1,69 @@
+# nooelint: oelint.var.mandatoryvar.HOMEPAGE
+SUMMARY = "Out-of-memory agent for edge devices"
+DESCRIPTION = "Keeps a device usable when memory runs out: woken by PSI before the stall, \
+               it reclaims, throttles or kills what the config ranks first, verifies the \
+               relief, and can say afterwards why."
+SECTION = "base"
+CVE_PRODUCT = "lowtide"
+# The BPF program inside is loaded into the kernel, hence its second choice.
+LICENSE = "(MIT | Apache-2.0) & (MIT | GPL-2.0-only)"
+LIC_FILES_CHKSUM = "\
+    file://LICENSE-MIT;md5=251ea8cbda337d5b0b2ae39700267aa8 \
+    file://LICENSE-APACHE;md5=3b83ef96387f14655fc854ddc3c6bd57 \
+"
+
+require lowtide-crates.inc
+# The layer is a part of the source tree, and builds the tree that it is in.
+# nooelint: oelint.vars.fileextrapaths, oelint.vars.outofcontext
+FILESEXTRAPATHS:prepend := "${THISDIR}/../../..:"
+SRC_URI += "\
+    file://Cargo.toml;subdir=${BP} \
+    file://Cargo.lock;subdir=${BP} \
+    file://LICENSE-APACHE;subdir=${BP} \
+    file://LICENSE-MIT;subdir=${BP} \
+    file://agent;subdir=${BP} \
+    file://agent-common;subdir=${BP} \
+    file://config;subdir=${BP} \
+    file://guest;subdir=${BP} \
+    file://judge;subdir=${BP} \
+    file://pkg;subdir=${BP} \
+    file://xtask;subdir=${BP} \
+    file://run-ptest \
+"
+
+inherit cargo ptest-cargo systemd update-rc.d
+
+CARGO_SRC_DIR = "agent"
+# The other tests compare with files of the source tree.
+CARGO_SRC_DIR:task-compile-ptest-cargo = "judge"
+# Symbols go to the -dbg package.
+export CARGO_PROFILE_RELEASE_STRIP = "false"
+
+INITSCRIPT_NAME = "lowtide"
+# Right after the volatile directories are there, before any service.
+INITSCRIPT_PARAMS = "start 39 S . stop 90 0 6 ."
+SYSTEMD_SERVICE:${PN} = "lowtide.service"
+
+do_install:append() {
+    install -Dm 0644 ${S}/pkg/config.toml ${D}${sysconfdir}/lowtide/config.toml
+    install -d ${D}${nonarch_libdir}/lowtide/profiles
+    install -m 0644 ${S}/config/lowtide.schema.json ${D}${nonarch_libdir}/lowtide
+    install -m 0644 ${S}/config/profiles/*.toml ${D}${nonarch_libdir}/lowtide/profiles
+    install -Dm 0644 ${S}/config/config.toml ${D}${docdir}/${BPN}/config.toml
+
+    if ${@bb.utils.contains('DISTRO_FEATURES', 'systemd', 'true', 'false', d)}; then
+        install -Dm 0644 ${S}/pkg/lowtide.service ${D}${systemd_system_unitdir}/lowtide.service
+    fi
+    if ${@bb.utils.contains('DISTRO_FEATURES', 'sysvinit', 'true', 'false', d)}; then
+        install -Dm 0755 ${S}/pkg/lowtide.init ${D}${sysconfdir}/init.d/lowtide
+    fi
+}
+
+PACKAGE_BEFORE_PN = "${PN}-profiles"
+
+# nooelint: oelint.var.filesoverride
+FILES:${PN}-profiles = "${nonarch_libdir}/lowtide"
+CONFFILES:${PN} = "${sysconfdir}/lowtide/config.toml"
+
+RDEPENDS:${PN}-ptest += "${PN}-profiles"
+RRECOMMENDS:${PN} = "${PN}-profiles"
