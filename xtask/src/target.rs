@@ -200,8 +200,8 @@ fn add_source(sysroot: &Path) -> Result<()> {
     let unpacked = dirs::cache("rust-src")?.join(&version);
     dirs::make_once(&unpacked, |into| {
         for suite in ["trixie-backports", "trixie", "sid"] {
-            let apt =
-                Apt::open(suite, "all").or_else(|_| Apt::open(suite, Arch::X86_64.debian()))?;
+            // Every architecture's list has what is for all of them.
+            let apt = Apt::open(suite, Arch::X86_64.debian())?;
             let versions = apt.versions("rust-src")?;
             if let Some(fits) = versions
                 .iter()
@@ -238,27 +238,6 @@ fn build_std(arch: Arch, toolchain: &Toolchain, sysroot: &Path) -> Result<()> {
             fs::copy(musl.join(name), startup.join(name))
                 .with_context(|| format!("{name} of musl for {triple}"))?;
         }
-        // What unwinding and C++ constructors need is not needed here: rust-lld makes the tables
-        // that musl runs, so that empty files do.
-        fs::write(startup.join("libunwind.a"), "!<arch>\n")?;
-        let empty = work.path().join("empty.rs");
-        fs::write(&empty, "#![no_std]\n")?;
-        for name in ["crtbegin", "crtend", "crtbeginS", "crtendS", "crtbeginT"] {
-            run(Command::new(sysroot.join("bin/rustc"))
-                .env_remove("LD_LIBRARY_PATH")
-                .args([
-                    "--target",
-                    triple,
-                    "--crate-type",
-                    "lib",
-                    "--crate-name",
-                    "empty",
-                ])
-                .args(["--emit", "obj", "-Cpanic=abort", "-o"])
-                .arg(startup.join(format!("{name}.o")))
-                .arg(&empty))?;
-        }
-
         let package = work.path().join("std");
         fs::create_dir_all(package.join("src"))?;
         fs::write(package.join("src/lib.rs"), "#![no_std]\n")?;
@@ -287,6 +266,28 @@ fn build_std(arch: Arch, toolchain: &Toolchain, sysroot: &Path) -> Result<()> {
             if name.ends_with(".rlib") && !name.starts_with("libstdonly-") {
                 fs::copy(&path, lib.join(name))?;
             }
+        }
+        // What unwinding and C++ constructors need is not needed here: rust-lld makes the tables
+        // that musl runs, so that empty files do.
+        fs::write(startup.join("libunwind.a"), "!<arch>\n")?;
+        let empty = work.path().join("empty.rs");
+        fs::write(&empty, "#![no_std]\n")?;
+        for name in ["crtbegin", "crtend", "crtbeginS", "crtendS", "crtbeginT"] {
+            run(Command::new(sysroot.join("bin/rustc"))
+                .env_remove("LD_LIBRARY_PATH")
+                .args([
+                    "--target",
+                    triple,
+                    "--crate-type",
+                    "lib",
+                    "--crate-name",
+                    "empty",
+                ])
+                .args(["--emit", "obj", "-Cpanic=abort", "-L"])
+                .arg(&lib)
+                .arg("-o")
+                .arg(startup.join(format!("{name}.o")))
+                .arg(&empty))?;
         }
         Ok(())
     })
