@@ -91,6 +91,8 @@ impl Row {
     pub const LEAF: u32 = 2;
     /// It can be killed as it stands: a unit, or a leaf outside any unit.
     pub const KILLABLE: u32 = 4;
+    /// As [`Row::KILLABLE`], with or without processes in it.
+    pub const RECLAIMABLE: u32 = 8;
 
     pub const ZERO: Self = Self {
         id: 0,
@@ -241,4 +243,37 @@ impl Survey {
     pub fn unclassified(&self) -> &[u64] {
         &self.unclassified[..UNCLASSIFIED.min(self.unclassified_len as usize)]
     }
+}
+
+/// Where the running kernel keeps what the BPF program reads: byte offsets, and values of enums.
+/// The agent fills it in from the kernel's BTF before the program is loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelLayout {
+    pub mem_cgroup_css: u64,
+    pub css_cgroup: u64,
+    pub css_flags: u64,
+    pub css_children: u64,
+    pub cgroup_kn: u64,
+    pub cgroup_level: u64,
+    pub cgroup_populated_csets: u64,
+    pub cgroup_populated_domains: u64,
+    pub cgroup_populated_threaded: u64,
+    pub kernfs_node_id: u64,
+    /// 0 where the kernel has no PSI.
+    pub cgroup_psi: u64,
+    /// Of `psi_group.total[PSI_AVGS][PSI_MEM_SOME]`, from the start of the group.
+    pub psi_mem_some: u64,
+    pub psi_mem_full: u64,
+    pub css_online: u64,
+    pub nr_anon_mapped: u64,
+    pub nr_file_pages: u64,
+    pub nr_file_mapped: u64,
+    pub nr_shmem: u64,
+    pub memcg_swap: u64,
+    pub refault_anon: u64,
+    pub refault_file: u64,
+    pub memcg_high: u64,
+    pub memcg_max: u64,
+    pub memcg_oom_kill: u64,
 }
