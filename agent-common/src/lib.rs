@@ -49,6 +49,8 @@ impl Rule {
 }
 
 /// What one memcg uses and suffers; figures are hierarchical (the memcg with its descendants).
+///
+/// At most 128 bytes, which a BPF program copies without a call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -71,28 +73,28 @@ pub struct Row {
     pub psi_some_ns: u64,
     pub psi_full_ns: u64,
     /// memory.events: times throttled at memory.high.
-    pub event_high: u64,
+    pub event_high: u32,
     /// memory.events: times at memory.max.
-    pub event_max: u64,
+    pub event_max: u32,
     /// memory.events: processes killed by the kernel OOM killer.
-    pub event_oom_kill: u64,
+    pub event_oom_kill: u32,
     /// Depth below the root, which has level 0.
-    pub level: u32,
+    pub level: u16,
     /// [`Row::POPULATED`] and friends.
-    pub flags: u32,
+    pub flags: u16,
     /// The rule in force: its own, or the nearest ancestor's.
     pub rule: Rule,
 }
 
 impl Row {
     /// There are processes in it or below it.
-    pub const POPULATED: u32 = 1;
+    pub const POPULATED: u16 = 1;
     /// No memcg below it.
-    pub const LEAF: u32 = 2;
+    pub const LEAF: u16 = 2;
     /// It can be killed as it stands: a unit, or a leaf outside any unit.
-    pub const KILLABLE: u32 = 4;
+    pub const KILLABLE: u16 = 4;
     /// As [`Row::KILLABLE`], with or without processes in it.
-    pub const RECLAIMABLE: u32 = 8;
+    pub const RECLAIMABLE: u16 = 8;
 
     pub const ZERO: Self = Self {
         id: 0,

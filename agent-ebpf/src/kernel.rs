@@ -156,10 +156,9 @@ impl Memcg {
     }
 
     #[inline(always)]
-    fn event(self, event: u64) -> u64 {
+    fn event(self, event: u64) -> u32 {
         // SAFETY: as above.
-        let count = unsafe { bpf_mem_cgroup_memory_events(self.0, event as u32) };
-        if count == u64::MAX { 0 } else { count }
+        unsafe { bpf_mem_cgroup_memory_events(self.0, event as u32) as u32 }
     }
 
     #[inline(always)]
@@ -191,15 +190,15 @@ impl Memcg {
         self.state(layout!(refault_file))
     }
     #[inline(always)]
-    pub fn event_high(self) -> u64 {
+    pub fn event_high(self) -> u32 {
         self.event(layout!(memcg_high))
     }
     #[inline(always)]
-    pub fn event_max(self) -> u64 {
+    pub fn event_max(self) -> u32 {
         self.event(layout!(memcg_max))
     }
     #[inline(always)]
-    pub fn event_oom_kill(self) -> u64 {
+    pub fn event_oom_kill(self) -> u32 {
         self.event(layout!(memcg_oom_kill))
     }
 }
@@ -210,7 +209,7 @@ pub struct Node {
     css: *mut Css,
     cgroup: *mut Cgroup,
     pub id: u64,
-    pub level: u32,
+    pub level: u16,
 }
 
 impl Node {
@@ -220,7 +219,7 @@ impl Node {
         unsafe {
             let cgroup: *mut Cgroup = field(css, layout!(css_cgroup));
             let kn: *mut u8 = field(cgroup, layout!(cgroup_kn));
-            Self { css, cgroup, id: field(kn, layout!(kernfs_node_id)), level: field(cgroup, layout!(cgroup_level)) }
+            Self { css, cgroup, id: field(kn, layout!(kernfs_node_id)), level: field::<i32, _>(cgroup, layout!(cgroup_level)) as u16 }
         }
     }
 

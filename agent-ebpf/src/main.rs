@@ -8,7 +8,7 @@ mod kernel;
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
-use best::Best;
+use best::{Best, copy};
 use kernel::{Memcg, Node, walk, with_memcg};
 use lowtide_common::{MAX_DEPTH, NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
 
@@ -159,7 +159,7 @@ fn measure(node: Node, memcg: Memcg, known: bool, request: &Request, out: &mut S
     row.swap = memcg.swap();
     if row.level == 0 {
         rest(node, memcg, row);
-        out.system = *row;
+        copy(&mut out.system, row);
     } else {
         out.memcgs += 1;
     }
@@ -185,7 +185,7 @@ fn measure(node: Node, memcg: Memcg, known: bool, request: &Request, out: &mut S
     if all_rows {
         if let Some(slot) = ROWS.get_ptr_mut(out.rows_len) {
             // SAFETY: the map's own element.
-            unsafe { *slot = *row };
+            copy(unsafe { &mut *slot }, row);
         }
         out.rows_len += 1;
     }

@@ -5,6 +5,7 @@
 pub mod act;
 pub mod commands;
 pub mod config;
+pub mod daemon;
 pub mod sense;
 mod sys;
 pub mod tell;

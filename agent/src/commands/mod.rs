@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod run;
 
 use std::process::ExitCode;
 
@@ -15,6 +16,7 @@ struct Lowtide {
 #[derive(argh::FromArgs)]
 #[argh(subcommand)]
 enum Command {
+    Run(run::Run),
     Check(check::Check),
     Config(config::ShowConfig),
 }
@@ -22,6 +24,7 @@ enum Command {
 /// The whole of the program.
 pub fn main() -> ExitCode {
     match argh::from_env::<Lowtide>().command {
+        Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
         Command::Config(config) => config.run(),
     }

@@ -1,5 +1,6 @@
 //! Sense: what presses, and who is there. Nothing here decides.
 
+pub mod kfunc;
 pub mod meminfo;
 pub mod psi;
 pub mod tree;

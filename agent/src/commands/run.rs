@@ -1,0 +1,50 @@
+use crate::config::{self, Paths};
+use crate::daemon::Daemon;
+use crate::tell::Log;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Runs the agent until SIGTERM; SIGHUP reads the config anew.
+#[derive(argh::FromArgs)]
+#[argh(subcommand, name = "run")]
+pub struct Run {
+    /// read this file instead of those of the system; may be given more than once, later ones
+    /// set single keys over earlier ones
+    #[argh(option)]
+    config: Vec<PathBuf>,
+}
+
+impl Run {
+    /// Fails when the config cannot be used or the kernel offers nothing to work with.
+    pub fn run(self) -> ExitCode {
+        let mut log = Log::open();
+        let paths = Paths::new(None, self.config);
+        let config = match config::load(&paths) {
+            Ok(config) => config,
+            Err(problems) => {
+                eprintln!("{problems}");
+                log.error(format_args!(
+                    "the config cannot be used, see `lowtide check`"
+                ));
+                return ExitCode::FAILURE;
+            }
+        };
+        for problem in config.warnings.iter() {
+            log.warning(format_args!("{problem}"));
+        }
+        let (daemon, triggers) = match Daemon::start(config, log) {
+            Ok(started) => started,
+            Err(error) => {
+                Log::open().error(format_args!("{error}"));
+                return ExitCode::FAILURE;
+            }
+        };
+        match smol::block_on(daemon.run(triggers, &paths)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                Log::open().error(format_args!("stopped: {error}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The running agent: sleeps on triggers, and on one runs sense → judge → act → tell until the
+//! verdict is to do nothing more.
+
+use crate::act;
+use crate::config::{self, Loaded, Paths, rule};
+use crate::sense::meminfo::Meminfo;
+use crate::sense::psi::{self, Triggers};
+use crate::sense::tree::Tree;
+use crate::sense::{Surveyor, kfunc};
+use crate::tell::Log;
+use crate::tell::words::{Because, Figures, Size, Target};
+use async_signal::{Signal, Signals};
+use lowtide_common::NO_GROUP;
+use lowtide_judge::{History, Level, Millis, Outcome, Verdict, judge};
+use smol::future::FutureExt as _;
+use smol::stream::StreamExt as _;
+use smol::{Async, Timer};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Steps taken on one wake-up before the descriptors are looked at again; each step waits for
+/// what it did, so this bounds an episode without ever being the reason that it ends early.
+const STEPS: usize = 64;
+
+pub struct Daemon {
+    config: Loaded,
+    surveyor: Surveyor,
+    meminfo: Meminfo,
+    history: History,
+    log: Log,
+    born: Instant,
+    /// What the last line about doing nothing said, so that it is said once.
+    last_why: Option<lowtide_judge::Why>,
+}
+
+/// Why the sleep ended.
+enum Woken {
+    Trigger,
+    LookAgain,
+    Reload,
+    Stop(Signal),
+}
+
+impl Daemon {
+    /// Opens everything that the agent will ever need.
+    pub fn start(config: Loaded, mut log: Log) -> io::Result<(Self, Triggers)> {
+        protect_self(&mut log);
+        let tree = Tree::open()?;
+        let engine = kfunc::Kfunc::open(&kfunc::Options::default())
+            .map_err(|m| io::Error::other(m.to_string()))?;
+        let mut surveyor = Surveyor::new(Box::new(engine), tree);
+        let ruled = surveyor.classify_all(&config.matcher)?;
+        let triggers = arm(&config, &mut log)?;
+        log.info(format_args!(
+            "{} engine, {} triggers armed, {} groups cover {ruled} cgroups",
+            surveyor.engine(),
+            triggers.len(),
+            config.policy.groups.len(),
+        ));
+        let this = Self {
+            config,
+            surveyor,
+            meminfo: Meminfo::open()?,
+            history: History::default(),
+            log,
+            born: Instant::now(),
+            last_why: None,
+        };
+        Ok((this, triggers))
+    }
+
+    /// Runs until SIGTERM or SIGINT.
+    pub async fn run(mut self, triggers: Triggers, paths: &Paths) -> io::Result<()> {
+        let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
+        let mut triggers = Async::new_nonblocking(triggers)?;
+        let mut look_again = None;
+        loop {
+            let fired = async { triggers.readable().await.map(|()| Woken::Trigger) };
+            let told = async {
+                match signals.next().await {
+                    Some(Ok(Signal::Hup)) => Ok(Woken::Reload),
+                    Some(Ok(signal)) => Ok(Woken::Stop(signal)),
+                    Some(Err(error)) => Err(error),
+                    None => std::future::pending().await,
+                }
+            };
+            let timer = async {
+                match look_again {
+                    Some(ms) => Timer::after(Duration::from_millis(u64::from(ms))).await,
+                    None => std::future::pending().await,
+                };
+                Ok(Woken::LookAgain)
+            };
+            match fired.or(told).or(timer).await? {
+                Woken::Trigger => look_again = self.episode(triggers.get_ref())?,
+                Woken::LookAgain => look_again = self.episode(triggers.get_ref())?,
+                Woken::Reload => {
+                    if let Some(new) = self.reload(paths) {
+                        triggers = Async::new_nonblocking(new)?;
+                    }
+                }
+                Woken::Stop(signal) => {
+                    self.log.info(format_args!("{signal:?}: stopping"));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Millis {
+        self.born.elapsed().as_millis() as Millis
+    }
+
+    /// Senses, judges and acts until there is nothing more to do now; returns when to look again
+    /// without a trigger.
+    fn episode(&mut self, triggers: &Triggers) -> io::Result<Option<u32>> {
+        for _ in 0..STEPS {
+            let now = self.now();
+            triggers.take(|level| self.history.triggered(level, now))?;
+            let woken = Instant::now();
+            let memory = self.meminfo.read()?;
+            self.history.observe(&memory, now);
+            let level = self.history.level(&self.config.policy, now);
+            let enough = self.config.policy.enough(&memory, level);
+            let flags = if memory.swap_free > 0 {
+                lowtide_common::Request::WITH_SWAP
+            } else {
+                0
+            };
+            let survey = self.surveyor.survey(
+                enough,
+                rule(&self.config.policy, NO_GROUP),
+                flags,
+                &self.config.matcher,
+            )?;
+            let verdict = judge(&self.config.policy, &memory, survey, &self.history, now);
+            self.history.remember(survey.kill());
+            let done = act::carry_out(&verdict.action, &self.surveyor.tree);
+            let acted = woken.elapsed();
+            self.history.note(
+                &self.config.policy,
+                &verdict,
+                done.as_ref().map(|d| d.outcome),
+                now,
+            );
+            self.tell(&verdict, done.as_ref(), acted);
+            let Some(done) = done else {
+                return Ok(verdict.look_again_ms);
+            };
+            if let Some(victim) = done.victim {
+                let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
+                let killed = Instant::now();
+                if victim.wait_gone(limit) {
+                    self.history.gone();
+                    let available = self.meminfo.read()?.available;
+                    self.log.notice(format_args!(
+                        "gone after {} ms, available {} (was {})",
+                        killed.elapsed().as_millis(),
+                        Size(available),
+                        Size(memory.available),
+                    ));
+                } else {
+                    self.log.warning(format_args!(
+                        "the victim has not exited after {} ms",
+                        limit.as_millis()
+                    ));
+                }
+            }
+        }
+        Ok(Some(0))
+    }
+
+    fn tell(&mut self, verdict: &Verdict, done: Option<&act::Done>, took: Duration) {
+        let repeated = self.last_why.replace(verdict.why) == Some(verdict.why);
+        let Some(target) = verdict.action.target().filter(|_| done.is_some()) else {
+            if !repeated && verdict.level > Level::Calm {
+                self.log.info(format_args!(
+                    "{}: {}; {}",
+                    verdict.level.name(),
+                    Because(&verdict.why),
+                    Figures(verdict)
+                ));
+            }
+            return;
+        };
+        self.log.info(format_args!(
+            "{}: {}; {}",
+            verdict.level.name(),
+            Because(&verdict.why),
+            Figures(verdict)
+        ));
+        let mut buffer = [std::mem::MaybeUninit::uninit(); crate::sense::tree::PATH];
+        let dir = self.surveyor.tree.open_id(target.id);
+        let path = dir
+            .as_ref()
+            .ok()
+            .and_then(|dir| {
+                self.surveyor
+                    .tree
+                    .path_of(std::os::fd::AsFd::as_fd(dir), &mut buffer)
+                    .ok()
+            })
+            .unwrap_or("(gone)");
+        let what = Target(&self.config.policy, target);
+        let took = took.as_micros();
+        match done.map(|d| d.outcome) {
+            Some(Outcome::Failed { errno }) => self.log.error(format_args!(
+                "could not {} /{path} ({what}): {}",
+                verdict.action.name(),
+                io::Error::from_raw_os_error(errno)
+            )),
+            Some(Outcome::Reclaimed { bytes }) => {
+                self.log.info(format_args!(
+                    "reclaimed {} of /{path} in {took} us",
+                    Size(bytes)
+                ));
+            }
+            _ => self.log.notice(format_args!(
+                "{} /{path} ({what}), {} needed, {took} us after waking",
+                verdict.action.name(),
+                Size(verdict.enough)
+            )),
+        }
+    }
+
+    /// Reads the config anew; the running one stays where the new one is bad.
+    fn reload(&mut self, paths: &Paths) -> Option<Triggers> {
+        let config = match config::load(paths) {
+            Ok(config) => config,
+            Err(problems) => {
+                for problem in problems.iter() {
+                    self.log.error(format_args!("{problem}"));
+                }
+                self.log
+                    .error(format_args!("reload refused, the running config stays"));
+                return None;
+            }
+        };
+        // The new triggers are armed before the old ones go: none is lost in between.
+        let triggers = match arm(&config, &mut self.log) {
+            Ok(triggers) => triggers,
+            Err(error) => {
+                self.log.error(format_args!("reload refused: {error}"));
+                return None;
+            }
+        };
+        self.config = config;
+        if let Err(error) = self.surveyor.classify_all(&self.config.matcher) {
+            self.log
+                .error(format_args!("classifying the cgroups: {error}"));
+        }
+        self.log.info(format_args!(
+            "reloaded: {} groups",
+            self.config.policy.groups.len()
+        ));
+        Some(triggers)
+    }
+}
+
+fn arm(config: &Loaded, log: &mut Log) -> io::Result<Triggers> {
+    let mut triggers = Triggers::new()?;
+    for (level, rules) in Level::CONFIGURED.into_iter().zip(&config.policy.levels) {
+        for trigger in &rules.triggers {
+            if let Err(error) = triggers.arm(Path::new(psi::SYSTEM), trigger, level) {
+                log.error(format_args!(
+                    "{}: the kernel refuses this trigger: {error}",
+                    level.name()
+                ));
+                return Err(error);
+            }
+        }
+    }
+    Ok(triggers)
+}
+
+/// Keeps the agent able to run when nothing else is: memory locked as it is touched, out of the
+/// kernel's choice, first in line for the CPU. What is not permitted is said, and done without.
+fn protect_self(log: &mut Log) {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    let lock = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    let score = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    let nice = rustix::process::setpriority_process(None, -20);
+    for (what, result) in [
+        ("lock its memory", lock.map_err(io::Error::from)),
+        ("set its oom_score_adj to -1000", score),
+        ("raise its priority", nice.map_err(io::Error::from)),
+    ] {
+        if let Err(error) = result {
+            log.warning(format_args!("could not {what}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The calls of bpf(2) that aya 0.14 does not offer: it knows no BPF_PROG_TYPE_SYSCALL.
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+use lowtide_common::Request;
+use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ffi::CStr;
+use std::io;
+
+const BPF_F_SLEEPABLE: u32 = 1 << 4;
+
+fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: `attributes` is the kernel's own union at its full size; the callers below see to it
+    // that each pointer in it is valid for the length given beside it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as u32,
+            &raw mut *attributes,
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of plain integers, for which all zero is a value.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Loads a sleepable program that runs on demand. `log` takes the verifier's words; empty: none.
+pub fn load(code: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    // SAFETY: BPF_PROG_LOAD reads this member of the union.
+    let load = unsafe { &mut attributes.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SYSCALL as u32;
+    load.prog_flags = BPF_F_SLEEPABLE;
+    load.insns = code.as_ptr() as u64;
+    load.insn_cnt = code.len() as u32;
+    load.license = license.as_ptr() as u64;
+    if !log.is_empty() {
+        load.log_buf = log.as_mut_ptr() as u64;
+        load.log_size = log.len() as u32;
+        load.log_level = 1;
+    }
+    let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attributes)?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Runs the program once and waits for it; returns what it returned.
+pub fn run(program: impl AsFd, request: &Request) -> io::Result<u32> {
+    let mut attributes = zeroed();
+    attributes.test.prog_fd = program.as_fd().as_raw_fd() as u32;
+    attributes.test.ctx_in = &raw const *request as u64;
+    attributes.test.ctx_size_in = size_of::<Request>() as u32;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes)?;
+    // SAFETY: the kernel wrote this member of the union.
+    Ok(unsafe { attributes.test.retval })
+}
+
+/// Sets the only value of a one-element array map.
+pub fn set_value(map: impl AsFd, value: &[u8]) -> io::Result<()> {
+    let key = 0u32;
+    let mut attributes = zeroed();
+    // SAFETY: BPF_MAP_UPDATE_ELEM reads this member of the union; the map's value is as long as
+    // `value`, which its creator sized from it.
+    let element = unsafe { &mut attributes.__bindgen_anon_2 };
+    element.map_fd = map.as_fd().as_raw_fd() as u32;
+    element.key = &raw const key as u64;
+    element.__bindgen_anon_1.value = value.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+/// Makes a map read-only for user space, so that the verifier takes its values as constants.
+pub fn freeze(map: impl AsFd) -> io::Result<()> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_2.map_fd = map.as_fd().as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attributes).map(drop)
+}
