@@ -45,6 +45,7 @@ const IN_UNIT: u64 = 2;
 
 /// State of one run; too large for the stack.
 struct Walk {
+    /// Entry 0 stands above the root; that of level n is entry n + 1.
     above: [Above; MAX_DEPTH],
     row: Row,
     kill: Best,
@@ -66,6 +67,7 @@ pub fn survey(request: *const Request) -> i32 {
     out.highest_id = 0;
     out.unclassified_len = 0;
     out.rows_len = 0;
+    state.above[0] = Above { id: 0, rule: request.fallback, state: 0 };
     state.kill.clear();
     state.reclaim.clear();
     let found_root = walk(|css| {
@@ -86,12 +88,8 @@ pub fn survey(request: *const Request) -> i32 {
 /// Returns false for a new one that nothing is known about.
 #[inline(always)]
 fn place(node: Node, request: &Request, out: &mut Survey, state: &mut Walk) -> bool {
-    let level = node.level as usize;
-    let above = if level == 0 {
-        Above { id: 0, rule: request.fallback, state: 0 }
-    } else {
-        state.above[(level - 1) & (MAX_DEPTH - 1)]
-    };
+    let level = (node.level as usize).min(MAX_DEPTH - 2);
+    let above = state.above[level];
     // SAFETY: the value is read once, and a torn read is bounded to one survey: only the agent
     // writes, and it does not while it runs the program.
     let own = unsafe { RULES.get(node.id) }.filter(|rule| rule.flags & Rule::INHERIT == 0).copied();
@@ -111,7 +109,7 @@ fn place(node: Node, request: &Request, out: &mut Survey, state: &mut Walk) -> b
     let undecided = new || (own.is_none() && above.state == UNDECIDED);
     let as_unit = own.is_some() && rule.flags & Rule::UNIT != 0 && above.state != IN_UNIT;
     let part_of_unit = above.state == IN_UNIT;
-    state.above[level & (MAX_DEPTH - 1)] = Above {
+    state.above[level + 1] = Above {
         id: node.id,
         rule,
         state: if undecided {

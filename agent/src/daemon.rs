@@ -44,11 +44,14 @@ enum Woken {
 
 impl Daemon {
     /// Opens everything that the agent will ever need.
-    pub fn start(config: Loaded, mut log: Log) -> io::Result<(Self, Triggers)> {
+    pub fn start(config: Loaded, mut log: Log, verifier_log: bool) -> io::Result<(Self, Triggers)> {
         protect_self(&mut log);
         let tree = Tree::open()?;
-        let engine = kfunc::Kfunc::open(&kfunc::Options::default())
-            .map_err(|m| io::Error::other(m.to_string()))?;
+        let engine = kfunc::Kfunc::open(&kfunc::Options {
+            verifier_log,
+            ..kfunc::Options::default()
+        })
+        .map_err(|m| io::Error::other(m.to_string()))?;
         let mut surveyor = Surveyor::new(Box::new(engine), tree);
         let ruled = surveyor.classify_all(&config.matcher)?;
         let triggers = arm(&config, &mut log)?;

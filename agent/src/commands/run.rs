@@ -12,6 +12,9 @@ pub struct Run {
     /// set single keys over earlier ones
     #[argh(option)]
     config: Vec<PathBuf>,
+    /// show what the kernel's verifier says when it refuses the BPF program
+    #[argh(switch)]
+    verifier_log: bool,
 }
 
 impl Run {
@@ -32,8 +35,12 @@ impl Run {
         for problem in config.warnings.iter() {
             log.warning(format_args!("{problem}"));
         }
-        let (daemon, triggers) = match Daemon::start(config, log) {
+        let (daemon, triggers) = match Daemon::start(config, log, self.verifier_log) {
             Ok(started) => started,
+            Err(error) if self.verifier_log => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
             Err(error) => {
                 Log::open().error(format_args!("{error}"));
                 return ExitCode::FAILURE;

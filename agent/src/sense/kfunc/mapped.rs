@@ -5,7 +5,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::ptr::NonNull;
 
-/// A read-only shared mapping.
+/// A read-only mapping.
 pub struct Mapped {
     at: NonNull<u8>,
     length: usize,
@@ -15,19 +15,19 @@ pub struct Mapped {
 unsafe impl Send for Mapped {}
 
 impl Mapped {
-    /// Maps `length` bytes of `fd` from its start.
-    pub fn new(fd: impl AsFd, length: usize) -> io::Result<Self> {
+    /// Maps a BPF map that `length` bytes of values are in; what programs write shows.
+    pub fn map(fd: impl AsFd, length: usize) -> io::Result<Self> {
+        Self::new(fd, length, MapFlags::SHARED)
+    }
+
+    /// Maps the first `length` bytes of a file. BTF in sysfs can be mapped in no other way.
+    pub fn file(fd: impl AsFd, length: usize) -> io::Result<Self> {
+        Self::new(fd, length, MapFlags::PRIVATE)
+    }
+
+    fn new(fd: impl AsFd, length: usize, flags: MapFlags) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice touches nobody's memory.
-        let at = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                length,
-                ProtFlags::READ,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )?
-        };
+        let at = unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ, flags, fd, 0)? };
         NonNull::new(at.cast())
             .map(|at| Self { at, length })
             .ok_or_else(|| io::ErrorKind::OutOfMemory.into())

@@ -40,14 +40,13 @@ pub const KFUNCS: [&str; 12] = [
 ];
 
 /// Names in the kernel's BTF that [`KernelLayout`] is made from, in the order of `layout_of`.
-const LAYOUT: [Wanted<'static>; 25] = [
+const LAYOUT: [Wanted<'static>; 27] = [
     Wanted::Member("mem_cgroup", "css"),
     Wanted::Member("cgroup_subsys_state", "cgroup"),
     Wanted::Member("cgroup_subsys_state", "flags"),
     Wanted::Member("cgroup_subsys_state", "children"),
     Wanted::Member("cgroup", "kn"),
     Wanted::Member("cgroup", "level"),
-    Wanted::Member("cgroup", "nr_populated_csets"),
     Wanted::Member("cgroup", "nr_populated_domain_children"),
     Wanted::Member("cgroup", "nr_populated_threaded_children"),
     Wanted::Member("kernfs_node", "id"),
@@ -62,6 +61,10 @@ const LAYOUT: [Wanted<'static>; 25] = [
     Wanted::Enumerator("MEMCG_HIGH"),
     Wanted::Enumerator("MEMCG_MAX"),
     Wanted::Enumerator("MEMCG_OOM_KILL"),
+    // One of the two: the counter moved from the cgroup into its css in Linux 7.3.
+    Wanted::Member("cgroup", "nr_populated_csets"),
+    Wanted::Member("cgroup", "self"),
+    Wanted::Member("cgroup_subsys_state", "nr_populated_csets"),
     // Only with PSI:
     Wanted::Member("cgroup", "psi"),
     Wanted::Member("psi_group", "total"),
@@ -201,8 +204,8 @@ impl Kfunc {
                 .ok_or_else(|| refused(format_args!("the BPF object has no map {name}")))
         };
         let rules = HashMap::try_from(Map::HashMap(take("RULES")?)).map_err(refused)?;
-        let survey = Mapped::new(take("SURVEY")?.fd(), size_of::<Survey>()).map_err(refused)?;
-        let rows = Mapped::new(take("ROWS")?.fd(), size_of::<Row>() * options.rows as usize)
+        let survey = Mapped::map(take("SURVEY")?.fd(), size_of::<Survey>()).map_err(refused)?;
+        let rows = Mapped::map(take("ROWS")?.fd(), size_of::<Row>() * options.rows as usize)
             .map_err(refused)?;
         Ok(Self {
             program,
@@ -273,7 +276,7 @@ fn map_btf() -> Result<Mapped, Missing> {
     let file = std::fs::File::open(KERNEL_BTF).map_err(Missing::Btf)?;
     let length = file.metadata().map_err(Missing::Btf)?.len();
     // Since Linux 6.16; kernels before have no memcg kfuncs either.
-    Mapped::new(&file, length as usize).map_err(|error| match error.raw_os_error() {
+    Mapped::file(&file, length as usize).map_err(|error| match error.raw_os_error() {
         Some(libc::ENODEV) => Missing::Kfunc(KFUNCS[0].to_owned()),
         _ => Missing::Btf(error),
     })
@@ -313,7 +316,6 @@ fn layout_of(found: &[Option<u64>]) -> Result<KernelLayout, Missing> {
         css_children: must()?,
         cgroup_kn: must()?,
         cgroup_level: must()?,
-        cgroup_populated_csets: must()?,
         cgroup_populated_domains: must()?,
         cgroup_populated_threaded: must()?,
         kernfs_node_id: must()?,
@@ -330,6 +332,8 @@ fn layout_of(found: &[Option<u64>]) -> Result<KernelLayout, Missing> {
         memcg_oom_kill: must()?,
         ..KernelLayout::default()
     };
+    let (in_cgroup, css, in_css) = (must(), must(), must());
+    layout.cgroup_populated_csets = in_cgroup.or_else(|_| Ok(css? + in_css?))?;
     if let (Ok(psi), Ok(total), Ok(some), Ok(full)) = (must(), must(), must(), must()) {
         // PSI_AVGS is the first of the aggregators, and every counter a u64.
         layout.cgroup_psi = psi;
