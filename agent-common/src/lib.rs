@@ -131,7 +131,7 @@ impl Row {
             .saturating_add(self.swap)
     }
 
-    /// Bytes that reclaim can take without swap: file cache that is not shmem.
+    /// Bytes of file cache that reclaim can take: shmem has no file behind it.
     pub const fn reclaimable_file(&self) -> u64 {
         self.file.saturating_sub(self.shmem)
     }
@@ -144,15 +144,11 @@ impl Row {
         key(self.rule.kill, self.freed_by_kill(), enough)
     }
 
-    /// Rank among reclaim candidates, by the same order as [`Row::kill_key`] over what reclaim
-    /// can get (file cache, and anonymous memory where there is swap to put it).
-    pub const fn reclaim_key(&self, enough: u64, with_swap: bool) -> u64 {
-        let anon = if with_swap { self.anon } else { 0 };
-        key(
-            self.rule.reclaim,
-            self.reclaimable_file().saturating_add(anon),
-            enough,
-        )
+    /// Rank among reclaim candidates, by the same order as [`Row::kill_key`] over the file cache
+    /// that reclaim can take. Anonymous memory does not count: the kernel moves it to swap by
+    /// itself, and on zram that turns memory into CPU load.
+    pub const fn reclaim_key(&self, enough: u64) -> u64 {
+        key(self.rule.reclaim, self.reclaimable_file(), enough)
     }
 }
 
@@ -175,16 +171,14 @@ pub struct Request {
     pub classified_up_to: u64,
     /// For memcgs that no rule covers; also the root's.
     pub fallback: Rule,
-    /// [`Request::WITH_SWAP`] and friends.
+    /// [`Request::ALL_ROWS`] or 0.
     pub flags: u32,
     pub _reserved: u32,
 }
 
 impl Request {
-    /// There is swap or zram with room: anonymous memory counts as reclaimable.
-    pub const WITH_SWAP: u32 = 1;
     /// Fill the table of all rows too (for showing).
-    pub const ALL_ROWS: u32 = 2;
+    pub const ALL_ROWS: u32 = 1;
 }
 
 /// What one survey answers. Fixed size: the ranking covers every memcg however many there are.

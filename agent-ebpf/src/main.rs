@@ -164,9 +164,8 @@ fn measure(node: Node, memcg: Memcg, known: bool, request: &Request, out: &mut S
     let may = |flag| known && row.flags & flag != 0;
     let killable = may(Row::KILLABLE) && row.rule.kill != NEVER;
     let kill = if killable { row.kill_key(request.enough) } else { 0 };
-    let with_swap = request.flags & Request::WITH_SWAP != 0;
     let reclaimable = may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER;
-    let reclaim = if reclaimable { row.reclaim_key(request.enough, with_swap) } else { 0 };
+    let reclaim = if reclaimable { row.reclaim_key(request.enough) } else { 0 };
     let all_rows = request.flags & Request::ALL_ROWS != 0;
     let best_kill = kill != 0 && state.kill.would_keep(kill, row.id);
     let best_reclaim = reclaim != 0 && state.reclaim.would_keep(reclaim, row.id);

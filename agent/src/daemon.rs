@@ -2,6 +2,7 @@
 //! verdict is to do nothing more.
 
 use crate::act;
+use crate::act::kill::Victim;
 use crate::config::{self, Loaded, Paths, rule};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
@@ -10,7 +11,7 @@ use crate::sense::{Surveyor, kfunc};
 use crate::tell::Log;
 use crate::tell::words::{Because, Figures, Size, Target};
 use async_signal::{Signal, Signals};
-use lowtide_common::NO_GROUP;
+use lowtide_common::{NO_GROUP, Survey};
 use lowtide_judge::{History, Level, Millis, Outcome, Verdict, judge};
 use smol::future::FutureExt as _;
 use smol::stream::StreamExt as _;
@@ -120,58 +121,68 @@ impl Daemon {
     fn episode(&mut self, triggers: &Triggers) -> io::Result<Option<u32>> {
         for _ in 0..STEPS {
             let now = self.now();
-            triggers.take(|level| self.history.triggered(level, now))?;
+            let mut fired = false;
+            triggers.take(|level| {
+                fired = true;
+                self.history.triggered(level, now);
+            })?;
             let woken = Instant::now();
-            let memory = self.meminfo.read()?;
-            self.history.observe(&memory, now);
-            let level = self.history.level(&self.config.policy, now);
-            let enough = self.config.policy.enough(&memory, level);
-            let flags = if memory.swap_free > 0 {
-                lowtide_common::Request::WITH_SWAP
-            } else {
-                0
-            };
-            let survey = self.surveyor.survey(
-                enough,
-                rule(&self.config.policy, NO_GROUP),
-                flags,
-                &self.config.matcher,
-            )?;
-            let verdict = judge(&self.config.policy, &memory, survey, &self.history, now);
-            self.history.remember(survey.kill());
-            let done = act::carry_out(&verdict.action, &self.surveyor.tree);
-            let acted = woken.elapsed();
-            self.history.note(
-                &self.config.policy,
-                &verdict,
-                done.as_ref().map(|d| d.outcome),
-                now,
-            );
-            self.tell(&verdict, done.as_ref(), acted);
+            let (verdict, done) = self.step(fired, now)?;
+            let took = woken.elapsed();
+            self.tell(&verdict, done.as_ref(), took);
             let Some(done) = done else {
                 return Ok(verdict.look_again_ms);
             };
             if let Some(victim) = done.victim {
-                let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
-                let killed = Instant::now();
-                if victim.wait_gone(limit) {
-                    self.history.gone();
-                    let available = self.meminfo.read()?.available;
-                    self.log.notice(format_args!(
-                        "gone after {} ms, available {} (was {})",
-                        killed.elapsed().as_millis(),
-                        Size(available),
-                        Size(memory.available),
-                    ));
-                } else {
-                    self.log.warning(format_args!(
-                        "the victim has not exited after {} ms",
-                        limit.as_millis()
-                    ));
-                }
+                self.wait_for(&victim, verdict.memory.available)?;
             }
         }
         Ok(Some(0))
+    }
+
+    /// One turn of sense → judge → act. Allocates nothing.
+    fn step(&mut self, fired: bool, now: Millis) -> io::Result<(Verdict, Option<act::Done>)> {
+        let policy = &self.config.policy;
+        let memory = self.meminfo.read()?;
+        self.history.observe(&memory, now);
+        // Between triggers the marks alone say whether it is worth while to look at every memcg;
+        // on a trigger it always is: new cgroups are classified before it gets tight.
+        let survey = if fired || self.history.needs_survey(policy, &memory, now) {
+            let enough = policy.enough(&memory, self.history.level(policy, now));
+            let fallback = rule(policy, NO_GROUP);
+            self.surveyor
+                .survey(enough, fallback, 0, &self.config.matcher)?
+        } else {
+            &Survey::EMPTY
+        };
+        let verdict = judge(policy, &memory, survey, &self.history, now);
+        self.history.remember(survey.kill());
+        let done = act::carry_out(&verdict.action, policy, &self.surveyor.tree);
+        self.history
+            .note(policy, &verdict, done.as_ref().map(|d| d.outcome), now);
+        Ok((verdict, done))
+    }
+
+    /// No second victim while the first is still exiting.
+    fn wait_for(&mut self, victim: &Victim, was: u64) -> io::Result<()> {
+        let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
+        let killed = Instant::now();
+        if !victim.wait_gone(limit) {
+            self.log.warning(format_args!(
+                "the victim has not exited after {} ms",
+                limit.as_millis()
+            ));
+            return Ok(());
+        }
+        self.history.gone();
+        let available = self.meminfo.read()?.available;
+        self.log.notice(format_args!(
+            "gone after {} ms, available {} (was {})",
+            killed.elapsed().as_millis(),
+            Size(available),
+            Size(was),
+        ));
+        Ok(())
     }
 
     fn tell(&mut self, verdict: &Verdict, done: Option<&act::Done>, took: Duration) {

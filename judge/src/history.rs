@@ -83,6 +83,17 @@ impl History {
             .map_or(Level::Calm, |(level, _)| level)
     }
 
+    /// Whether a verdict on these figures can depend on who is there: some level in force is
+    /// confirmed, or its actions go on until relief.
+    pub fn needs_survey(&self, policy: &Policy, memory: &Memory, now: Millis) -> bool {
+        let (level, rates) = (self.level(policy, now), self.rates(memory, now));
+        let confirmed = Level::CONFIGURED
+            .into_iter()
+            .zip(&policy.levels)
+            .any(|(at, rules)| at <= level && rules.confirm.holds(memory, rates.as_ref()));
+        self.acting.is_some() || confirmed
+    }
+
     /// Takes in what was just measured. Call it before judging the same figures.
     pub fn observe(&mut self, memory: &Memory, now: Millis) {
         while self

@@ -209,22 +209,20 @@ impl Case<'_> {
         if enough == 0 || no_time || self.history.reclaim_spent(self.policy, self.now) {
             return Found::Nothing;
         }
-        let with_swap = self.memory.swap_free > 0;
-        let gives = |row: &Row| row.reclaimable_file() + if with_swap { row.anon } else { 0 };
         self.survey
             .reclaim()
             .iter()
-            .filter(|row| row.rule.reclaim != NEVER && gives(row) >= WORTHWHILE)
+            .filter(|row| row.rule.reclaim != NEVER && row.reclaimable_file() >= WORTHWHILE)
             .filter(|row| {
                 self.history
                     .attempt(row.id, Step::Reclaim)
                     .is_none_or(|until| self.now >= until)
             })
-            .max_by_key(|row| (row.reclaim_key(enough, with_swap), Reverse(row.id)))
+            .max_by_key(|row| (row.reclaim_key(enough), Reverse(row.id)))
             .map_or(Found::Nothing, |row| {
                 Found::Do(Action::Reclaim {
                     target: *row,
-                    bytes: enough.min(gives(row)),
+                    bytes: enough.min(row.reclaimable_file()),
                 })
             })
     }

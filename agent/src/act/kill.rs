@@ -6,14 +6,17 @@ use crate::sys;
 use lowtide_judge::Outcome;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 /// Bytes of `cgroup.procs` read to speed up the exit of a victim's processes: some 500 of them.
 const PROCS: usize = 4096;
+/// Levels below a victim that its processes are looked for in.
+const DEPTH: usize = 6;
 
 /// A memcg that was killed and may not have exited yet.
 pub struct Victim {
@@ -57,33 +60,53 @@ impl Victim {
 ///
 /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone.
 pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
-    if tree.is_protected(id) {
-        return Err(Errno::PERM.into());
-    }
-    let dir = tree.open_id(id)?;
+    let dir = open_victim(tree, id)?;
     let events = open_at(&dir, "cgroup.events", OFlags::RDONLY)?;
     match open_at(&dir, "cgroup.kill", OFlags::WRONLY) {
         Ok(kill) => drop(rustix::io::write(&kill, b"1")?),
         // Before Linux 5.14.
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => each_process(&dir, |pidfd| {
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
-        })?,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            each_process(&dir, DEPTH, &mut |pidfd| {
+                let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            })?
+        }
         Err(error) => return Err(error),
     }
     // Victims that do not get to run give their memory back all the same. Best effort: whoever
     // has exited by itself is no error.
-    let _ = each_process(&dir, |pidfd| drop(sys::process_mrelease(pidfd)));
+    let _ = each_process(&dir, DEPTH, &mut |pidfd| drop(sys::process_mrelease(pidfd)));
     Ok(Done {
         outcome: Outcome::Killed,
         victim: Some(Victim { events }),
     })
 }
 
-/// Calls `f` with a pidfd of each process in the cgroup itself, [`PROCS`] bytes of them.
+/// Sends a signal to every process in and below the cgroup `id`, for it to end by itself.
+///
+/// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone, `EINVAL` for no
+/// signal of this kernel.
+pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<()> {
+    let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
+    let dir = open_victim(tree, id)?;
+    each_process(&dir, DEPTH, &mut |pidfd| {
+        // Whoever has exited meanwhile is no error.
+        let _ = pidfd_send_signal(pidfd, signal);
+    })
+}
+
+fn open_victim(tree: &Tree, id: u64) -> io::Result<OwnedFd> {
+    if tree.is_protected(id) {
+        return Err(Errno::PERM.into());
+    }
+    tree.open_id(id)
+}
+
+/// Calls `f` with a pidfd of each process in the cgroup and `depth` levels below it, at most
+/// [`PROCS`] bytes of pids a cgroup.
 ///
 /// A pid taken from `cgroup.procs` may be reused before it is opened; the pidfd is checked to be
 /// still in this cgroup by reading the list again.
-fn each_process(dir: &OwnedFd, mut f: impl FnMut(BorrowedFd<'_>)) -> io::Result<()> {
+fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) -> io::Result<()> {
     let procs = open_at(dir, "cgroup.procs", OFlags::RDONLY)?;
     let mut pids = heapless::Vec::<(Pid, OwnedFd), 64>::new();
     let mut buffer = [0; PROCS];
@@ -99,6 +122,23 @@ fn each_process(dir: &OwnedFd, mut f: impl FnMut(BorrowedFd<'_>)) -> io::Result<
     for (pid, pidfd) in &pids {
         if parse_pids(still_there).any(|p| p == *pid) {
             f(pidfd.as_fd());
+        }
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if entry.file_type() == FileType::Directory
+            && !matches!(entry.file_name().to_bytes(), b"." | b"..")
+        {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            // It may have vanished meanwhile, and its processes with it.
+            if let Ok(child) = rustix::fs::openat(dir, entry.file_name(), flags, Mode::empty()) {
+                let _ = each_process(&child, depth - 1, f);
+            }
         }
     }
     Ok(())

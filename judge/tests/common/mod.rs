@@ -99,7 +99,7 @@ pub fn survey(rows: &[Row], enough: u64) -> Survey {
     );
     fill(
         |s| (&mut s.reclaim, &mut s.reclaim_len),
-        &|r| r.reclaim_key(enough, false),
+        &|r| r.reclaim_key(enough),
         &|r| r.rule.reclaim != lowtide_common::NEVER,
     );
     survey
