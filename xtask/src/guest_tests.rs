@@ -6,7 +6,7 @@ use crate::dirs;
 use crate::kernel::{self, Kernel};
 use crate::programs::{self, Profile, Programs};
 use crate::qemu;
-use crate::scenarios::{self, HOG, LIFELINE, SENSOR};
+use crate::scenarios::{self, only_the_hog_goes, oom_kills};
 use crate::shell::say;
 use crate::target::Arch;
 use crate::vm::{Guest, Run};
@@ -113,36 +113,6 @@ const CASES: &[Case] = &[
         },
     },
 ];
-
-/// The hog is killed by the agent, in time, and everything else lives on.
-fn only_the_hog_goes(run: &Run) -> Result<()> {
-    let (killed, _, signal) = run.exited(HOG).context("the hog was not killed")?;
-    ensure!(matches!(signal, Some(9 | 15)), "the hog ended by itself");
-    for service in [SENSOR, LIFELINE, "lowtide"] {
-        ensure!(run.exited(service).is_none(), "{service} ended, too");
-    }
-    ensure!(
-        oom_kills(run) == 0,
-        "the kernel counts {} OOM kills",
-        oom_kills(run)
-    );
-    if let Some((_, line)) = run.oom_lines().next() {
-        anyhow::bail!("the kernel killed: {line}");
-    }
-    ensure!(
-        run.reports(LIFELINE)
-            .any(|(t, r)| t > killed && matches!(r, Report::Heartbeat { .. })),
-        "the lifeline does not answer after the kill"
-    );
-    Ok(())
-}
-
-/// OOM kills by the kernel that its own counters know of.
-fn oom_kills(run: &Run) -> u64 {
-    run.samples()
-        .last()
-        .map_or(0, |(_, sample)| sample.oom_kills)
-}
 
 /// Runs the cases whose name contains the filter, as many at a time as there are cores.
 pub fn run(filter: Option<&str>) -> Result<Tally> {

@@ -3,6 +3,7 @@
 mod apt;
 mod build;
 mod check;
+mod demo;
 mod dirs;
 mod fuzz;
 mod guest_tests;
@@ -34,6 +35,7 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     Build(build::Build),
     Lint(lint::Lint),
+    Demo(demo::Demo),
     Setup(Setup),
     Test(check::Test),
     Vm(vm_command::Vm),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Fuzz(command) => command.run(),
         Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
         Command::Build(command) => command.run(),
+        Command::Demo(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Lint(command) => command.run(),
         Command::Vm(command) => command.run(),

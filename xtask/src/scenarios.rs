@@ -1,8 +1,9 @@
 //! Scenarios that tests, demo and benchmarks share: a small device with something to keep alive,
 //! something useful and something that eats memory.
 
-use crate::vm::{AGENT, GUEST};
-use lowtide_guest::{Cgroup, Scenario, Service};
+use crate::vm::{AGENT, GUEST, Run};
+use anyhow::{Context as _, Result, bail, ensure};
+use lowtide_guest::{Cgroup, Report, Scenario, Service};
 
 /// Service that must keep answering.
 pub const LIFELINE: &str = "lifeline";
@@ -10,6 +11,8 @@ pub const LIFELINE: &str = "lifeline";
 pub const SENSOR: &str = "sensor";
 /// Service that the config ranks first.
 pub const HOG: &str = "media";
+/// Its cgroup.
+pub const HOG_CGROUP: &str = "apps/media";
 
 /// Where the config of the agent lies in a guest.
 pub const CONFIG: &str = "/etc/lowtide/config.toml";
@@ -84,7 +87,7 @@ pub fn idle() -> Scenario {
 /// A service starts to eat 20 MB a second as soon as the agent has said its first line.
 pub fn fast_hog() -> Scenario {
     let mut scenario = idle();
-    let hog = load(HOG, "apps/media", &["hog", "--rate", "20M"]);
+    let hog = load(HOG, HOG_CGROUP, &["hog", "--rate", "20M"]);
     scenario.services.push(Service {
         after: Some("lowtide".into()),
         start_ms: 1000,
@@ -127,4 +130,34 @@ pub fn with_load(mut scenario: Scenario, name: &str, arguments: &[&str]) -> Scen
         }
     }
     scenario
+}
+
+/// The hog is killed by the agent, in time, and everything else lives on.
+pub fn only_the_hog_goes(run: &Run) -> Result<()> {
+    let (killed, _, signal) = run.exited(HOG).context("the hog was not killed")?;
+    ensure!(matches!(signal, Some(9 | 15)), "the hog ended by itself");
+    for service in [SENSOR, LIFELINE, "lowtide"] {
+        ensure!(run.exited(service).is_none(), "{service} ended, too");
+    }
+    ensure!(
+        oom_kills(run) == 0,
+        "the kernel counts {} OOM kills",
+        oom_kills(run)
+    );
+    if let Some((_, line)) = run.oom_lines().next() {
+        bail!("the kernel killed: {line}");
+    }
+    ensure!(
+        run.reports(LIFELINE)
+            .any(|(t, r)| t > killed && matches!(r, Report::Heartbeat { .. })),
+        "the lifeline does not answer after the kill"
+    );
+    Ok(())
+}
+
+/// OOM kills by the kernel that its own counters know of.
+pub fn oom_kills(run: &Run) -> u64 {
+    run.samples()
+        .last()
+        .map_or(0, |(_, sample)| sample.oom_kills)
 }
