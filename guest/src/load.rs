@@ -37,10 +37,10 @@ enum Kind {
 #[argh(subcommand, name = "hog")]
 struct Hog {
     /// bytes a second, e.g. 20M; as fast as possible if absent
-    #[argh(option, from_str_fn(size))]
+    #[argh(option, from_str_fn(in_bytes))]
     rate: Option<usize>,
     /// stop growing here; never if absent
-    #[argh(option, from_str_fn(size))]
+    #[argh(option, from_str_fn(in_bytes))]
     cap: Option<usize>,
     /// touch all of it again and again, not only once
     #[argh(switch)]
@@ -58,8 +58,11 @@ struct Refault {
     #[argh(option, default = "PathBuf::from(DISK)")]
     file: PathBuf,
     /// working set, e.g. 300M
-    #[argh(option, from_str_fn(size))]
+    #[argh(option, from_str_fn(in_bytes))]
     size: usize,
+    /// bytes a second, as fast as possible if absent
+    #[argh(option, from_str_fn(in_bytes))]
+    rate: Option<usize>,
 }
 
 /// write a growing file
@@ -70,10 +73,10 @@ struct Tmpfs {
     #[argh(option, default = "PathBuf::from(\"/tmp/filler\")")]
     file: PathBuf,
     /// bytes a second
-    #[argh(option, from_str_fn(size))]
+    #[argh(option, from_str_fn(in_bytes))]
     rate: usize,
     /// stop growing here; never if absent
-    #[argh(option, from_str_fn(size))]
+    #[argh(option, from_str_fn(in_bytes))]
     cap: Option<usize>,
 }
 
@@ -85,7 +88,7 @@ struct Forkstorm {
     #[argh(option)]
     rate: u32,
     /// what each child holds, e.g. 2M
-    #[argh(option, from_str_fn(size))]
+    #[argh(option, from_str_fn(in_bytes))]
     size: usize,
     /// stop at this many children
     #[argh(option, default = "u64::MAX")]
@@ -97,7 +100,7 @@ struct Forkstorm {
 #[argh(subcommand, name = "heartbeat")]
 struct Heartbeat {
     /// working set, e.g. 256K
-    #[argh(option, from_str_fn(size), default = "256 << 10")]
+    #[argh(option, from_str_fn(in_bytes), default = "256 << 10")]
     size: usize,
 }
 
@@ -106,7 +109,7 @@ struct Heartbeat {
 #[argh(subcommand, name = "sleeper")]
 struct Sleeper {
     /// what to hold, e.g. 16M
-    #[argh(option, from_str_fn(size))]
+    #[argh(option, from_str_fn(in_bytes))]
     size: usize,
 }
 
@@ -208,6 +211,9 @@ impl Refault {
     fn run(self) -> io::Result<()> {
         let file = File::open(&self.file)?;
         let mut buffer = vec![0; 64 << 10];
+        let pause = self
+            .rate
+            .map(|rate| Duration::from_secs_f64(buffer.len() as f64 / rate as f64));
         for number in 1.. {
             let start = Instant::now();
             let mut at = 0;
@@ -220,6 +226,9 @@ impl Refault {
                     )));
                 }
                 at += n;
+                if let Some(pause) = pause {
+                    thread::sleep(pause);
+                }
             }
             report(&Report::Pass {
                 number,
@@ -441,7 +450,7 @@ fn sleep_forever() -> ! {
 }
 
 /// Bytes, with an optional K, M or G.
-fn size(text: &str) -> Result<usize, String> {
+fn in_bytes(text: &str) -> Result<usize, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K') => (&text[..text.len() - 1], 10),
         Some(b'M') => (&text[..text.len() - 1], 20),

@@ -3,7 +3,7 @@
 use crate::kernel;
 use crate::programs::{self, Profile};
 use crate::qemu;
-use crate::scenarios::{self, HOG, LIFELINE, SENSOR};
+use crate::scenarios::{self, GATEWAY, HOG, LIFELINE, SENSOR};
 use crate::target::Arch;
 use crate::vm::{Guest, Run};
 use anyhow::Result;
@@ -35,9 +35,9 @@ impl Demo {
             append: String::new(),
         };
         println!(
-            "A device with {MEMORY_MB} MB and no swap. Three services: {LIFELINE} must answer every \
-             10 ms and is never to be\nkilled, {SENSOR} is worth something, {HOG} goes first and has \
-             a leak of 20 MB a second.\n"
+            "A device with {MEMORY_MB} MB and no swap. {LIFELINE} must answer every 10 ms and is \
+             never to be killed;\n{SENSOR} and {GATEWAY}, which runs from flash, are worth \
+             something; {HOG} goes first, and eats\n20 MB a second.\n"
         );
         let mut transcript = Transcript::default();
         let run = guest.run(|event| transcript.show(event))?;
@@ -143,7 +143,7 @@ fn ending(service: &str, code: Option<i32>, signal: Option<i32>) -> String {
 fn summary(run: &Run) {
     let row = |what: &str, value: String| println!("{what:22} {value}");
     println!();
-    for service in [LIFELINE, SENSOR, HOG] {
+    for service in [LIFELINE, SENSOR, GATEWAY, HOG] {
         let state = match run.exited(service) {
             Some((t, code, signal)) => {
                 format!(

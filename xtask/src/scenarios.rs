@@ -9,6 +9,8 @@ use lowtide_guest::{Cgroup, Report, Scenario, Service};
 pub const LIFELINE: &str = "lifeline";
 /// Service that is worth more than the hog.
 pub const SENSOR: &str = "sensor";
+/// Service whose code and data lie on flash and are used all the time, through the page cache.
+pub const GATEWAY: &str = "gateway";
 /// Service that the config ranks first.
 pub const HOG: &str = "media";
 /// Its cgroup.
@@ -27,6 +29,11 @@ cgroups = ["lifeline/**"]
 name    = "sensor"
 kill    = 100
 cgroups = ["apps/sensor"]
+
+[[group]]
+name    = "gateway"
+kill    = 200
+cgroups = ["apps/gateway"]
 
 [[group]]
 name    = "media"
@@ -78,7 +85,13 @@ pub fn idle() -> Scenario {
             agent(),
             load(LIFELINE, "lifeline/heartbeat", &["heartbeat"]),
             load(SENSOR, "apps/sensor", &["sleeper", "--size", "20M"]),
+            load(
+                GATEWAY,
+                "apps/gateway",
+                &["refault", "--size", "24M", "--rate", "50M"],
+            ),
         ],
+        disk_mb: 32,
         limit_s: 20,
         ..Scenario::default()
     }
@@ -136,7 +149,7 @@ pub fn with_load(mut scenario: Scenario, name: &str, arguments: &[&str]) -> Scen
 pub fn only_the_hog_goes(run: &Run) -> Result<()> {
     let (killed, _, signal) = run.exited(HOG).context("the hog was not killed")?;
     ensure!(matches!(signal, Some(9 | 15)), "the hog ended by itself");
-    for service in [SENSOR, LIFELINE, "lowtide"] {
+    for service in [SENSOR, GATEWAY, LIFELINE, "lowtide"] {
         ensure!(run.exited(service).is_none(), "{service} ended, too");
     }
     ensure!(
