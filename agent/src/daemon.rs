@@ -62,10 +62,16 @@ impl Daemon {
             triggers.len(),
             config.policy.groups.len(),
         ));
+        let meminfo = Meminfo::open()?;
+        if !config.policy.is_warned(&meminfo.read()?) {
+            log.info(format_args!(
+                "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
+            ));
+        }
         let this = Self {
             config,
             surveyor,
-            meminfo: Meminfo::open()?,
+            meminfo,
             history: History::default(),
             log,
             born: Instant::now(),
@@ -77,8 +83,8 @@ impl Daemon {
     /// Runs until SIGTERM or SIGINT.
     pub async fn run(mut self, triggers: Triggers, paths: &Paths) -> io::Result<()> {
         let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
+        let mut look_again = self.episode(&triggers)?;
         let mut triggers = Async::new_nonblocking(triggers)?;
-        let mut look_again = None;
         loop {
             let fired = async { triggers.readable().await.map(|()| Woken::Trigger) };
             let told = async {
@@ -148,7 +154,7 @@ impl Daemon {
         // Between triggers the marks alone say whether it is worth while to look at every memcg;
         // on a trigger it always is: new cgroups are classified before it gets tight.
         let survey = if fired || self.history.needs_survey(policy, &memory, now) {
-            let enough = policy.enough(&memory, self.history.level(policy, now));
+            let enough = policy.enough(&memory, self.history.reach(policy, &memory, now));
             let fallback = rule(policy, NO_GROUP);
             self.surveyor
                 .survey(enough, fallback, 0, &self.config.matcher)?

@@ -10,6 +10,10 @@ pub struct Memory {
     pub available: u64,
     pub swap_total: u64,
     pub swap_free: u64,
+    /// Page cache with a file behind it that reclaim can take: Active(file) + Inactive(file).
+    pub file: u64,
+    /// The kernel measures stalls, so that a trigger can fire.
+    pub psi: bool,
     /// RAM that zram holds for what was swapped to it (mem_used_total).
     pub zram: u64,
     /// workingset_refault_anon + workingset_refault_file since boot, in pages.

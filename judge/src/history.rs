@@ -83,10 +83,20 @@ impl History {
             .map_or(Level::Calm, |(level, _)| level)
     }
 
+    /// The level up to which conditions are looked at: the one in force, or all of them where no
+    /// trigger would fire in time.
+    pub fn reach(&self, policy: &Policy, memory: &Memory, now: Millis) -> Level {
+        if policy.is_warned(memory) {
+            self.level(policy, now)
+        } else {
+            Level::Critical
+        }
+    }
+
     /// Whether a verdict on these figures can depend on who is there: some level in force is
     /// confirmed, or its actions go on until relief.
     pub fn needs_survey(&self, policy: &Policy, memory: &Memory, now: Millis) -> bool {
-        let (level, rates) = (self.level(policy, now), self.rates(memory, now));
+        let (level, rates) = (self.reach(policy, memory, now), self.rates(memory, now));
         let confirmed = Level::CONFIGURED
             .into_iter()
             .zip(&policy.levels)

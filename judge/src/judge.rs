@@ -9,7 +9,11 @@ use lowtide_common::{CANDIDATES, NEVER, Row, Survey};
 /// A victim or a reclaim target that gives less is not worth the disturbance.
 const WORTHWHILE: u64 = 256 * 1024;
 /// Under pressure the figures are looked at again within these bounds.
-const LOOK_MS: core::ops::RangeInclusive<u64> = 20..=250;
+const LOOK_MS: core::ops::RangeInclusive<u64> = 5..=250;
+/// The longest time between two looks where no trigger would fire in time.
+const GUARD_MS: u64 = 1_000;
+/// Shorter than this, asking somebody to stop is no use.
+const GRACE_MS: u64 = 20;
 /// Fastest fall of available memory to be ready for when nothing is known: what one core of a
 /// small device writes in a second.
 const FALL_PER_MS: u64 = 512 * 1024;
@@ -28,6 +32,7 @@ pub fn judge(
     now: Millis,
 ) -> Verdict {
     let level = history.level(policy, now);
+    let reach = history.reach(policy, memory, now);
     let case = Case {
         policy,
         memory,
@@ -46,11 +51,11 @@ pub fn judge(
         },
         memory: *memory,
         rates: case.rates,
-        enough: policy.enough(memory, level),
+        enough: policy.enough(memory, reach),
         judged: Vec::new(),
         acting: None,
         helpless: false,
-        look_again_ms: case.look_again(level),
+        look_again_ms: case.look_again(level, reach),
     };
     case.rank(verdict.enough, &mut verdict.judged);
     if let Some((id, _)) = history.exiting(now) {
@@ -59,7 +64,7 @@ pub fn judge(
         return verdict;
     }
     for (at, rules) in Level::CONFIGURED.into_iter().zip(&policy.levels).rev() {
-        if at > level || rules.actions.is_empty() {
+        if at > reach || rules.actions.is_empty() {
             continue;
         }
         let confirmed = rules.confirm.holds(memory, case.rates.as_ref());
@@ -270,7 +275,7 @@ impl Case<'_> {
         }
         let grace = u64::from(self.policy.group(target.rule.group).grace_ms);
         let grace = self.exhausted_in().map_or(grace, |ms| grace.min(ms / 2));
-        if grace < *LOOK_MS.start() {
+        if grace < GRACE_MS {
             return Found::Nothing;
         }
         Found::Do(Action::Terminate {
@@ -289,9 +294,9 @@ impl Case<'_> {
         }
     }
 
-    /// Soon enough to catch the next mark at the pace seen, or at the fastest to be expected.
-    fn look_again(&self, level: Level) -> Option<u32> {
-        if level == Level::Calm {
+    /// Soon enough to catch the next mark at twice the pace seen, or at the fastest to be expected.
+    fn look_again(&self, level: Level, reach: Level) -> Option<u32> {
+        if reach == Level::Calm {
             return None;
         }
         let next_mark = self
@@ -302,11 +307,14 @@ impl Case<'_> {
             .filter(|mark| *mark < self.memory.available)
             .max()
             .unwrap_or(0);
-        let rate = self
-            .rates
-            .map_or(FALL_PER_MS, |r| (r.shrinking / 500).max(FALL_PER_MS / 8));
+        let rate = self.rates.map_or(0, |r| r.shrinking / 500).max(FALL_PER_MS);
         let ms = (self.memory.available - next_mark.min(self.memory.available)) / rate;
-        Some(ms.clamp(*LOOK_MS.start(), *LOOK_MS.end()) as u32)
+        let longest = if level == Level::Calm {
+            GUARD_MS
+        } else {
+            *LOOK_MS.end()
+        };
+        Some(ms.clamp(*LOOK_MS.start(), longest) as u32)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the config file says, compiled: bounded plain data, sizes still relative where the file
 //! says so.
 
+use crate::evidence::Memory;
 use heapless::{String, Vec};
 use lowtide_common::NEVER;
 
@@ -242,5 +243,17 @@ impl Policy {
         self.groups
             .get(usize::from(index))
             .unwrap_or(&self.fallback)
+    }
+
+    /// Whether a stall comes before the end. Where hardly any file cache is left and there is no
+    /// swap (all programs in RAM, say), an allocation has nothing to wait for: the kernel goes from
+    /// no stall at all straight to its OOM killer, and PSI says nothing. Then, as without PSI, the
+    /// figures must be looked at by time.
+    pub fn is_warned(&self, memory: &Memory) -> bool {
+        let critical = self.levels[LEVELS - 1]
+            .confirm
+            .available_mark(memory.total)
+            .unwrap_or(0);
+        memory.psi && memory.file + memory.swap_free > critical
     }
 }

@@ -333,3 +333,36 @@ fn without_swap_its_free_share_is_below_every_mark() {
     assert!(Term::SwapFreeBelow(Amount::Bytes(0)).holds(&memory, None));
     assert!(!Term::SwapFreeAbove(Amount::Bytes(0)).holds(&memory, None));
 }
+
+#[test]
+fn where_no_stall_comes_first_the_figures_alone_count() {
+    let (policy, history) = (policy(), History::default());
+    let rows = [row(7, 800, 100 * MIB, 0)];
+    for memory in [
+        Memory {
+            file: MIB,
+            ..memory(8 * MIB)
+        },
+        Memory {
+            psi: false,
+            ..memory(8 * MIB)
+        },
+    ] {
+        let verdict = judge(&policy, &memory, &survey(&rows, MIB), &history, 0);
+        assert!(
+            matches!(verdict.action, Action::Kill { .. }),
+            "{:?}",
+            verdict.action
+        );
+        let plenty = Memory {
+            available: 200 * MIB,
+            ..memory
+        };
+        let verdict = judge(&policy, &plenty, &survey(&rows, MIB), &history, 0);
+        assert_eq!(verdict.action, Action::Nothing);
+        assert!(
+            verdict.look_again_ms.is_some(),
+            "nothing else would wake it"
+        );
+    }
+}

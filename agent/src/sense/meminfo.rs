@@ -16,7 +16,7 @@ const ZRAMS: usize = 4;
 pub struct Meminfo {
     meminfo: OwnedFd,
     vmstat: OwnedFd,
-    /// Missing where PSI is.
+    /// Missing where PSI is, or where it is off by command line and reads fail.
     pressure: Option<OwnedFd>,
     zram: heapless::Vec<OwnedFd, ZRAMS>,
 }
@@ -57,7 +57,9 @@ impl Meminfo {
         let mut this = Self {
             meminfo: open("/proc/meminfo")?,
             vmstat: open("/proc/vmstat")?,
-            pressure: open(super::psi::SYSTEM).ok(),
+            pressure: open(super::psi::SYSTEM)
+                .ok()
+                .filter(|fd| read(fd, &mut [0; BUFFER]).is_ok()),
             zram: heapless::Vec::new(),
         };
         this.find_zram();
@@ -87,6 +89,8 @@ impl Meminfo {
         memory.available = kib(b"MemAvailable:").ok_or(io::ErrorKind::InvalidData)?;
         memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
         memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
+        memory.file = kib(b"Active(file):").unwrap_or(0) + kib(b"Inactive(file):").unwrap_or(0);
+        memory.psi = self.pressure.is_some();
         let text = read(&self.vmstat, &mut buffer)?;
         memory.refaults = [
             &b"workingset_refault_anon "[..],

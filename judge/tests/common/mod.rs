@@ -56,6 +56,8 @@ pub fn memory(available: u64) -> Memory {
     Memory {
         total: TOTAL,
         available,
+        file: TOTAL / 2,
+        psi: true,
         ..Memory::default()
     }
 }
@@ -118,6 +120,6 @@ pub fn judged(
     }
     let memory = memory(available);
     history.observe(&memory, now);
-    let enough = policy.enough(&memory, history.level(policy, now));
+    let enough = policy.enough(&memory, history.reach(policy, &memory, now));
     judge(policy, &memory, &survey(rows, enough), history, now)
 }
