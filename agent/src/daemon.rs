@@ -133,7 +133,7 @@ impl Daemon {
                 self.history.triggered(level, now);
             })?;
             let woken = Instant::now();
-            let (verdict, done) = self.step(fired, now)?;
+            let (verdict, done) = without_allocating(|| self.step(fired, now))?;
             let took = woken.elapsed();
             self.tell(&verdict, done.as_ref(), took);
             let Some(done) = done else {
@@ -276,6 +276,17 @@ impl Daemon {
         ));
         Some(triggers)
     }
+}
+
+/// From trigger to kill nothing may be allocated: memory is what there is none of.
+#[cfg(feature = "abort-on-alloc")]
+fn without_allocating<T>(f: impl FnOnce() -> T) -> T {
+    assert_no_alloc::assert_no_alloc(f)
+}
+
+#[cfg(not(feature = "abort-on-alloc"))]
+fn without_allocating<T>(f: impl FnOnce() -> T) -> T {
+    f()
 }
 
 fn arm(config: &Loaded, log: &mut Log) -> io::Result<Triggers> {

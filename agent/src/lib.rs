@@ -9,3 +9,7 @@ pub mod daemon;
 pub mod sense;
 mod sys;
 pub mod tell;
+
+#[cfg(feature = "abort-on-alloc")]
+#[global_allocator]
+static ALLOCATOR: assert_no_alloc::AllocDisabler = assert_no_alloc::AllocDisabler;

@@ -77,6 +77,7 @@ pub fn judge(
             continue;
         }
         verdict.acting = verdict.acting.or(Some(at));
+        verdict.level = verdict.level.max(at);
         let reason = if confirmed {
             Why::Confirmed(at)
         } else {
