@@ -44,11 +44,17 @@ INITSCRIPT_NAME = "lowtide"
 INITSCRIPT_PARAMS = "start 39 S . stop 90 0 6 ."
 SYSTEMD_SERVICE:${PN} = "lowtide.service"
 
+# The profile of the image: router, gateway, camera or kiosk. A config in /etc goes over it.
+LOWTIDE_PROFILE ??= ""
+
 do_install:append() {
     install -Dm 0644 ${S}/pkg/config.toml ${D}${sysconfdir}/lowtide/config.toml
     install -d ${D}${nonarch_libdir}/lowtide/profiles
     install -m 0644 ${S}/config/lowtide.schema.json ${D}${nonarch_libdir}/lowtide
     install -m 0644 ${S}/config/profiles/*.toml ${D}${nonarch_libdir}/lowtide/profiles
+    if [ -n "${LOWTIDE_PROFILE}" ]; then
+        echo 'profile = "${LOWTIDE_PROFILE}"' > ${D}${nonarch_libdir}/lowtide/config.toml
+    fi
     install -Dm 0644 ${S}/config/config.toml ${D}${docdir}/${BPN}/config.toml
 
     if ${@bb.utils.contains('DISTRO_FEATURES', 'systemd', 'true', 'false', d)}; then
