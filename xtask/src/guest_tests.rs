@@ -3,6 +3,7 @@
 
 use crate::check::{Tally, verdict};
 use crate::dirs;
+use crate::firmware;
 use crate::kernel::{self, Kernel};
 use crate::programs::{self, Profile, Programs};
 use crate::qemu;
@@ -111,6 +112,20 @@ const CASES: &[Case] = &[
             );
             Ok(())
         },
+    },
+    Case {
+        name: "init_script_under_busybox",
+        kernel: None,
+        memory_mb: 256,
+        scenario: firmware::init_script,
+        check: firmware::passed,
+    },
+    Case {
+        name: "openwrt_scripts_under_busybox",
+        kernel: None,
+        memory_mb: 256,
+        scenario: firmware::openwrt_scripts,
+        check: firmware::passed,
     },
 ];
 

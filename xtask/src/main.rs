@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod demo;
 mod dirs;
+mod firmware;
 mod fuzz;
 mod guest_tests;
 mod initramfs;

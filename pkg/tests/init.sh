@@ -1,0 +1,56 @@
+#!/bin/sh
+# lowtide.init under BusyBox with the real agent.
+
+# shellcheck source=pkg/tests/steps.sh
+. "${0%/*}/steps.sh"
+
+SCRIPT=/etc/init.d/S02lowtide
+CONFIG=/etc/lowtide/config.toml
+LOG=/tmp/messages
+
+agents() {
+	[ "$(pidof lowtide | wc -w)" -eq "$1" ]
+}
+
+is_another() {
+	agents 1 && [ "$(pidof lowtide)" != "$1" ]
+}
+
+unkillable() {
+	[ "$(cat "/proc/$(pidof lowtide)/oom_score_adj")" -eq -1000 ]
+}
+
+syslogd -O "$LOG"
+
+step fails "$SCRIPT" status
+
+step "$SCRIPT" start
+step soon agents 1
+step "$SCRIPT" status
+step unkillable
+
+# A second start does nothing.
+step "$SCRIPT" start
+step agents 1
+
+step soon grep -q 'lowtide.*armed' "$LOG"
+first="$(pidof lowtide)"
+echo 'profile = "no such"' > "$CONFIG"
+step fails "$SCRIPT" reload
+printf '[[group]]\nname = "more"\nkill = 1\ncgroups = ["more"]\n' > "$CONFIG"
+step "$SCRIPT" reload
+step soon grep -q 'lowtide.*reloaded' "$LOG"
+step [ "$(pidof lowtide)" = "$first" ]
+
+kill -KILL "$first"
+step soon is_another "$first"
+step "$SCRIPT" status
+
+second="$(pidof lowtide)"
+step "$SCRIPT" restart
+step soon is_another "$second"
+
+step "$SCRIPT" stop
+step agents 0
+step fails "$SCRIPT" status
+step "$SCRIPT" stop

@@ -1,0 +1,25 @@
+# shellcheck shell=dash
+# For the tests beside it: ends with 1 at the first step that fails.
+
+step() {
+	if "$@"; then
+		echo "ok: $*"
+	else
+		echo "failed: $*"
+		exit 1
+	fi
+}
+
+fails() {
+	! "$@"
+}
+
+# Waits up to ten seconds for it to hold.
+soon() {
+	local tries=100
+	until "$@"; do
+		[ "$tries" -gt 0 ] || return 1
+		tries=$((tries - 1))
+		sleep 0.1
+	done
+}

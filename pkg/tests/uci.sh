@@ -1,0 +1,80 @@
+#!/bin/sh
+# lowtide-uci and lowtide.procd under BusyBox with the real `lowtide check`.
+
+# shellcheck source=pkg/tests/steps.sh
+. "${0%/*}/steps.sh"
+
+UCI=/etc/config/lowtide
+RENDERED=/run/lowtide/config.d/50-uci.toml
+
+service() {
+	sh /etc/rc.common /etc/init.d/lowtide "$1"
+}
+
+tells_procd() {
+	service start | grep -qxF "$1"
+}
+
+has() {
+	grep -qxF "$1" "$RENDERED"
+}
+
+syslogd -O /tmp/messages
+
+# What the package installs.
+step tells_procd 'param command /usr/bin/lowtide run'
+step tells_procd 'param reload_signal HUP'
+step tells_procd 'trigger lowtide'
+step has 'processes = ["netifd", "dropbear", "dnsmasq", "odhcpd", "odhcp6c", "hostapd", "wpa_supplicant"]'
+step lowtide check --offline "$RENDERED"
+
+cat > "$UCI" << 'END'
+config group 'media'
+	option kill '900'
+	option unit 'process'
+	list cgroups 'services/minidlna'
+	list cgroups 'with "quotes" and \'
+	list processes 'minidlnad'
+
+config lowtide 'main'
+	option enabled '1'
+	option profile 'router'
+
+config level 'critical'
+	list trigger 'full 25ms/500ms'
+	option confirm_available_below '5%'
+	option relief_available_above '11%'
+
+config limits
+	option restarts '4'
+END
+cat > /tmp/wanted << 'END'
+# From /etc/config/lowtide; written anew at each start and reload.
+profile = "router"
+
+[[group]]
+name = "media"
+kill = 900
+unit = "process"
+cgroups = ["services/minidlna", "with \"quotes\" and \\"]
+processes = ["minidlnad"]
+
+[level.critical]
+trigger = ["full 25ms/500ms"]
+confirm.available_below = "5%"
+relief.available_above = "11%"
+
+[limits]
+restarts = 4
+END
+step service reload
+step diff /tmp/wanted "$RENDERED"
+
+# A mistake goes to the log, and what was there stays.
+sed -i "s/'900'/'lots'/" "$UCI"
+step service reload
+step diff /tmp/wanted "$RENDERED"
+step soon grep -q 'lowtide.*lots' /tmp/messages
+
+sed -i "s/enabled '1'/enabled '0'/" "$UCI"
+step fails tells_procd 'param command /usr/bin/lowtide run'
