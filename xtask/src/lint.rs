@@ -21,6 +21,7 @@ impl Lint {
         let files = tracked()?;
         let scripts: Vec<_> = files.iter().filter(|f| is_shell_script(f)).collect();
         run(Command::new("shellcheck")
+            .arg("--external-sources")
             .args(scripts)
             .current_dir(workspace()))?;
 
