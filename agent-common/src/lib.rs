@@ -48,6 +48,79 @@ impl Rule {
     };
 }
 
+/// What the walk from the root passes down to the memcgs below one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Above {
+    /// cgroup id; 0 above the root.
+    pub id: u64,
+    /// The rule in force.
+    pub rule: Rule,
+    state: u64,
+}
+
+impl Above {
+    /// A new memcg: its rule and that of all below it are not known yet.
+    const UNDECIDED: u64 = 1;
+    /// Part of a unit that is killed as a whole.
+    const IN_UNIT: u64 = 2;
+
+    /// Above the root; `fallback` is for what no rule covers.
+    #[inline(always)]
+    pub const fn root(fallback: Rule) -> Self {
+        Self {
+            id: 0,
+            rule: fallback,
+            state: 0,
+        }
+    }
+
+    /// The same for what is below the child `id`, which has a rule of its `own`, or inherits this
+    /// one, or is `new` and not known yet.
+    #[inline(always)]
+    pub fn child(&self, id: u64, own: Option<Rule>, new: bool) -> Self {
+        let as_unit = own.is_some_and(|rule| rule.flags & Rule::UNIT != 0);
+        Self {
+            id,
+            rule: own.unwrap_or(self.rule),
+            state: if new || (own.is_none() && self.state == Self::UNDECIDED) {
+                Self::UNDECIDED
+            } else if as_unit || self.state == Self::IN_UNIT {
+                Self::IN_UNIT
+            } else {
+                0
+            },
+        }
+    }
+
+    /// Whether the rule in force is known: only then may anything be done.
+    #[inline(always)]
+    pub fn is_decided(&self) -> bool {
+        self.state != Self::UNDECIDED
+    }
+
+    /// Flags of a child's [`Row`].
+    #[inline(always)]
+    pub fn row_flags(&self, own: Option<Rule>, leaf: bool, populated: bool) -> u16 {
+        let part_of_unit = self.state == Self::IN_UNIT;
+        let as_unit = own.is_some_and(|rule| rule.flags & Rule::UNIT != 0);
+        let mut flags = 0;
+        if populated {
+            flags |= Row::POPULATED;
+        }
+        if leaf {
+            flags |= Row::LEAF;
+        }
+        if (as_unit || leaf) && !part_of_unit && self.id != 0 {
+            flags |= Row::RECLAIMABLE;
+            if populated {
+                flags |= Row::KILLABLE;
+            }
+        }
+        flags
+    }
+}
+
 /// What one memcg uses and suffers; figures are hierarchical (the memcg with its descendants).
 ///
 /// At most 128 bytes, which a BPF program copies without a call.

@@ -10,7 +10,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use best::{Best, copy};
 use kernel::{Memcg, Node, walk, with_memcg};
-use lowtide_common::{MAX_DEPTH, NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
+use lowtide_common::{Above, MAX_DEPTH, NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
 
 /// `BPF_F_NO_PREALLOC`: entries cost memory only once there are any.
 const NO_PREALLOC: u32 = 1;
@@ -28,20 +28,6 @@ static SURVEY: Array<Survey> = Array::with_max_entries(1, MMAPABLE);
 static ROWS: Array<Row> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static WALK: Array<Walk> = Array::with_max_entries(1, 0);
-
-/// What is known on the path from the root to the memcg at hand.
-#[derive(Clone, Copy)]
-struct Above {
-    id: u64,
-    rule: Rule,
-    /// One of [`UNDECIDED`], [`IN_UNIT`], or 0.
-    state: u64,
-}
-
-/// A new memcg: its rule and that of all below it are not known yet.
-const UNDECIDED: u64 = 1;
-/// Part of a unit that is killed as a whole.
-const IN_UNIT: u64 = 2;
 
 /// State of one run; too large for the stack.
 struct Walk {
@@ -67,7 +53,7 @@ pub fn survey(request: *const Request) -> i32 {
     out.highest_id = 0;
     out.unclassified_len = 0;
     out.rows_len = 0;
-    state.above[0] = Above { id: 0, rule: request.fallback, state: 0 };
+    state.above[0] = Above::root(request.fallback);
     state.kill.clear();
     state.reclaim.clear();
     let found_root = walk(|css| {
@@ -105,44 +91,15 @@ fn place(node: Node, request: &Request, out: &mut Survey, state: &mut Walk) -> b
     if node.id > out.highest_id {
         out.highest_id = node.id;
     }
-    let rule = own.unwrap_or(above.rule);
-    let undecided = new || (own.is_none() && above.state == UNDECIDED);
-    let as_unit = own.is_some() && rule.flags & Rule::UNIT != 0 && above.state != IN_UNIT;
-    let part_of_unit = above.state == IN_UNIT;
-    state.above[level + 1] = Above {
-        id: node.id,
-        rule,
-        state: if undecided {
-            UNDECIDED
-        } else if as_unit || part_of_unit {
-            IN_UNIT
-        } else {
-            0
-        },
-    };
-    let leaf = node.is_leaf();
-    let populated = node.is_populated();
-    let stands_alone = as_unit || (leaf && !part_of_unit);
-    let mut flags = 0;
-    if populated {
-        flags |= Row::POPULATED;
-    }
-    if leaf {
-        flags |= Row::LEAF;
-    }
-    if stands_alone && level > 0 {
-        flags |= Row::RECLAIMABLE;
-        if populated {
-            flags |= Row::KILLABLE;
-        }
-    }
+    let child = above.child(node.id, own, new);
+    state.above[level + 1] = child;
     let row = &mut state.row;
     row.id = node.id;
     row.parent = above.id;
     row.level = node.level;
-    row.flags = flags;
-    row.rule = rule;
-    !undecided
+    row.flags = above.row_flags(own, node.is_leaf(), node.is_populated());
+    row.rule = child.rule;
+    child.is_decided()
 }
 
 /// Takes the figures that ranking needs; the others only for a row that is kept.
