@@ -3,6 +3,8 @@
 
 use crate::act;
 use crate::act::kill::Victim;
+use crate::act::settings::Settings;
+use crate::act::settle::settle;
 use crate::config::{self, Loaded, Paths, rule};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
@@ -28,6 +30,7 @@ pub struct Daemon {
     config: Loaded,
     surveyor: Surveyor,
     meminfo: Meminfo,
+    settings: Settings,
     history: History,
     log: Log,
     born: Instant,
@@ -68,20 +71,29 @@ impl Daemon {
                 "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
             ));
         }
-        let this = Self {
+        let settings = Settings::open(&surveyor.tree, &mut log)?;
+        let mut this = Self {
             config,
             surveyor,
             meminfo,
+            settings,
             history: History::default(),
             log,
             born: Instant::now(),
             last_why: None,
         };
+        this.settle();
         Ok((this, triggers))
     }
 
-    /// Runs until SIGTERM or SIGINT.
+    /// Runs until SIGTERM or SIGINT, and leaves no setting behind.
     pub async fn run(mut self, triggers: Triggers, paths: &Paths) -> io::Result<()> {
+        let result = self.watch(triggers, paths).await;
+        self.settings.undo_all(&self.surveyor.tree);
+        result
+    }
+
+    async fn watch(&mut self, triggers: Triggers, paths: &Paths) -> io::Result<()> {
         let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
         let mut look_again = self.episode(&triggers)?;
         let mut triggers = Async::new_nonblocking(triggers)?;
@@ -137,6 +149,9 @@ impl Daemon {
             let took = woken.elapsed();
             self.tell(&verdict, done.as_ref(), took);
             let Some(done) = done else {
+                if verdict.level == Level::Calm && self.surveyor.take_found_new() {
+                    self.settle();
+                }
                 return Ok(verdict.look_again_ms);
             };
             if let Some(victim) = done.victim {
@@ -167,6 +182,23 @@ impl Daemon {
         self.history
             .note(policy, &verdict, done.as_ref().map(|d| d.outcome), now);
         Ok((verdict, done))
+    }
+
+    /// Brings the cgroups in line with the config; what cannot be done is said, and done without.
+    fn settle(&mut self) {
+        let settled = self.meminfo.read().and_then(|memory| {
+            settle(
+                &self.config,
+                &self.surveyor.tree,
+                memory.total,
+                &mut self.settings,
+                &mut self.log,
+            )
+        });
+        if let Err(error) = settled {
+            self.log
+                .error(format_args!("settling the cgroups: {error}"));
+        }
     }
 
     /// No second victim while the first is still exiting.
@@ -270,6 +302,7 @@ impl Daemon {
             self.log
                 .error(format_args!("classifying the cgroups: {error}"));
         }
+        self.settle();
         self.log.info(format_args!(
             "reloaded: {} groups",
             self.config.policy.groups.len()

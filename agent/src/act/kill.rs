@@ -107,10 +107,9 @@ fn open_victim(tree: &Tree, id: u64) -> io::Result<OwnedFd> {
 /// A pid taken from `cgroup.procs` may be reused before it is opened; the pidfd is checked to be
 /// still in this cgroup by reading the list again.
 fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) -> io::Result<()> {
-    let procs = open_at(dir, "cgroup.procs", OFlags::RDONLY)?;
     let mut pids = heapless::Vec::<(Pid, OwnedFd), 64>::new();
     let mut buffer = [0; PROCS];
-    for pid in parse_pids(read(&procs, &mut buffer)?) {
+    for pid in self::pids(dir.as_fd(), &mut buffer)? {
         if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
             && pids.push((pid, pidfd)).is_err()
         {
@@ -144,6 +143,15 @@ fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) 
     Ok(())
 }
 
+/// The processes in the cgroup itself, as many as `buffer` holds.
+pub(super) fn pids<'a>(
+    dir: BorrowedFd<'_>,
+    buffer: &'a mut [u8],
+) -> io::Result<impl Iterator<Item = Pid> + use<'a>> {
+    let procs = open_at(dir, "cgroup.procs", OFlags::RDONLY)?;
+    Ok(parse_pids(read(&procs, buffer)?))
+}
+
 fn read<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
     let n = rustix::io::read(fd, &mut *buffer)?;
     Ok(&buffer[..n])
@@ -157,7 +165,7 @@ fn parse_pids(text: &[u8]) -> impl Iterator<Item = Pid> + '_ {
         .filter_map(Pid::from_raw)
 }
 
-fn open_at(dir: &OwnedFd, name: &str, how: OFlags) -> io::Result<OwnedFd> {
+fn open_at(dir: impl AsFd, name: &str, how: OFlags) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(
         dir,
         name,

@@ -3,6 +3,8 @@
 pub mod kill;
 mod reboot;
 mod reclaim;
+pub mod settings;
+pub mod settle;
 
 use crate::sense::tree::Tree;
 use kill::Victim;

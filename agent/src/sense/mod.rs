@@ -34,6 +34,7 @@ pub struct Surveyor {
     engine: Box<dyn Engine>,
     pub tree: Tree,
     classified_up_to: u64,
+    found_new: bool,
 }
 
 impl Surveyor {
@@ -42,7 +43,13 @@ impl Surveyor {
             engine,
             tree,
             classified_up_to: 0,
+            found_new: false,
         }
+    }
+
+    /// Whether surveys found new cgroups since this was last asked.
+    pub fn take_found_new(&mut self) -> bool {
+        std::mem::take(&mut self.found_new)
     }
 
     pub fn engine(&self) -> &'static str {
@@ -86,6 +93,7 @@ impl Surveyor {
             if new.is_empty() {
                 break;
             }
+            self.found_new = true;
         }
         Ok(self.engine.survey())
     }

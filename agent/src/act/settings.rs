@@ -1,0 +1,450 @@
+//! What lowtide changes on cgroups and their processes, and the way back.
+//!
+//! Every change is in the journal before it is made, and the journal outlives the agent in
+//! [`STATE`]: it is undone when the agent stops, when the config no longer wants it, and at the
+//! next start when the agent died in between. A value that somebody else changed meanwhile stays.
+
+use crate::sense::tree::Tree;
+use crate::tell::Log;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::fmt::Write as _;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Where the journal outlives the agent; on a tmpfs, as it means nothing after a boot.
+pub const STATE: &str = "/run/lowtide/undo";
+/// Changes in force at a time; what exceeds them is not made.
+const SLOTS: usize = 256;
+/// Bytes of a slot in the state file. A page holds a whole number of them, so that a write of one
+/// never ends half way because the agent is killed.
+const SLOT: usize = 128;
+/// Bytes of `cgroup.procs` looked at for oom_score_adj: some 1000 processes of one cgroup.
+const PROCS: usize = 8192;
+/// Cgroups that are held back at a time.
+const FROZEN: usize = 8;
+
+/// What can be set on a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// memory.min, bytes.
+    Min,
+    /// memory.low, bytes.
+    Low,
+    /// memory.oom.group, 0 or 1.
+    OomGroup,
+    /// cgroup.freeze, 0 or 1.
+    Freeze,
+    /// oom_score_adj of the processes in it, -1000 to 1000.
+    OomScore,
+}
+
+impl Setting {
+    const ALL: [Self; 5] = [
+        Self::Min,
+        Self::Low,
+        Self::OomGroup,
+        Self::Freeze,
+        Self::OomScore,
+    ];
+
+    /// The file that holds it.
+    pub const fn file(self) -> &'static str {
+        match self {
+            Self::Min => "memory.min",
+            Self::Low => "memory.low",
+            Self::OomGroup => "memory.oom.group",
+            Self::Freeze => "cgroup.freeze",
+            Self::OomScore => "oom_score_adj",
+        }
+    }
+
+    /// What is in force; `max` is [`i64::MAX`].
+    fn read(self, dir: BorrowedFd<'_>) -> io::Result<i64> {
+        if self == Self::OomScore {
+            return common_score(dir);
+        }
+        read_value(dir, self.file())
+    }
+
+    /// Replaces `from` by `to`. Only processes that are at `from` are touched: one with a value of
+    /// its own keeps it.
+    fn write(self, dir: BorrowedFd<'_>, from: i64, to: i64) -> io::Result<()> {
+        if self == Self::OomScore {
+            return each_process(dir, &mut |process| {
+                if read_value(process, self.file())? == from {
+                    write_value(process, self.file(), to)?;
+                }
+                Ok(())
+            });
+        }
+        write_value(dir, self.file(), to)
+    }
+}
+
+/// One change: undone by putting `before` where `ours` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Change {
+    /// cgroup id.
+    id: u64,
+    setting: Setting,
+    before: i64,
+    ours: i64,
+}
+
+impl Change {
+    fn line(&self) -> heapless::String<SLOT> {
+        let mut line = heapless::String::new();
+        let Self {
+            id,
+            setting,
+            before,
+            ours,
+        } = self;
+        // Cannot overflow: three numbers of at most 20 characters and a name of 16.
+        let _ = write!(line, "{id} {} ", setting.file());
+        let _ = write_number(&mut line, *before);
+        let _ = line.push(' ');
+        let _ = write_number(&mut line, *ours);
+        line
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let id = words.next()?.parse().ok()?;
+        let file = words.next()?;
+        Some(Self {
+            id,
+            setting: Setting::ALL.into_iter().find(|s| s.file() == file)?,
+            before: parse_number(words.next()?)?,
+            ours: parse_number(words.next()?)?,
+        })
+    }
+}
+
+/// The one place from where cgroups are changed in a way that lasts.
+pub struct Settings {
+    /// `None` where there is nowhere to keep it: then nothing is changed at all.
+    state: Option<OwnedFd>,
+    changes: Box<[Option<Change>; SLOTS]>,
+    frozen: heapless::Vec<(u64, Instant), FROZEN>,
+}
+
+impl Settings {
+    /// Opens [`STATE`] and undoes what an agent left behind that died. Where it cannot be made,
+    /// nothing can be set. Fails when another agent runs.
+    pub fn open(tree: &Tree, log: &mut Log) -> io::Result<Self> {
+        let state = state_file()
+            .inspect_err(|error| {
+                log.warning(format_args!(
+                    "{STATE}: {error}: nothing can be protected or held back"
+                ));
+            })
+            .ok();
+        let mut this = Self {
+            state,
+            changes: Box::new([None; SLOTS]),
+            frozen: heapless::Vec::new(),
+        };
+        let Some(state) = &this.state else {
+            return Ok(this);
+        };
+        rustix::fs::flock(state, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| io::Error::other("another lowtide runs"))?;
+        let mut slot = [0; SLOT];
+        for (i, change) in this.changes.iter_mut().enumerate() {
+            let n = rustix::io::pread(state, &mut slot, (i * SLOT) as u64)?;
+            *change = core::str::from_utf8(&slot[..n])
+                .ok()
+                .and_then(Change::parse);
+        }
+        if this.len() > 0 {
+            log.notice(format_args!(
+                "undoing {} settings that an agent left behind",
+                this.len()
+            ));
+        }
+        this.undo_all(tree);
+        // All pages are there from now on: writing a slot takes no memory.
+        for i in 0..SLOTS {
+            this.keep(i, None)?;
+        }
+        Ok(this)
+    }
+
+    /// Whether there is a journal, and so anything can be set.
+    pub fn is_possible(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// Changes in force.
+    fn len(&self) -> usize {
+        self.changes.iter().flatten().count()
+    }
+
+    /// What is in force without what lowtide did.
+    pub fn without_us(&self, dir: BorrowedFd<'_>, id: u64, setting: Setting) -> io::Result<i64> {
+        let now = setting.read(dir)?;
+        let change = self.find(id, setting).and_then(|i| self.changes[i]);
+        Ok(change.filter(|c| c.ours == now).map_or(now, |c| c.before))
+    }
+
+    /// Sets `value` on the cgroup `id`, open as `dir`. Sizes are rounded down to pages, as the
+    /// kernel does.
+    ///
+    /// `ENOENT`: this cgroup has no such file. `ENOSPC`: the journal is full. `EROFS`: there is
+    /// nowhere to keep the journal.
+    pub fn set(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        id: u64,
+        setting: Setting,
+        value: i64,
+    ) -> io::Result<()> {
+        let value = match setting {
+            Setting::Min | Setting::Low => value - value % rustix::param::page_size() as i64,
+            _ => value,
+        };
+        let known = self.find(id, setting);
+        let change = known.and_then(|i| self.changes[i]);
+        let now = match change {
+            // Processes come and go: the new ones follow.
+            Some(change) if setting == Setting::OomScore && change.ours == value => {
+                return setting.write(dir, change.before, value);
+            }
+            Some(change) if setting == Setting::OomScore => change.ours,
+            _ => setting.read(dir)?,
+        };
+        if now == value {
+            return Ok(());
+        }
+        let before = match change {
+            Some(change) if change.ours == now => change.before,
+            // Somebody else has changed it since: theirs to keep.
+            Some(_) => return Ok(()),
+            None => now,
+        };
+        // A second entry first and the old one gone last: whenever the agent dies, one of them
+        // tells what is in force.
+        let slot = self.changes.iter().position(Option::is_none);
+        let slot = slot.ok_or(Errno::NOSPC)?;
+        self.keep(
+            slot,
+            Some(Change {
+                id,
+                setting,
+                before,
+                ours: value,
+            }),
+        )?;
+        let done = setting.write(dir, now, value);
+        let obsolete = if done.is_ok() { known } else { Some(slot) };
+        if let Some(obsolete) = obsolete {
+            self.keep(obsolete, None)?;
+        }
+        done
+    }
+
+    /// Undoes every change for which `wanted` is false.
+    pub fn retain(&mut self, tree: &Tree, wanted: impl Fn(u64, Setting) -> bool) {
+        for i in 0..SLOTS {
+            if self.changes[i].is_some_and(|c| !wanted(c.id, c.setting)) {
+                self.undo(tree, i);
+            }
+        }
+    }
+
+    /// Leaves every cgroup as it was found.
+    pub fn undo_all(&mut self, tree: &Tree) {
+        self.frozen.clear();
+        self.retain(tree, |_, _| false);
+    }
+
+    /// Holds back all in and below the cgroup `id` by `cgroup.freeze`, for `limit`. Allocates
+    /// nothing.
+    ///
+    /// Not by memory.high: where nothing is left to reclaim, who is over it loops in the kernel
+    /// reclaiming in vain, for ever and at the cost of the CPU, and is no longer stopped by a
+    /// fall in pressure either. A frozen cgroup costs nothing, can be killed as it is, and goes
+    /// on as if nothing had been.
+    ///
+    /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone.
+    pub fn freeze(&mut self, tree: &Tree, id: u64, limit: Duration) -> io::Result<()> {
+        if tree.is_protected(id) {
+            return Err(Errno::PERM.into());
+        }
+        if self.frozen.is_full() {
+            return Err(Errno::NOSPC.into());
+        }
+        let dir = tree.open_id(id)?;
+        self.set(dir.as_fd(), id, Setting::Freeze, 1)?;
+        self.frozen.retain(|(frozen, _)| *frozen != id);
+        // Cannot fail: there was room.
+        let _ = self.frozen.push((id, Instant::now() + limit));
+        Ok(())
+    }
+
+    /// Lets go whom `who` picks by cgroup id and the time until which it is held back.
+    pub fn thaw(&mut self, tree: &Tree, who: impl Fn(u64, Instant) -> bool) {
+        while let Some(i) = self.frozen.iter().position(|(id, until)| who(*id, *until)) {
+            let (id, _) = self.frozen.swap_remove(i);
+            if let Some(slot) = self.find(id, Setting::Freeze) {
+                self.undo(tree, slot);
+            }
+        }
+    }
+
+    /// When the next one is to be let go.
+    pub fn next_thaw(&self) -> Option<Instant> {
+        self.frozen.iter().map(|(_, until)| *until).min()
+    }
+
+    fn find(&self, id: u64, setting: Setting) -> Option<usize> {
+        self.changes
+            .iter()
+            .position(|c| c.is_some_and(|c| c.id == id && c.setting == setting))
+    }
+
+    fn undo(&mut self, tree: &Tree, slot: usize) {
+        let Some(change) = self.changes[slot] else {
+            return;
+        };
+        // A cgroup that is gone took its settings along. Nothing better can be done about any
+        // other error than to forget it, too.
+        let _ = tree.open_id(change.id).and_then(|dir| {
+            let setting = change.setting;
+            // Processes are compared one by one as they are written.
+            if setting == Setting::OomScore || setting.read(dir.as_fd())? == change.ours {
+                setting.write(dir.as_fd(), change.ours, change.before)?;
+            }
+            Ok(())
+        });
+        let _ = self.keep(slot, None);
+    }
+
+    fn keep(&mut self, slot: usize, change: Option<Change>) -> io::Result<()> {
+        let state = self.state.as_ref().ok_or(Errno::ROFS)?;
+        self.changes[slot] = change;
+        let mut text = [b' '; SLOT];
+        text[SLOT - 1] = b'\n';
+        if let Some(change) = change {
+            let line = change.line();
+            text[..line.len()].copy_from_slice(line.as_bytes());
+        }
+        rustix::io::pwrite(state, &text, (slot * SLOT) as u64)?;
+        Ok(())
+    }
+}
+
+/// Makes the directory and the file [`STATE`].
+fn state_file() -> io::Result<OwnedFd> {
+    if let Some(dir) = std::path::Path::new(STATE).parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(STATE, flags, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// The oom_score_adj that most likely nobody chose for one process alone: 0 where any has it,
+/// else that of the first. `ENOENT` without processes.
+fn common_score(dir: BorrowedFd<'_>) -> io::Result<i64> {
+    let mut common = None;
+    each_process(dir, &mut |process| {
+        let score = read_value(process, Setting::OomScore.file())?;
+        if common.is_none() || score == 0 {
+            common = Some(score);
+        }
+        Ok(())
+    })?;
+    common.ok_or_else(|| Errno::NOENT.into())
+}
+
+/// Calls `f` with the /proc directory of each process in the cgroup. Who exits meanwhile is no
+/// error.
+fn each_process(
+    dir: BorrowedFd<'_>,
+    f: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = [0; PROCS];
+    let pids = super::kill::pids(dir, &mut buffer)?;
+    for pid in pids {
+        let mut path = heapless::String::<24>::new();
+        let _ = write!(path, "/proc/{}", pid.as_raw_pid());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(process) = rustix::fs::open(path.as_str(), flags, Mode::empty()) else {
+            continue;
+        };
+        // The directory stays that of this process, so one that is still listed is the right one.
+        let mut again = [0; PROCS];
+        if super::kill::pids(dir, &mut again)?.any(|p| p == pid) {
+            match f(process.as_fd()) {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_value(dir: BorrowedFd<'_>, file: &str) -> io::Result<i64> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, file, flags, Mode::empty())?;
+    let mut buffer = [0; 32];
+    let n = rustix::io::read(&file, &mut buffer)?;
+    core::str::from_utf8(&buffer[..n])
+        .ok()
+        .and_then(|text| parse_number(text.trim_end()))
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn write_value(dir: BorrowedFd<'_>, file: &str, value: i64) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, file, flags, Mode::empty())?;
+    let mut text = heapless::String::<24>::new();
+    let _ = write_number(&mut text, value);
+    rustix::io::write(&file, text.as_bytes())?;
+    Ok(())
+}
+
+/// `max` is [`i64::MAX`].
+fn parse_number(text: &str) -> Option<i64> {
+    if text == "max" {
+        return Some(i64::MAX);
+    }
+    text.parse().ok()
+}
+
+fn write_number(to: &mut dyn std::fmt::Write, value: i64) -> std::fmt::Result {
+    if value == i64::MAX {
+        return to.write_str("max");
+    }
+    write!(to, "{value}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_change_reads_back_as_it_was_kept(
+            id: u64,
+            setting in proptest::sample::select(&Setting::ALL[..]),
+            before in prop_oneof![Just(i64::MAX), any::<i64>()],
+            ours: i64,
+        ) {
+            let change = Change { id, setting, before, ours };
+            let line = change.line();
+            prop_assert!(line.len() < SLOT);
+            prop_assert_eq!(Change::parse(&line), Some(change));
+        }
+    }
+
+    #[test]
+    fn an_empty_slot_is_no_change() {
+        assert_eq!(Change::parse(&" ".repeat(SLOT)), None);
+        assert_eq!(Change::parse(""), None);
+    }
+}

@@ -1,0 +1,245 @@
+//! What the config wants of cgroups at all times, pressure or not: protection from reclaim, and
+//! that the kernel's own OOM killer, should it be faster, ranks as the agent does.
+
+use super::settings::{Setting, Settings};
+use crate::config::Loaded;
+use crate::sense::tree::{OwnRule as _, Tree};
+use crate::sys;
+use crate::tell::Log;
+use lowtide_common::{NEVER, NO_GROUP};
+use lowtide_judge::{Policy, Unit};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::io;
+
+/// All protection together is at most this part of RAM: what is protected is missing for
+/// everybody else, and with more the kernel has nothing left to reclaim.
+const PROTECTED_PART: i64 = 2;
+/// oom_score_adj of a group that is never killed. Not -1000: with that alone left the kernel
+/// would panic.
+const LAST: i64 = -999;
+
+/// Brings every cgroup in line with the config, and undoes what no longer applies. Walks the
+/// whole tree by name: not for times of pressure. What cannot be set is said and done without.
+pub fn settle(
+    config: &Loaded,
+    tree: &Tree,
+    total: u64,
+    settings: &mut Settings,
+    log: &mut Log,
+) -> io::Result<()> {
+    if !settings.is_possible() {
+        return Ok(());
+    }
+    let root = rustix::fs::openat(tree, c".", DIRECTORY, Mode::empty())?;
+    let mut walk = Walk {
+        config,
+        tree,
+        total,
+        left: [total as i64 / PROTECTED_PART; PROTECTIONS.len()],
+        settings,
+        log,
+        wanted: Vec::new(),
+    };
+    walk.children(&mut String::new(), &root, NO_GROUP)?;
+    let mut wanted = walk.wanted;
+    wanted.sort_unstable_by_key(|(id, setting)| (*id, setting.file()));
+    settings.retain(tree, |id, setting| {
+        // Who is held back has a time of its own.
+        setting == Setting::Freeze
+            || wanted
+                .binary_search_by_key(&(id, setting.file()), |(id, s)| (*id, s.file()))
+                .is_ok()
+    });
+    Ok(())
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// memory.min and memory.low work alike.
+const PROTECTIONS: [Setting; 2] = [Setting::Min, Setting::Low];
+
+/// What one cgroup, or several side by side, ask of the one above.
+#[derive(Clone, Copy, Default)]
+struct Below {
+    /// Bytes protected, by [`PROTECTIONS`].
+    protected: [i64; PROTECTIONS.len()],
+    /// Whether lowtide protects any of them.
+    ours: [bool; PROTECTIONS.len()],
+    /// Lowest and highest kill priority; `None` without cgroups.
+    kill: Option<(u16, u16)>,
+}
+
+impl Below {
+    fn add(&mut self, other: &Self) {
+        for i in 0..PROTECTIONS.len() {
+            self.protected[i] = self.protected[i].saturating_add(other.protected[i]);
+            self.ours[i] |= other.ours[i];
+        }
+        self.kill = match (self.kill, other.kill) {
+            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+struct Walk<'a> {
+    config: &'a Loaded,
+    tree: &'a Tree,
+    total: u64,
+    /// What may still be protected.
+    left: [i64; PROTECTIONS.len()],
+    settings: &'a mut Settings,
+    log: &'a mut Log,
+    wanted: Vec<(u64, Setting)>,
+}
+
+impl Walk<'_> {
+    fn children(&mut self, path: &mut String, dir: &OwnedFd, group: u16) -> io::Result<Below> {
+        let mut below = Below::default();
+        for entry in rustix::fs::Dir::read_from(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
+                continue;
+            }
+            let Ok(utf8) = name.to_str() else { continue };
+            let length = path.len();
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(utf8);
+            // One that vanishes at any step of this needs nothing any more.
+            if let Ok(child) = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
+                && let Ok(asks) = self.cgroup(path, &child, group)
+            {
+                below.add(&asks);
+            }
+            path.truncate(length);
+        }
+        Ok(below)
+    }
+
+    fn cgroup(&mut self, path: &mut String, dir: &OwnedFd, inherited: u16) -> io::Result<Below> {
+        let id = sys::cgroup_id(dir.as_fd(), c"")?;
+        if self.tree.is_protected(id) {
+            return Ok(Below {
+                kill: Some((NEVER, NEVER)),
+                ..Below::default()
+            });
+        }
+        let own = self.config.matcher.own_rule(path, dir.as_fd());
+        let group = own.map_or(inherited, |rule| rule.group);
+        let below = self.children(path, dir, group)?;
+        let policy = &self.config.policy;
+        let table = policy.group(group);
+        let mut asks = Below {
+            kill: Some((table.kill, table.kill)),
+            ..Below::default()
+        };
+        let own_protection = own.map_or([None; 2], |_| [table.protect, table.prefer]);
+        for (i, setting) in PROTECTIONS.into_iter().enumerate() {
+            let wanted = own_protection[i].map_or(0, |amount| amount.of(self.total) as i64);
+            let granted = wanted.min(self.left[i]);
+            if granted < wanted {
+                self.log.warning(format_args!(
+                    "/{path}: {} of {wanted} bytes would be more than half of RAM with the others, {granted} set",
+                    setting.file(),
+                ));
+            }
+            self.left[i] -= granted;
+            // A cgroup's protection counts only as far as that of the one above reaches.
+            asks.ours[i] = granted > 0 || below.ours[i];
+            asks.protected[i] = self
+                .settings
+                .without_us(dir.as_fd(), id, setting)
+                .unwrap_or(0);
+            let needed = granted.max(below.protected[i]);
+            if asks.ours[i] && needed > asks.protected[i] {
+                self.set(path, dir.as_fd(), id, setting, needed);
+                asks.protected[i] = needed;
+            }
+        }
+        asks.add(&Below {
+            kill: below.kill,
+            ..Below::default()
+        });
+        let uniform = asks.kill == Some((table.kill, table.kill));
+        if own.is_some() && table.unit == Unit::Cgroup && table.kill != NEVER && uniform {
+            self.set(path, dir.as_fd(), id, Setting::OomGroup, 1);
+        }
+        if group != NO_GROUP {
+            let score = oom_score_adj(policy, table.kill);
+            self.set(path, dir.as_fd(), id, Setting::OomScore, score);
+        }
+        Ok(asks)
+    }
+
+    fn set(&mut self, path: &str, dir: BorrowedFd<'_>, id: u64, setting: Setting, value: i64) {
+        self.wanted.push((id, setting));
+        match self.settings.set(dir, id, setting, value) {
+            Ok(()) => {}
+            // No processes in it.
+            Err(error)
+                if setting == Setting::OomScore && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.log.warning(format_args!(
+                "/{path}: {} stays as it is: {error}",
+                setting.file()
+            )),
+        }
+    }
+}
+
+/// The kernel's measure for a kill priority: 0, as processes start with, for the priority of
+/// everything that no group covers, 1000 for 1000, and down to [`LAST`] for never.
+fn oom_score_adj(policy: &Policy, kill: u16) -> i64 {
+    let (kill, never) = (i64::from(kill), kill == NEVER);
+    let rest = match policy.fallback.kill {
+        NEVER => 0,
+        rest => i64::from(rest),
+    };
+    if never {
+        LAST
+    } else if kill >= rest {
+        (kill - rest) * 1000 / (1000 - rest).max(1)
+    } else {
+        // One more than never.
+        (rest - kill) * (LAST + 1) / rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn policy(rest: u16) -> Policy {
+        let mut policy = crate::config::parse("t", "")
+            .expect("what is built in")
+            .policy;
+        policy.fallback.kill = rest;
+        policy
+    }
+
+    proptest! {
+        #[test]
+        fn the_kernel_ranks_as_the_config(rest in 0_u16..=1000, a in 0_u16..=1000, b in 0_u16..=1000) {
+            let policy = policy(rest);
+            let (a, b) = (a.min(b), a.max(b));
+            let (low, high) = (oom_score_adj(&policy, a), oom_score_adj(&policy, b));
+            prop_assert!(LAST < low && low <= high && high <= 1000);
+            prop_assert_eq!(oom_score_adj(&policy, rest), 0);
+        }
+    }
+
+    #[test]
+    fn never_is_last_but_not_forbidden() {
+        assert_eq!(oom_score_adj(&policy(500), NEVER), LAST);
+        assert_eq!(oom_score_adj(&policy(NEVER), NEVER), LAST);
+        assert_eq!(oom_score_adj(&policy(NEVER), 800), 800);
+        assert_eq!(oom_score_adj(&policy(500), 750), 500);
+    }
+}
