@@ -14,9 +14,9 @@ fails() {
 	! "$@"
 }
 
-# Waits up to ten seconds for it to hold.
+# Waits up to half a minute for it to hold.
 soon() {
-	local tries=100
+	local tries=300
 	until "$@"; do
 		[ "$tries" -gt 0 ] || return 1
 		tries=$((tries - 1))

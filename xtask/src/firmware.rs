@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use lowtide_guest::{Scenario, Service};
 
 /// Name of the service that a test script runs as.
-const TEST: &str = "test";
+pub const TEST: &str = "test";
 
 /// Files of this tree and where a guest has them.
 macro_rules! files {

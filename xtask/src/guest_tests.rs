@@ -114,6 +114,27 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "protection_holds_and_goes_with_the_agent",
+        kernel: None,
+        memory_mb: 256,
+        scenario: scenarios::protect,
+        check: firmware::passed,
+    },
+    Case {
+        name: "the_kernel_kills_the_configured_victim",
+        kernel: None,
+        memory_mb: 256,
+        scenario: || scenarios::kernel_oom(&["agent"]),
+        check: firmware::passed,
+    },
+    Case {
+        name: "the_kernel_by_itself_kills_the_largest",
+        kernel: None,
+        memory_mb: 256,
+        scenario: || scenarios::kernel_oom(&[]),
+        check: firmware::passed,
+    },
+    Case {
         name: "init_script_under_busybox",
         kernel: None,
         memory_mb: 256,

@@ -1,6 +1,7 @@
 //! Scenarios that tests, demo and benchmarks share: a small device with something to keep alive,
 //! something useful and something that eats memory.
 
+use crate::firmware;
 use crate::vm::{AGENT, GUEST, Run};
 use anyhow::{Context as _, Result, bail, ensure};
 use lowtide_guest::{Cgroup, Report, Scenario, Service};
@@ -112,6 +113,78 @@ pub fn fast_hog() -> Scenario {
         limit_s: 90,
         ..scenario
     }
+}
+
+/// A test script of `guest/tests` on the device at rest; it starts the agent itself, and the guest
+/// ends with it. Its exit code says whether what it looked at was right.
+pub fn scripted(name: &str, script: &str, arguments: &[&str]) -> Scenario {
+    let mut scenario = idle();
+    scenario.services.retain(|s| s.name != "lowtide");
+    scenario.cgroups = ["lowtide", HOG_CGROUP]
+        .map(|path| Cgroup {
+            path: path.into(),
+            ..Cgroup::default()
+        })
+        .into();
+    let test = format!("/tests/{name}.sh");
+    scenario.files.extend([
+        (test.clone(), script.to_owned()),
+        (
+            "/tests/device.sh".into(),
+            include_str!("../../guest/tests/device.sh").into(),
+        ),
+        (
+            "/tests/steps.sh".into(),
+            include_str!("../../pkg/tests/steps.sh").into(),
+        ),
+    ]);
+    scenario.services.push(Service {
+        name: firmware::TEST.into(),
+        command: ["/bin/sh", &test]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .map(String::from)
+            .collect(),
+        cgroup: firmware::TEST.into(),
+        after: Some(GATEWAY.into()),
+        ..Service::default()
+    });
+    Scenario {
+        until: Some(firmware::TEST.into()),
+        limit_s: 120,
+        ..scenario
+    }
+}
+
+/// The gateway's cache is protected in the config of the system, and not in another.
+pub fn protect() -> Scenario {
+    let mut scenario = scripted("protect", include_str!("../../guest/tests/protect.sh"), &[]);
+    let gateway = "name    = \"gateway\"\n";
+    let protected = DEVICE.replace(gateway, &format!("{gateway}protect = \"16M\"\n"));
+    scenario.files.extend([
+        (CONFIG.into(), protected),
+        ("/etc/lowtide/unprotected.toml".into(), DEVICE.into()),
+    ]);
+    scenario
+}
+
+/// What is ranked first is many small processes; what grows when the script says so is the sensor.
+pub fn kernel_oom(arguments: &[&str]) -> Scenario {
+    let mut scenario = scripted("oom", include_str!("../../guest/tests/oom.sh"), arguments);
+    let grow = format!(
+        "until [ -e /run/grow ]; do sleep 0.1; done; exec {GUEST} hog --rate 20M --cap 140M"
+    );
+    for service in &mut scenario.services {
+        if service.name == SENSOR {
+            service.command = ["/bin/sh", "-c", &grow].map(String::from).to_vec();
+        }
+    }
+    scenario.services.push(load(
+        HOG,
+        HOG_CGROUP,
+        &["forkstorm", "--rate", "10", "--size", "4M", "--max", "16"],
+    ));
+    scenario
 }
 
 /// The same without the agent: what waited for it waits for the lifeline.

@@ -20,6 +20,9 @@ const SLOTS: usize = 256;
 /// Bytes of a slot in the state file. A page holds a whole number of them, so that a write of one
 /// never ends half way because the agent is killed.
 const SLOT: usize = 128;
+/// Of linux/magic.h.
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+const RAMFS_MAGIC: u32 = 0x8584_58f6;
 /// Bytes of `cgroup.procs` looked at for oom_score_adj: some 1000 processes of one cgroup.
 const PROCS: usize = 8192;
 /// Cgroups that are held back at a time.
@@ -343,7 +346,12 @@ fn state_file() -> io::Result<OwnedFd> {
         std::fs::create_dir_all(dir)?;
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(STATE, flags, Mode::RUSR | Mode::WUSR)?)
+    let file = rustix::fs::open(STATE, flags, Mode::RUSR | Mode::WUSR)?;
+    // After a boot the same cgroup ids mean others.
+    match rustix::fs::fstatfs(&file)?.f_type as u32 {
+        TMPFS_MAGIC | RAMFS_MAGIC => Ok(file),
+        _ => Err(io::Error::other("not on a tmpfs")),
+    }
 }
 
 /// The oom_score_adj that most likely nobody chose for one process alone: 0 where any has it,

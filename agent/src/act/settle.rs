@@ -18,6 +18,9 @@ const PROTECTED_PART: i64 = 2;
 /// oom_score_adj of a group that is never killed. Not -1000: with that alone left the kernel
 /// would panic.
 const LAST: i64 = -999;
+/// oom_score_adj of kill priority 0. The kernel adds what a process uses, in thousandths of RAM:
+/// the distance to [`LAST`] lets even a large process that is never killed outlive it.
+const LOWEST: i64 = LAST / 2;
 
 /// Brings every cgroup in line with the config, and undoes what no longer applies. Walks the
 /// whole tree by name: not for times of pressure. What cannot be set is said and done without.
@@ -126,7 +129,10 @@ impl Walk<'_> {
     fn cgroup(&mut self, path: &mut String, dir: &OwnedFd, inherited: u16) -> io::Result<Below> {
         let id = sys::cgroup_id(dir.as_fd(), c"")?;
         if self.tree.is_protected(id) {
+            let protected =
+                PROTECTIONS.map(|setting| self.settings.without_us(dir.as_fd(), id, setting));
             return Ok(Below {
+                protected: protected.map(|bytes| bytes.unwrap_or(0)),
                 kill: Some((NEVER, NEVER)),
                 ..Below::default()
             });
@@ -172,7 +178,11 @@ impl Walk<'_> {
             self.set(path, dir.as_fd(), id, Setting::OomGroup, 1);
         }
         if group != NO_GROUP {
-            let score = oom_score_adj(policy, table.kill);
+            let mut score = oom_score_adj(policy, table.kill);
+            if table.kill == NEVER {
+                let own = self.settings.without_us(dir.as_fd(), id, Setting::OomScore);
+                score = score.min(own.unwrap_or(score));
+            }
             self.set(path, dir.as_fd(), id, Setting::OomScore, score);
         }
         Ok(asks)
@@ -182,9 +192,10 @@ impl Walk<'_> {
         self.wanted.push((id, setting));
         match self.settings.set(dir, id, setting, value) {
             Ok(()) => {}
-            // No processes in it.
+            // No processes in it, or no memory controller: the kernel ranks no such cgroup.
             Err(error)
-                if setting == Setting::OomScore && error.kind() == io::ErrorKind::NotFound => {}
+                if matches!(setting, Setting::OomScore | Setting::OomGroup)
+                    && error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.log.warning(format_args!(
                 "/{path}: {} stays as it is: {error}",
                 setting.file()
@@ -194,7 +205,7 @@ impl Walk<'_> {
 }
 
 /// The kernel's measure for a kill priority: 0, as processes start with, for the priority of
-/// everything that no group covers, 1000 for 1000, and down to [`LAST`] for never.
+/// everything that no group covers, 1000 for 1000, [`LOWEST`] for 0 and [`LAST`] for never.
 fn oom_score_adj(policy: &Policy, kill: u16) -> i64 {
     let (kill, never) = (i64::from(kill), kill == NEVER);
     let rest = match policy.fallback.kill {
@@ -206,8 +217,7 @@ fn oom_score_adj(policy: &Policy, kill: u16) -> i64 {
     } else if kill >= rest {
         (kill - rest) * 1000 / (1000 - rest).max(1)
     } else {
-        // One more than never.
-        (rest - kill) * (LAST + 1) / rest
+        (rest - kill) * LOWEST / rest
     }
 }
 
@@ -230,7 +240,7 @@ mod tests {
             let policy = policy(rest);
             let (a, b) = (a.min(b), a.max(b));
             let (low, high) = (oom_score_adj(&policy, a), oom_score_adj(&policy, b));
-            prop_assert!(LAST < low && low <= high && high <= 1000);
+            prop_assert!(LOWEST <= low && low <= high && high <= 1000);
             prop_assert_eq!(oom_score_adj(&policy, rest), 0);
         }
     }

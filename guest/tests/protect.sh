@@ -1,0 +1,59 @@
+#!/bin/sh
+# `protect` keeps memory in a cgroup, up the chain of its ancestors, and is gone with the agent
+# however that ends.
+
+# shellcheck source=guest/tests/device.sh
+. "${0%/*}/device.sh"
+
+PROTECTED=$((16 << 20))
+
+as_found() {
+	is apps/memory.min 0 && is apps/gateway/memory.min 0 &&
+		is apps/media/memory.oom.group 0 && score_is sensor 0
+}
+
+as_configured() {
+	is apps/memory.min "$PROTECTED" && is apps/gateway/memory.min "$PROTECTED" &&
+		is apps/media/memory.oom.group 1 && score_is sensor -399
+}
+
+# Takes from everybody all that the kernel can get, while the gateway, which has its cache, stands
+# still.
+reclaim_all() {
+	kill -CONT "$(process gateway)"
+	soon holds gateway 20 || return 1
+	kill -STOP "$(process gateway)"
+	# It says that this is more than there is.
+	echo 1G 2> /dev/null > "$CGROUPS/memory.reclaim"
+	echo "$(cat "$CGROUPS/apps/gateway/memory.current") bytes left of the gateway"
+}
+
+step as_found
+step reclaim_all
+step fails holds gateway 8
+# By itself, without its ancestor, it does not count.
+echo "$PROTECTED" > "$CGROUPS/apps/gateway/memory.min"
+step reclaim_all
+step fails holds gateway 8
+echo 0 > "$CGROUPS/apps/gateway/memory.min"
+
+start_agent "$CONFIG"
+step soon as_configured
+step reclaim_all
+step holds gateway 15
+step fails lowtide run
+end_agent TERM
+step as_found
+step reclaim_all
+step fails holds gateway 8
+
+start_agent "$CONFIG"
+step soon as_configured
+end_agent KILL
+step as_configured
+# The next one has a config that asks for no protection.
+start_agent /etc/lowtide/unprotected.toml
+step soon is apps/gateway/memory.min 0
+step is apps/memory.min 0
+end_agent TERM
+step as_found
