@@ -322,10 +322,17 @@ fn without_allocating<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
+/// Arms what the levels wake on. One that several levels name is armed once, for the highest of
+/// them: two of the same would fire up to a window apart, and the milder level might come first.
 fn arm(config: &Loaded, log: &mut Log) -> io::Result<Triggers> {
     let mut triggers = Triggers::new()?;
-    for (level, rules) in Level::CONFIGURED.into_iter().zip(&config.policy.levels) {
+    let levels = &config.policy.levels;
+    for (i, (level, rules)) in Level::CONFIGURED.into_iter().zip(levels).enumerate() {
+        let higher = &levels[i + 1..];
         for trigger in &rules.triggers {
+            if higher.iter().any(|rules| rules.triggers.contains(trigger)) {
+                continue;
+            }
             if let Err(error) = triggers.arm(Path::new(psi::SYSTEM), trigger, level) {
                 log.error(format_args!(
                     "{}: the kernel refuses this trigger: {error}",
