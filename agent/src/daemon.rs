@@ -148,17 +148,38 @@ impl Daemon {
             let (verdict, done) = without_allocating(|| self.step(fired, now))?;
             let took = woken.elapsed();
             self.tell(&verdict, done.as_ref(), took);
+            self.let_go(verdict.acting.is_none());
             let Some(done) = done else {
                 if verdict.level == Level::Calm && self.surveyor.take_found_new() {
                     self.settle();
                 }
-                return Ok(verdict.look_again_ms);
+                return Ok(self.no_later_than_thaw(verdict.look_again_ms));
             };
             if let Some(victim) = done.victim {
                 self.wait_for(&victim, verdict.memory.available)?;
             }
         }
         Ok(Some(0))
+    }
+
+    /// Ends the time of who is held back, or of `all` who are.
+    fn let_go(&mut self, all: bool) {
+        let now = Instant::now();
+        let tree = &self.surveyor.tree;
+        let count = self.settings.thaw(tree, |_, until| all || until <= now);
+        if count > 0 {
+            self.log.notice(format_args!("{count} no longer held back"));
+        }
+    }
+
+    /// Who is held back is let go in time, whatever else there is to look at.
+    fn no_later_than_thaw(&self, look_again: Option<u32>) -> Option<u32> {
+        let thaw = self.settings.next_thaw().map(|until| {
+            // Rounded up, so as not to wake just before.
+            let left = until.saturating_duration_since(Instant::now());
+            left.as_millis() as u32 + 1
+        });
+        look_again.into_iter().chain(thaw).min()
     }
 
     /// One turn of sense → judge → act. Allocates nothing.
@@ -177,8 +198,13 @@ impl Daemon {
             &Survey::EMPTY
         };
         let verdict = judge(policy, &memory, survey, &self.history, now);
-        self.history.remember(survey.kill());
-        let done = act::carry_out(&verdict.action, policy, &self.surveyor.tree);
+        self.history.remember(survey.kill(), now);
+        let done = act::carry_out(
+            &verdict.action,
+            policy,
+            &self.surveyor.tree,
+            &mut self.settings,
+        );
         self.history
             .note(policy, &verdict, done.as_ref().map(|d| d.outcome), now);
         Ok((verdict, done))
@@ -205,12 +231,17 @@ impl Daemon {
     fn wait_for(&mut self, victim: &Victim, was: u64) -> io::Result<()> {
         let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
         let killed = Instant::now();
-        if !victim.wait_gone(limit) {
-            self.log.warning(format_args!(
-                "the victim has not exited after {} ms",
-                limit.as_millis()
-            ));
-            return Ok(());
+        let deadline = killed + limit;
+        // Who is held back meanwhile is let go in time.
+        while !victim.wait_gone(self.settings.next_thaw().unwrap_or(deadline).min(deadline)) {
+            self.let_go(false);
+            if Instant::now() >= deadline {
+                self.log.warning(format_args!(
+                    "the victim has not exited after {} ms",
+                    limit.as_millis()
+                ));
+                return Ok(());
+            }
         }
         self.history.gone();
         let available = self.meminfo.read()?.available;

@@ -163,7 +163,7 @@ fuzz_target!(|episode: Episode| {
             _ => Outcome::Killed,
         };
         history.note(policy, &verdict, Some(outcome), now);
-        history.remember(survey.kill());
+        history.remember(survey.kill(), now);
         if moment.exits {
             history.gone();
         }

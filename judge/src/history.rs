@@ -3,7 +3,7 @@
 
 use crate::evidence::{Memory, Rates};
 use crate::policy::{LEVELS, Level, Policy, Step};
-use crate::verdict::{Action, Verdict};
+use crate::verdict::{Action, Verdict, Why};
 use heapless::{Deque, Vec};
 use lowtide_common::{CANDIDATES, Row};
 
@@ -38,6 +38,15 @@ struct Attempt {
     until: Millis,
 }
 
+/// The memcg held back last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    id: u64,
+    until: Millis,
+    /// What was available then.
+    available: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Killed {
     group: u16,
@@ -53,7 +62,9 @@ pub struct History {
     helpless_since: Option<Millis>,
     attempts: Deque<Attempt, 32>,
     kills: Deque<Killed, 32>,
-    usage: Vec<(u64, u64), CANDIDATES>,
+    held: Option<Held>,
+    sizes: Vec<(u64, u64), CANDIDATES>,
+    sizes_at: Option<Millis>,
     exiting: Option<(u64, Millis)>,
 }
 
@@ -147,6 +158,10 @@ impl History {
         self.acting = verdict.acting;
         if self.acting.is_none() {
             self.reclaiming_since = None;
+            self.held = None;
+        }
+        if matches!(verdict.why, Why::Relieved(_)) {
+            self.attempts.retain(|a| a.step != Step::Throttle);
         }
         self.helpless_since = verdict.helpless.then(|| self.helpless_since.unwrap_or(now));
         match (verdict.action, outcome) {
@@ -163,12 +178,18 @@ impl History {
                     self.tried(target.id, Step::Reclaim, now + u64::from(policy.quiet_ms));
                 }
             }
-            (Action::Throttle { target, for_ms }, Some(_)) => {
-                self.tried(
-                    target.id,
-                    Step::Throttle,
-                    now + u64::from(for_ms) + u64::from(policy.quiet_ms),
-                );
+            (Action::Throttle { target, for_ms }, Some(outcome)) => {
+                let until = now + u64::from(for_ms);
+                // Until relief, once is enough.
+                let again = until.saturating_add(u64::from(policy.restart_window_ms));
+                self.tried(target.id, Step::Throttle, again);
+                if outcome == Outcome::Throttled {
+                    self.held = Some(Held {
+                        id: target.id,
+                        until,
+                        available: verdict.memory.available,
+                    });
+                }
             }
             (Action::Terminate { target, grace_ms }, Some(Outcome::Asked)) => {
                 self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
@@ -198,11 +219,17 @@ impl History {
         }
     }
 
-    /// Remembers what the candidates use, for their growth.
-    pub fn remember(&mut self, rows: &[Row]) {
-        self.usage.clear();
+    /// Remembers how large the candidates of a survey are, for their growth. Sizes taken a moment
+    /// ago stay: too little can have grown since.
+    pub fn remember(&mut self, rows: &[Row], now: Millis) {
+        if rows.is_empty() || self.sizes_at.is_some_and(|at| now < at + SAMPLE_MS) {
+            return;
+        }
+        self.sizes_at = Some(now);
+        self.sizes.clear();
         for row in rows.iter().take(CANDIDATES) {
-            let _ = self.usage.push((row.id, row.usage));
+            // Cannot fail: both hold CANDIDATES.
+            let _ = self.sizes.push((row.id, row.freed_by_kill()));
         }
     }
 
@@ -227,12 +254,30 @@ impl History {
         self.acting
     }
 
-    /// Bytes that it grew by since the survey before.
-    pub(crate) fn growth(&self, row: &Row) -> u64 {
-        self.usage
+    /// Bytes that a kill would free more than when sizes were last remembered; 0 where that is too
+    /// long ago.
+    pub(crate) fn growth(&self, row: &Row, now: Millis) -> u64 {
+        if self.sizes_at.is_none_or(|at| at + SAMPLE_AGE_MS < now) {
+            return 0;
+        }
+        self.sizes
             .iter()
             .find(|(id, _)| *id == row.id)
-            .map_or(0, |(_, was)| row.usage.saturating_sub(*was))
+            .map_or(0, |(_, was)| row.freed_by_kill().saturating_sub(*was))
+    }
+
+    /// Whether the sizes remembered are old enough to tell who grows, and young enough for that to
+    /// be now.
+    pub(crate) fn knows_growth(&self, now: Millis) -> bool {
+        self.sizes_at
+            .is_some_and(|at| (at + SAMPLE_MS..=at + SAMPLE_AGE_MS).contains(&now))
+    }
+
+    /// Who is held back, until when, and what was available at its beginning.
+    pub(crate) fn held(&self, now: Millis) -> Option<(u64, Millis, u64)> {
+        self.held
+            .filter(|held| now < held.until)
+            .map(|held| (held.id, held.until, held.available))
     }
 
     /// Until when an attempt of this step on `id` holds; `None` when never tried.

@@ -4,7 +4,7 @@ use crate::policy::{Level, LevelPolicy, Policy, Step};
 use crate::verdict::{Action, Judged, Reason, Verdict, Why};
 use core::cmp::Reverse;
 use heapless::Vec;
-use lowtide_common::{CANDIDATES, NEVER, Row, Survey};
+use lowtide_common::{CANDIDATES, NEVER, Row, Rule, Survey};
 
 /// A victim or a reclaim target that gives less is not worth the disturbance.
 const WORTHWHILE: u64 = 256 * 1024;
@@ -233,28 +233,36 @@ impl Case<'_> {
             })
     }
 
-    /// Holds back the candidate that grows fastest, once: throttling alone is no cure.
+    /// Holds back the candidate that grows fastest, and gives that its time to help: throttling
+    /// alone is no cure. What comes next in order comes at its end, or when memory goes on falling.
     fn throttle(&self) -> Found {
-        self.survey
+        let fastest = self
+            .survey
             .kill()
             .iter()
             .filter(|row| row.rule.kill != NEVER && row.level > 0)
+            // Who shares a cgroup with others cannot be held back alone.
+            .filter(|row| row.rule.flags & Rule::PROCESS == 0)
             .filter(|row| self.policy.group(row.rule.group).throttle_ms > 0)
             .filter(|row| {
                 self.history
                     .attempt(row.id, Step::Throttle)
                     .is_none_or(|until| self.now >= until)
             })
-            .map(|row| (self.history.growth(row), row))
-            .filter(|(growth, _)| *growth >= WORTHWHILE)
-            .max_by_key(|(growth, row)| (*growth, Reverse(row.id)))
-            .map_or(Found::Nothing, |(_, row)| {
-                let for_ms = self.policy.group(row.rule.group).throttle_ms;
-                Found::Do(Action::Throttle {
-                    target: *row,
-                    for_ms,
-                })
-            })
+            .map(|row| (self.history.growth(row, self.now), row))
+            .max_by_key(|(growth, row)| (*growth, Reverse(row.id)));
+        let held = self.history.held(self.now);
+        match (fastest, held) {
+            (Some((growth, row)), _) if growth >= WORTHWHILE => Found::Do(Action::Throttle {
+                target: *row,
+                for_ms: self.policy.group(row.rule.group).throttle_ms,
+            }),
+            (_, Some((id, until, available))) if self.memory.available >= available / 2 => {
+                Found::Wait(Why::HeldBack { id, until })
+            }
+            (Some(_), None) if !self.history.knows_growth(self.now) => Found::Wait(Why::Measuring),
+            _ => Found::Nothing,
+        }
     }
 
     fn terminate(&self, verdict: &Verdict) -> Found {

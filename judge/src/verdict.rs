@@ -83,6 +83,10 @@ pub enum Why {
     StillExiting { id: u64 },
     /// It was asked to stop and has time until then.
     InGrace { id: u64, until: Millis },
+    /// It is held back until then, and memory does not fall on.
+    HeldBack { id: u64, until: Millis },
+    /// Who grows is not known before another look.
+    Measuring,
     /// The condition holds, and no step of the level can do anything more.
     NothingLeft(Level),
 }

@@ -366,3 +366,172 @@ fn where_no_stall_comes_first_the_figures_alone_count() {
         );
     }
 }
+
+/// Judges and remembers, as the daemon does on each look.
+fn look(
+    policy: &Policy,
+    available: u64,
+    rows: &[Row],
+    history: &mut History,
+    now: Millis,
+) -> Verdict {
+    let verdict = judged(policy, available, rows, history, now);
+    history.remember(rows, now);
+    let outcome = match verdict.action {
+        Action::Throttle { .. } => Some(Outcome::Throttled),
+        Action::Kill { .. } => Some(Outcome::Killed),
+        _ => None,
+    };
+    history.note(policy, &verdict, outcome, now);
+    verdict
+}
+
+#[test]
+fn who_grows_is_held_back_and_not_who_is_large() {
+    let (policy, mut history) = (throttling(), History::default());
+    let first = look(
+        &policy,
+        8 * MIB,
+        &[media(7, 20 * MIB), media(8, 90 * MIB)],
+        &mut history,
+        0,
+    );
+    assert_eq!(
+        (first.action, first.why),
+        (Action::Nothing, Why::Measuring),
+        "one look does not tell who grows"
+    );
+    let second = look(
+        &policy,
+        8 * MIB,
+        &[media(7, 21 * MIB), media(8, 90 * MIB)],
+        &mut history,
+        50,
+    );
+    assert!(
+        matches!(second.action, Action::Throttle { target, for_ms: 1_000 } if target.id == 7),
+        "{:?}",
+        second.action
+    );
+}
+
+#[test]
+fn growth_of_long_ago_does_not_count() {
+    let (policy, mut history) = (throttling(), History::default());
+    look(&policy, 8 * MIB, &[media(7, 20 * MIB)], &mut history, 0);
+    let later = look(
+        &policy,
+        8 * MIB,
+        &[media(7, 90 * MIB)],
+        &mut history,
+        60_000,
+    );
+    assert_eq!(later.why, Why::Measuring);
+}
+
+#[test]
+fn where_nobody_grows_the_next_step_comes() {
+    let (policy, mut history) = (throttling(), History::default());
+    let rows = [media(7, 20 * MIB)];
+    let first = look(&policy, 8 * MIB, &rows, &mut history, 0);
+    assert_eq!(first.why, Why::Measuring);
+    let second = look(&policy, 8 * MIB, &rows, &mut history, 200);
+    assert!(
+        matches!(second.action, Action::Kill { .. }),
+        "{:?}",
+        second.action
+    );
+}
+
+/// Up to the moment when 7 is held back, from 50 to 1050 ms.
+fn held_back(policy: &Policy) -> History {
+    let mut history = History::default();
+    look(policy, 9 * MIB, &[media(7, 20 * MIB)], &mut history, 0);
+    let verdict = look(policy, 8 * MIB, &[media(7, 21 * MIB)], &mut history, 50);
+    assert!(
+        matches!(verdict.action, Action::Throttle { .. }),
+        "{:?}",
+        verdict.action
+    );
+    history
+}
+
+#[test]
+fn throttling_has_its_time_and_is_not_repeated_when_it_did_not_help() {
+    let policy = throttling();
+    let mut history = held_back(&policy);
+    let rows = [media(7, 21 * MIB)];
+    let meanwhile = look(&policy, 8 * MIB, &rows, &mut history, 1_049);
+    assert_eq!(
+        meanwhile.why,
+        Why::HeldBack {
+            id: 7,
+            until: 1_050
+        }
+    );
+    let grown = [media(7, 23 * MIB)];
+    let after = look(&policy, 8 * MIB, &grown, &mut history, 1_050);
+    assert!(
+        matches!(after.action, Action::Kill { target } if target.id == 7),
+        "{:?}",
+        after.action
+    );
+}
+
+#[test]
+fn memory_that_falls_on_ends_the_wait() {
+    let policy = throttling();
+    let mut history = held_back(&policy);
+    let rows = [media(7, 21 * MIB)];
+    let verdict = look(&policy, 3 * MIB, &rows, &mut history, 100);
+    assert!(
+        matches!(verdict.action, Action::Kill { .. }),
+        "{:?}",
+        verdict.action
+    );
+}
+
+#[test]
+fn another_that_grows_is_held_back_as_well() {
+    let policy = throttling();
+    let mut history = held_back(&policy);
+    let rows = |other| [media(7, 21 * MIB), media(8, other)];
+    look(&policy, 8 * MIB, &rows(10 * MIB), &mut history, 200);
+    let verdict = look(&policy, 8 * MIB, &rows(11 * MIB), &mut history, 250);
+    assert!(
+        matches!(verdict.action, Action::Throttle { target, .. } if target.id == 8),
+        "{:?}",
+        verdict.action
+    );
+}
+
+#[test]
+fn after_relief_it_may_be_held_back_again() {
+    let policy = throttling();
+    let mut history = held_back(&policy);
+    let relieved = look(&policy, TOTAL / 2, &[media(7, 21 * MIB)], &mut history, 500);
+    assert_eq!(relieved.why, Why::Relieved(Level::Critical));
+    let again = look(&policy, 8 * MIB, &[media(7, 40 * MIB)], &mut history, 900);
+    assert!(
+        matches!(again.action, Action::Throttle { .. }),
+        "{:?}",
+        again.action
+    );
+}
+
+#[test]
+fn whose_cgroup_is_shared_is_not_held_back() {
+    let (policy, mut history) = (throttling(), History::default());
+    let shared = |anon| {
+        let mut row = media(7, anon);
+        row.rule.flags = lowtide_common::Rule::PROCESS;
+        [row]
+    };
+    look(&policy, 8 * MIB, &shared(20 * MIB), &mut history, 0);
+    let verdict = look(&policy, 8 * MIB, &shared(40 * MIB), &mut history, 200);
+    assert!(
+        !matches!(verdict.action, Action::Throttle { .. }),
+        "{:?}",
+        verdict.action
+    );
+}

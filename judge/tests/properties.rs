@@ -118,4 +118,27 @@ proptest! {
         let between = judged(&policy, TOTAL * 14 / 100, &rows, &mut history, 200);
         prop_assert_eq!(between.action, Action::Nothing);
     }
+
+    #[test]
+    fn nobody_is_held_back_twice_in_an_episode(growth in prop::collection::vec((0..4 * MIB, 0..4 * MIB, 5..300u64), 1..60)) {
+        let (mut policy, mut history) = (throttling(), History::default());
+        policy.levels[2].actions = heapless::Vec::from_slice(&[Step::Throttle]).unwrap();
+        let (mut now, mut sizes, mut held) = (0, [20 * MIB; 3], Vec::new());
+        for (a, b, ms) in growth {
+            // The last one is never killed, and so never touched.
+            let mut rows = [media(7, sizes[0]), media(8, sizes[1]), media(9, sizes[2])];
+            rows[2].rule.kill = NEVER;
+            let verdict = judged(&policy, 8 * MIB, &rows, &mut history, now);
+            history.remember(&rows, now);
+            let outcome = verdict.action.target().map(|target| {
+                held.push(target.id);
+                Outcome::Throttled
+            });
+            history.note(&policy, &verdict, outcome, now);
+            now += ms;
+            sizes = [sizes[0] + a, sizes[1] + b, sizes[2] + 4 * MIB];
+        }
+        held.sort_unstable();
+        prop_assert!(held.is_empty() || held == [7] || held == [8] || held == [7, 8], "{:?}", held);
+    }
 }

@@ -121,6 +121,13 @@ const CASES: &[Case] = &[
         check: firmware::passed,
     },
     Case {
+        name: "what_grows_is_held_back_and_let_go",
+        kernel: None,
+        memory_mb: 256,
+        scenario: scenarios::throttle,
+        check: firmware::passed,
+    },
+    Case {
         name: "the_kernel_kills_the_configured_victim",
         kernel: None,
         memory_mb: 256,

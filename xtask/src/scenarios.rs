@@ -187,6 +187,36 @@ pub fn kernel_oom(arguments: &[&str]) -> Scenario {
     scenario
 }
 
+/// Two configs that hold back what grows when 40 % are left, for a short and for a long time.
+/// Without a file cache memory is looked at by time, so that no stall is needed.
+pub fn throttle() -> Scenario {
+    let mut scenario = scripted(
+        "throttle",
+        include_str!("../../guest/tests/throttle.sh"),
+        &[],
+    );
+    scenario.services.retain(|s| s.name != GATEWAY);
+    for service in &mut scenario.services {
+        if service.name == firmware::TEST {
+            service.after = Some(LIFELINE.into());
+        }
+    }
+    for time in ["2s", "10min"] {
+        let media = "name    = \"media\"\n";
+        let device = DEVICE.replace(media, &format!("{media}throttle = \"{time}\"\n"));
+        scenario.files.insert(
+            format!("/etc/lowtide/throttle-{time}.toml"),
+            format!(
+                "[level.critical]\n\
+                 confirm = {{ available_below = \"40%\" }}\n\
+                 relief = {{ available_above = \"60%\" }}\n\
+                 actions = [\"throttle\"]\n{device}"
+            ),
+        );
+    }
+    scenario
+}
+
 /// The same without the agent: what waited for it waits for the lifeline.
 pub fn without_agent(mut scenario: Scenario) -> Scenario {
     scenario.services.retain(|s| s.name != "lowtide");

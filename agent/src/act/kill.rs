@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::mem::MaybeUninit;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Bytes of `cgroup.procs` read to speed up the exit of a victim's processes: some 500 of them.
 const PROCS: usize = 4096;
@@ -24,9 +24,8 @@ pub struct Victim {
 }
 
 impl Victim {
-    /// Waits until nothing runs in it any more; `false` when `limit` passed first.
-    pub fn wait_gone(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+    /// Waits until nothing runs in it any more; `false` when `deadline` passed first.
+    pub fn wait_gone(&self, deadline: Instant) -> bool {
         loop {
             // Reading arms the next POLLPRI, so read first, then wait.
             if !self.is_populated() {
@@ -94,8 +93,9 @@ pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<()> {
     })
 }
 
-fn open_victim(tree: &Tree, id: u64) -> io::Result<OwnedFd> {
-    if tree.is_protected(id) {
+/// `EPERM` where the agent or init is in it or below it, `ESTALE` when it is gone.
+pub(super) fn open_victim(tree: &Tree, id: u64) -> io::Result<OwnedFd> {
+    if tree.holds_protected(id) {
         return Err(Errno::PERM.into());
     }
     tree.open_id(id)

@@ -4,6 +4,7 @@
 //! [`STATE`]: it is undone when the agent stops, when the config no longer wants it, and at the
 //! next start when the agent died in between. A value that somebody else changed meanwhile stays.
 
+use super::kill::open_victim;
 use crate::sense::tree::Tree;
 use crate::tell::Log;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -272,15 +273,13 @@ impl Settings {
     /// fall in pressure either. A frozen cgroup costs nothing, can be killed as it is, and goes
     /// on as if nothing had been.
     ///
-    /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone.
+    /// `EPERM` where the agent or init is in it or below it, `ESTALE` when it is gone, `ENOENT`
+    /// where there is no cgroup.freeze (before Linux 5.2).
     pub fn freeze(&mut self, tree: &Tree, id: u64, limit: Duration) -> io::Result<()> {
-        if tree.is_protected(id) {
-            return Err(Errno::PERM.into());
-        }
         if self.frozen.is_full() {
             return Err(Errno::NOSPC.into());
         }
-        let dir = tree.open_id(id)?;
+        let dir = open_victim(tree, id)?;
         self.set(dir.as_fd(), id, Setting::Freeze, 1)?;
         self.frozen.retain(|(frozen, _)| *frozen != id);
         // Cannot fail: there was room.
@@ -288,14 +287,17 @@ impl Settings {
         Ok(())
     }
 
-    /// Lets go whom `who` picks by cgroup id and the time until which it is held back.
-    pub fn thaw(&mut self, tree: &Tree, who: impl Fn(u64, Instant) -> bool) {
+    /// Lets go whom `who` picks by cgroup id and the time until which it is held back; returns how
+    /// many that were. Allocates nothing.
+    pub fn thaw(&mut self, tree: &Tree, who: impl Fn(u64, Instant) -> bool) -> usize {
+        let before = self.frozen.len();
         while let Some(i) = self.frozen.iter().position(|(id, until)| who(*id, *until)) {
             let (id, _) = self.frozen.swap_remove(i);
             if let Some(slot) = self.find(id, Setting::Freeze) {
                 self.undo(tree, slot);
             }
         }
+        before - self.frozen.len()
     }
 
     /// When the next one is to be let go.

@@ -28,6 +28,8 @@ pub struct Tree {
     mount: PathBuf,
     /// cgroups of the agent and of init: never touched, whatever the config says.
     protected: heapless::Vec<u64, 2>,
+    /// Their ancestors: what is done to one of these is done to them, too.
+    above_protected: heapless::Vec<u64, { 2 * DEPTH }>,
 }
 
 impl Tree {
@@ -42,6 +44,7 @@ impl Tree {
             root,
             mount,
             protected: heapless::Vec::new(),
+            above_protected: heapless::Vec::new(),
         };
         for pid in ["self", "1"] {
             let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -54,6 +57,9 @@ impl Tree {
                 && !this.protected.contains(&id)
             {
                 let _ = this.protected.push(id);
+                for (end, _) in path.match_indices('/') {
+                    let _ = this.above_protected.push(this.id_of(&path[..end])?);
+                }
             }
         }
         Ok(this)
@@ -72,6 +78,11 @@ impl Tree {
 
     pub fn is_protected(&self, id: u64) -> bool {
         self.protected.contains(&id)
+    }
+
+    /// Whether the agent or init is in it or below it.
+    pub fn holds_protected(&self, id: u64) -> bool {
+        self.is_protected(id) || self.above_protected.contains(&id)
     }
 
     /// Where it is mounted.

@@ -103,6 +103,8 @@ impl Display for Because<'_> {
             Why::Relieved(l) => write!(f, "{} relieved", l.name()),
             Why::StillExiting { id } => write!(f, "victim {id} is still exiting"),
             Why::InGrace { id, .. } => write!(f, "{id} was asked to stop and has time left"),
+            Why::HeldBack { id, .. } => write!(f, "{id} is held back"),
+            Why::Measuring => f.write_str("looking once more to see who grows"),
             Why::NothingLeft(l) => write!(f, "{} confirmed, nothing left to do", l.name()),
         }
     }

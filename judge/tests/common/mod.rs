@@ -52,6 +52,22 @@ pub fn policy() -> Policy {
     }
 }
 
+/// The same, but in place of reclaim the group `media` may be held back for a second, and then is
+/// killed.
+pub fn throttling() -> Policy {
+    let mut policy = policy();
+    policy.levels[2].actions = heapless::Vec::from_slice(&[Step::Throttle, Step::Kill]).unwrap();
+    policy.groups[0].throttle_ms = 1_000;
+    policy
+}
+
+/// A row of the group `media`.
+pub fn media(id: u64, anon: u64) -> Row {
+    let mut row = row(id, 800, anon, 0);
+    row.rule.group = 0;
+    row
+}
+
 pub fn memory(available: u64) -> Memory {
     Memory {
         total: TOTAL,
