@@ -14,6 +14,7 @@ use crate::vm::{Guest, Run};
 use anyhow::{Context as _, Result, ensure};
 use lowtide_guest::{Report, Scenario};
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
@@ -157,79 +158,107 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// A guest to run and what must be true of it afterwards.
+pub struct Test {
+    pub name: String,
+    pub guest: Guest,
+    pub check: Check,
+}
+
+/// What a run must have been like.
+pub type Check = Box<dyn Fn(&Run) -> Result<()> + Sync>;
+
 /// Runs the cases whose name contains the filter, as many at a time as there are cores.
 pub fn run(filter: Option<&str>) -> Result<Tally> {
     let arch = Arch::X86_64;
     let wanted = CASES
         .iter()
-        .filter(|c| filter.is_none_or(|f| c.name.contains(f)));
-    let wanted = wanted
+        .filter(|c| filter.is_none_or(|f| c.name.contains(f)))
         .map(|case| Ok((case, kernel::find(arch, case.kernel)?)))
         .collect::<Result<Vec<_>>>()?;
-    let mut tally = Tally::default();
     if wanted.is_empty() {
-        return Ok(tally);
+        return Ok(Tally::default());
     }
     qemu::install(arch)?;
     let programs = programs::build(arch, Profile::Guest)?;
-    let records = dirs::target().join("guest-tests");
-    fs::create_dir_all(&records)?;
+    let tests: Vec<_> = wanted
+        .into_iter()
+        .map(|(case, kernel)| case.test(kernel, &programs))
+        .collect();
     say(format_args!(
         "{} guests; what they say goes to {}",
-        wanted.len(),
-        records.display()
+        tests.len(),
+        records()?.display()
     ));
-    let queue = Mutex::new(wanted.iter());
-    let results = Mutex::new(&mut tally);
+    let tally = Mutex::new(Tally::default());
+    in_parallel(&tests, |test| {
+        let start = Instant::now();
+        let result = test.record().and_then(|run| (test.check)(&run));
+        let seconds = start.elapsed().as_secs();
+        println!(
+            "test guest::{} ... {} ({seconds} s)",
+            test.name,
+            verdict(result.is_ok())
+        );
+        if let Err(e) = &result {
+            println!("    {e:#}");
+        }
+        tally
+            .lock()
+            .expect("no panic under it")
+            .count(result.is_ok());
+    });
+    Ok(tally.into_inner().expect("no panic under it"))
+}
+
+/// Does every item, as many at a time as there are cores.
+pub fn in_parallel<T: Sync>(items: &[T], f: impl Fn(&T) + Sync) {
+    let queue = Mutex::new(items.iter());
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 // The lock is held for this line only.
-                while let Some((case, kernel)) = { queue.lock().expect("no panic under it").next() }
-                {
-                    let start = Instant::now();
-                    let result = case.run(kernel.clone(), &programs);
-                    let seconds = start.elapsed().as_secs();
-                    println!(
-                        "test guest::{} ... {} ({seconds} s)",
-                        case.name,
-                        verdict(result.is_ok())
-                    );
-                    if let Err(e) = &result {
-                        println!("    {e:#}");
-                    }
-                    results
-                        .lock()
-                        .expect("no panic under it")
-                        .count(result.is_ok());
+                while let Some(item) = { queue.lock().expect("no panic under it").next() } {
+                    f(item);
                 }
             });
         }
     });
-    Ok(tally)
+}
+
+/// Where what the guests say goes.
+fn records() -> Result<PathBuf> {
+    let dir = dirs::target().join("guest-tests");
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
 }
 
 impl Case {
-    fn run(&self, kernel: Kernel, programs: &Programs) -> Result<()> {
-        let guest = Guest {
-            kernel,
-            programs: programs.clone(),
-            memory_mb: self.memory_mb,
-            scenario: (self.scenario)(),
-            files: Vec::new(),
-            append: String::new(),
-        };
+    fn test(&self, kernel: Kernel, programs: &Programs) -> Test {
+        Test {
+            name: self.name.into(),
+            guest: Guest {
+                kernel,
+                programs: programs.clone(),
+                memory_mb: self.memory_mb,
+                scenario: (self.scenario)(),
+                files: Vec::new(),
+                append: String::new(),
+            },
+            check: Box::new(self.check),
+        }
+    }
+}
+
+impl Test {
+    /// Runs the guest and keeps what it says, also of a run that does not come to its end.
+    pub fn record(&self) -> Result<Run> {
         let mut record = String::new();
-        let run = guest.run(|event| {
+        let run = self.guest.run(|event| {
             record.push_str(&serde_json::to_string(event).expect("it came from JSON"));
             record.push('\n');
         });
-        fs::write(
-            dirs::target()
-                .join("guest-tests")
-                .join(format!("{}.jsonl", self.name)),
-            record,
-        )?;
-        (self.check)(&run?)
+        fs::write(records()?.join(format!("{}.jsonl", self.name)), record)?;
+        run
     }
 }

@@ -11,6 +11,7 @@ mod guest_tests;
 mod initramfs;
 mod kernel;
 mod lint;
+mod loads;
 mod programs;
 mod qemu;
 mod scenarios;
@@ -37,6 +38,7 @@ enum Command {
     Build(build::Build),
     Lint(lint::Lint),
     Demo(demo::Demo),
+    Loads(loads::Loads),
     Setup(Setup),
     Test(check::Test),
     Vm(vm_command::Vm),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
         Command::Build(command) => command.run(),
         Command::Demo(command) => command.run(),
+        Command::Loads(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Lint(command) => command.run(),
         Command::Vm(command) => command.run(),

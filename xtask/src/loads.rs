@@ -1,0 +1,604 @@
+//! The loads that the agent is measured on: each on devices of several sizes, without swap and
+//! with zram, with the agent and, as a control, without it. Whether a run is right is read from
+//! what the guest's kernel counts and logs, and from how processes ended.
+
+use crate::guest_tests::{self, Test};
+use crate::kernel;
+use crate::programs::{self, Profile};
+use crate::qemu;
+use crate::scenarios::{
+    CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, agent, load, oom_kills, without_agent,
+};
+use crate::target::Arch;
+use crate::vm::{GUEST, Guest, Run};
+use anyhow::{Context as _, Result, bail, ensure};
+use argh::FromArgs;
+use lowtide_guest::{Cgroup, Report, Sample, Scenario, Service, What, Zram};
+use std::process::ExitCode;
+
+/// Sizes of the devices, in MiB.
+const MEMORY_MB: [u32; 4] = [64, 128, 256, 512];
+/// What a distribution's kernel takes of the RAM more than one built for a small device: with
+/// this much on top, a guest has about as much to use as such a device (50 MB of 64, for one).
+const KERNEL_MB: u32 = 32;
+/// The relief mark of the built-in config's critical level, in percent of RAM.
+const RELIEF_PERCENT: u64 = 10;
+/// The stall that the built-in config's triggers wait for, in microseconds.
+const TRIGGER_US: u64 = 25_000;
+const TRIGGER_WINDOW_MS: u64 = 500;
+
+/// Service that eats memory beside [`HOG`].
+const HOG_2: &str = "indexer";
+/// Service that is next in order after the hogs.
+const SPARE: &str = "spare";
+
+const GROUPS: &str = r#"
+[[group]]
+name    = "lifeline"
+kill    = "never"
+cgroups = ["lifeline/**"]
+
+[[group]]
+name    = "sensor"
+kill    = 100
+cgroups = ["apps/sensor"]
+
+[[group]]
+name    = "gateway"
+kill    = 200
+cgroups = ["apps/gateway"]
+
+[[group]]
+name    = "spare"
+kill    = 300
+cgroups = ["apps/spare"]
+
+[[group]]
+name    = "indexer"
+kill    = 700
+cgroups = ["apps/indexer"]
+
+[[group]]
+name    = "media"
+kill    = 800
+cgroups = ["apps/media"]
+"#;
+
+/// How a device swaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Swap {
+    None,
+    /// To a zram of half the RAM.
+    Zram,
+}
+
+impl Swap {
+    const BOTH: &[Self] = &[Self::None, Self::Zram];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Zram => "zram",
+        }
+    }
+}
+
+/// A device of so many MiB.
+#[derive(Clone, Copy)]
+struct Device(u32);
+
+impl Device {
+    /// A part of its RAM, as the loads take sizes.
+    fn part(self, of: u32) -> String {
+        format!("{}K", self.0 * 1024 / of)
+    }
+}
+
+/// Something that presses, and what must come of it.
+struct Load {
+    name: &'static str,
+    /// Adds it to a device at rest.
+    press: fn(&mut Scenario, Device),
+    /// Services that have to go, in this order; nobody else may.
+    victims: &'static [&'static str],
+    /// Where it means anything.
+    swaps: &'static [Swap],
+    /// What shows, without the agent, that it is a load.
+    real: fn(&Run) -> Result<()>,
+    /// More that must be true with the agent.
+    also: fn(&Run) -> Result<()>,
+}
+
+const LOADS: &[Load] = &[
+    Load {
+        name: "fast-hog",
+        press: |s, _| press(s, &["hog", "--rate", "200M"]),
+        ..HOGLIKE
+    },
+    Load {
+        name: "slow-leak",
+        press: |s, d| press(s, &["hog", "--rate", &d.part(32)]),
+        ..HOGLIKE
+    },
+    Load {
+        name: "fork-storm",
+        press: |s, d| press(s, &["forkstorm", "--rate", "20", "--size", &d.part(128)]),
+        ..HOGLIKE
+    },
+    Load {
+        name: "tmpfs",
+        press: |s, d| press(s, &["tmpfs", "--rate", &d.part(8)]),
+        ..HOGLIKE
+    },
+    Load {
+        name: "refault",
+        press: |s, d| {
+            s.disk_mb = d.0;
+            s.until = None;
+            s.limit_s = 40;
+            press(s, &["refault", "--size", &d.part(1)]);
+        },
+        victims: &[],
+        real: stalls,
+        // The same stall, or that nobody dies means nothing.
+        also: stalls,
+        ..HOGLIKE
+    },
+    Load {
+        name: "own-limit",
+        press: |s, d| {
+            s.cgroups.push(Cgroup {
+                path: HOG_CGROUP.into(),
+                attributes: [("memory.max".into(), d.part(16))].into(),
+            });
+            press(s, &["hog", "--rate", &d.part(32)]);
+        },
+        real: |run| {
+            let (_, last) = run.samples().last().context("no sample")?;
+            let inside = last.cgroups.get(HOG_CGROUP).map_or(0, |c| c.oom_kills);
+            ensure!(inside > 0, "no OOM kill at its own limit");
+            Ok(())
+        },
+        ..HOGLIKE
+    },
+    Load {
+        name: "zram-thrash",
+        press: |s, d| {
+            press(
+                s,
+                &["hog", "--hot", "--incompressible", "--rate", &d.part(8)],
+            );
+        },
+        swaps: &[Swap::Zram],
+        real: |run| stands_still(run).or_else(|_| kernel_kills(run)),
+        ..HOGLIKE
+    },
+    Load {
+        name: "two-hogs",
+        press: |s, d| {
+            press(s, &["hog", "--rate", &d.part(16)]);
+            let second = load(HOG_2, "apps/indexer", &["hog", "--rate", &d.part(16)]);
+            s.services.push(started(second));
+            s.until = Some(HOG_2.into());
+        },
+        victims: &[HOG, HOG_2],
+        ..HOGLIKE
+    },
+    Load {
+        name: "ignores-term",
+        press: |s, d| {
+            press(s, &[]);
+            if let Some(hog) = s.services.last_mut() {
+                let hog_command = format!("{GUEST} hog --rate {}", d.part(32));
+                hog.command = [
+                    "/bin/sh",
+                    "-c",
+                    &format!("trap '' TERM; exec {hog_command}"),
+                ]
+                .map(String::from)
+                .to_vec();
+            }
+        },
+        also: |run| {
+            let (_, _, signal) = run.exited(HOG).context("the hog was not killed")?;
+            ensure!(signal == Some(9), "it ended by signal {signal:?}");
+            let asked = run.lines("lowtide").any(|(_, l)| l.contains("terminate /"));
+            ensure!(asked, "it was not asked first");
+            Ok(())
+        },
+        ..HOGLIKE
+    },
+    Load {
+        name: "restarted",
+        press: |s, d| {
+            press(s, &["hog", "--rate", &d.part(4)]);
+            if let Some(hog) = s.services.last_mut() {
+                hog.restart_ms = 500;
+            }
+            let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
+            s.services.push(spare);
+            s.until = Some(SPARE.into());
+        },
+        // As often as the built-in config lets a group come back; then the next in order.
+        victims: &[HOG, HOG, HOG, SPARE],
+        ..HOGLIKE
+    },
+];
+
+/// One hog, which has to go.
+const HOGLIKE: Load = Load {
+    name: "",
+    press: |_, _| (),
+    victims: &[HOG],
+    swaps: Swap::BOTH,
+    real: kernel_kills,
+    also: |_| Ok(()),
+};
+
+/// A device with its services, pressed by nothing.
+fn at_rest(device: Device, swap: Swap) -> Scenario {
+    let sleeper = ["sleeper", "--size", &device.part(16)];
+    let reader = ["refault", "--size", &device.part(16), "--rate", "16M"];
+    Scenario {
+        files: [(CONFIG.into(), GROUPS.into())].into(),
+        services: vec![
+            agent(),
+            load(LIFELINE, "lifeline/heartbeat", &["heartbeat"]),
+            load(SENSOR, "apps/sensor", &sleeper),
+            load(GATEWAY, "apps/gateway", &reader),
+        ],
+        zram: (swap == Swap::Zram).then_some(Zram {
+            size_mb: device.0 / 2,
+            algorithm: None,
+        }),
+        disk_mb: device.0 / 8,
+        until: Some(HOG.into()),
+        linger_ms: 3000,
+        limit_s: 120,
+        ..Scenario::default()
+    }
+}
+
+/// Starts the load as [`HOG`], when the agent is there.
+fn press(scenario: &mut Scenario, arguments: &[&str]) {
+    scenario
+        .services
+        .push(started(load(HOG, HOG_CGROUP, arguments)));
+}
+
+fn started(service: Service) -> Service {
+    Service {
+        after: Some("lowtide".into()),
+        start_ms: 1000,
+        ..service
+    }
+}
+
+/// The kernel's OOM killer ends it.
+fn kernel_kills(run: &Run) -> Result<()> {
+    ensure!(oom_kills(run) > 0, "the kernel counts no OOM kill");
+    ensure!(
+        run.oom_lines().count() > 0,
+        "the kernel's log has no OOM kill"
+    );
+    Ok(())
+}
+
+/// Tasks stall for as long as the agent's triggers wait for.
+fn stalls(run: &Run) -> Result<()> {
+    let worst = worst_stall(run, TRIGGER_WINDOW_MS, |s| s.some_us);
+    ensure!(
+        worst >= TRIGGER_US,
+        "no stall worth a trigger: {worst} us in {TRIGGER_WINDOW_MS} ms at most"
+    );
+    Ok(())
+}
+
+/// All tasks together stall for most of a second.
+fn stands_still(run: &Run) -> Result<()> {
+    let worst = worst_stall(run, 1000, |s| s.full_us);
+    ensure!(worst >= 500_000, "all stalled for {worst} us of a second");
+    Ok(())
+}
+
+/// The longest stall between two samples about `window_ms` apart, in microseconds.
+fn worst_stall(run: &Run, window_ms: u64, total: fn(&Sample) -> u64) -> u64 {
+    let samples: Vec<_> = run
+        .samples()
+        .filter(|(t, _)| *t >= pressed_since(run))
+        .collect();
+    let ends = samples.iter().filter_map(|(t, sample)| {
+        let (_, before) = samples
+            .iter()
+            .rev()
+            .find(|(then, _)| then + window_ms <= *t + Scenario::SAMPLE_MS && then < t)?;
+        Some(total(sample) - total(before))
+    });
+    ends.max().unwrap_or(0)
+}
+
+/// When the load started; the end of time if it never did.
+fn pressed_since(run: &Run) -> u64 {
+    run.events
+        .iter()
+        .find_map(|e| match &e.what {
+            What::Started { service, .. } if service == HOG => Some(e.t),
+            _ => None,
+        })
+        .unwrap_or(u64::MAX)
+}
+
+/// Who ended, when and by which signal, in this order.
+fn ends(run: &Run) -> impl Iterator<Item = (u64, &str, Option<i32>)> {
+    run.events.iter().filter_map(|e| match &e.what {
+        What::Exited {
+            service, signal, ..
+        } => Some((e.t, service.as_str(), *signal)),
+        _ => None,
+    })
+}
+
+/// One load on one device.
+#[derive(Clone, Copy)]
+pub struct Cell {
+    load: &'static Load,
+    device: Device,
+    swap: Swap,
+    with_agent: bool,
+}
+
+impl Cell {
+    fn name(&self) -> String {
+        format!(
+            "{}_{}_{}{}",
+            self.load.name,
+            self.device.0,
+            self.swap.name(),
+            if self.with_agent { "" } else { "_control" }
+        )
+    }
+
+    fn test(self, kernel: kernel::Kernel, programs: &programs::Programs) -> Test {
+        let mut scenario = at_rest(self.device, self.swap);
+        (self.load.press)(&mut scenario, self.device);
+        if !self.with_agent {
+            scenario = without_agent(scenario);
+        }
+        Test {
+            name: self.name(),
+            guest: Guest {
+                kernel,
+                programs: programs.clone(),
+                memory_mb: self.device.0 + KERNEL_MB,
+                scenario,
+                files: Vec::new(),
+                append: String::new(),
+            },
+            check: Box::new(move |run| self.check(run)),
+        }
+    }
+
+    fn check(&self, run: &Run) -> Result<()> {
+        self.is_set_up(run)?;
+        if self.with_agent {
+            self.agent_copes(run)
+        } else {
+            (self.load.real)(run)
+        }
+    }
+
+    fn is_set_up(&self, run: &Run) -> Result<()> {
+        for event in &run.events {
+            if let What::Refused { what, error } = &event.what {
+                bail!("the guest could not set up {what}: {error}");
+            }
+        }
+        ensure!(pressed_since(run) < u64::MAX, "the load did not start");
+        let (_, first) = run.samples().next().context("no sample")?;
+        ensure!(
+            (first.swap_free_kb > 0) == (self.swap == Swap::Zram),
+            "{} kB of swap",
+            first.swap_free_kb
+        );
+        Ok(())
+    }
+
+    fn agent_copes(&self, run: &Run) -> Result<()> {
+        if let Some((_, line)) = run.oom_lines().next() {
+            bail!("the kernel killed: {line}");
+        }
+        ensure!(
+            oom_kills(run) == 0,
+            "the kernel counts {} OOM kills",
+            oom_kills(run)
+        );
+        let victims: Vec<_> = ends(run).map(|(_, service, _)| service).collect();
+        ensure!(
+            victims == self.load.victims,
+            "ended: {victims:?}, not {:?}",
+            self.load.victims
+        );
+        for (_, service, signal) in ends(run) {
+            ensure!(
+                matches!(signal, Some(9 | 15)),
+                "{service} ended by itself, signal {signal:?}"
+            );
+        }
+        if let Some((died, ..)) = ends(run).last() {
+            let mark = mem_total_kb(run) * RELIEF_PERCENT / 100;
+            let after = run.samples().filter(|(t, _)| *t >= died);
+            let best = after.map(|(_, s)| s.available_kb).max().unwrap_or(0);
+            ensure!(best > mark, "no relief: {best} kB available at best");
+            ensure!(
+                run.reports(LIFELINE)
+                    .any(|(t, r)| t > died && matches!(r, Report::Heartbeat { .. })),
+                "the lifeline does not answer after the kill"
+            );
+        }
+        (self.load.also)(run)
+    }
+
+    /// A line of the table: what happened, in figures.
+    fn row(&self, result: &Result<(Run, Result<()>)>) -> String {
+        let head = format!(
+            "| {} | {} | {} | {}",
+            self.load.name,
+            self.device.0,
+            self.swap.name(),
+            if self.with_agent { "lowtide" } else { "-" },
+        );
+        let (run, verdict) = match result {
+            Ok((run, verdict)) => (run, verdict),
+            Err(e) => return format!("{head} | FAILED: {e:#} |"),
+        };
+        let since = pressed_since(run);
+        let gap_ms = run
+            .reports(LIFELINE)
+            .filter(|(t, _)| *t >= since)
+            .filter_map(|(_, report)| match report {
+                Report::Heartbeat { gap_us, .. } => Some(gap_us / 1000),
+                _ => None,
+            })
+            .max();
+        let gap = gap_ms.map_or_else(|| "-".into(), |ms| ms.to_string());
+        let last = run.samples().last().map(|(_, s)| s);
+        let first = run.samples().take_while(|(t, _)| *t <= since).last();
+        let stalled = |total: fn(&Sample) -> u64| {
+            let before = first.map_or(0, |(_, s)| total(s));
+            last.map_or(0, |s| total(s).saturating_sub(before)) / 1000
+        };
+        let verdict = match verdict {
+            Ok(()) => "ok".into(),
+            Err(e) => format!("FAILED: {e:#}"),
+        };
+        format!(
+            "{head} | {} | {} | {gap} | {} | {} / {} | {verdict} |",
+            who_died(run),
+            oom_kills(run),
+            available_at_kill(run).unwrap_or_else(|| "-".into()),
+            stalled(|s| s.some_us),
+            stalled(|s| s.full_us),
+        )
+    }
+}
+
+const HEADER: &str = "\
+| load | MB | swap | agent | who died | OOM kills | worst gap, ms | available at the kill | stalled some / full, ms | result |
+|---|---|---|---|---|---|---|---|---|---|";
+
+fn who_died(run: &Run) -> String {
+    let names: Vec<_> = ends(run).map(|(_, service, _)| service).collect();
+    let runs: Vec<_> = names
+        .chunk_by(|a, b| a == b)
+        .map(|same| match same.len() {
+            1 => same[0].to_owned(),
+            n => format!("{} x {n}", same[0]),
+        })
+        .collect();
+    if runs.is_empty() {
+        "nobody".into()
+    } else {
+        runs.join(", ")
+    }
+}
+
+/// What the agent saw when it chose to kill; without one, the last sample before the first end.
+fn available_at_kill(run: &Run) -> Option<String> {
+    let seen = run.lines("lowtide").find_map(|(_, line)| {
+        let (_, was) = line.split_once("(was ")?;
+        Some(was.trim_end_matches(')').to_owned())
+    });
+    seen.or_else(|| {
+        let (died, ..) = ends(run).next()?;
+        let (_, sample) = run.samples().take_while(|(t, _)| *t < died).last()?;
+        Some(format!("{}K", sample.available_kb))
+    })
+}
+
+fn mem_total_kb(run: &Run) -> u64 {
+    run.events
+        .iter()
+        .find_map(|e| match e.what {
+            What::Booted { mem_total_kb, .. } => Some(mem_total_kb),
+            _ => None,
+        })
+        .unwrap_or(0)
+}
+
+/// run the loads against the agent in guests and print what came of each
+#[derive(FromArgs)]
+#[argh(subcommand, name = "loads")]
+pub struct Loads {
+    /// kernel version, e.g. 7.2; the newest 7.x if absent
+    #[argh(option)]
+    kernel: Option<String>,
+    /// sizes of the device in MiB, e.g. 64,128; 64 to 512 if absent
+    #[argh(option)]
+    memory: Option<String>,
+    /// only loads whose name contains this
+    #[argh(option)]
+    load: Option<String>,
+    /// none or zram; both if absent
+    #[argh(option)]
+    swap: Option<String>,
+    /// without the agent: that the loads are real
+    #[argh(switch)]
+    control: bool,
+}
+
+impl Loads {
+    pub fn run(self) -> Result<ExitCode> {
+        let sizes = match &self.memory {
+            Some(list) => list
+                .split(',')
+                .map(|n| n.parse().with_context(|| format!("{n:?} is no size")))
+                .collect::<Result<Vec<u32>>>()?,
+            None => MEMORY_MB.to_vec(),
+        };
+        let mut cells = Vec::new();
+        for load in LOADS {
+            if self
+                .load
+                .as_ref()
+                .is_some_and(|n| !load.name.contains(n.as_str()))
+            {
+                continue;
+            }
+            for size in &sizes {
+                for swap in load.swaps {
+                    if self.swap.as_ref().is_none_or(|s| s == swap.name()) {
+                        cells.push(Cell {
+                            load,
+                            device: Device(*size),
+                            swap: *swap,
+                            with_agent: !self.control,
+                        });
+                    }
+                }
+            }
+        }
+        ensure!(!cells.is_empty(), "no such load");
+        let arch = Arch::X86_64;
+        let kernel = kernel::find(arch, self.kernel.as_deref())?;
+        qemu::install(arch)?;
+        let programs = programs::build(arch, Profile::Guest)?;
+        println!("{HEADER}");
+        let failed = std::sync::atomic::AtomicUsize::new(0);
+        guest_tests::in_parallel(&cells, |cell| {
+            let test = cell.test(kernel.clone(), &programs);
+            let result = test.record().map(|run| {
+                let verdict = (test.check)(&run);
+                (run, verdict)
+            });
+            if !matches!(result, Ok((_, Ok(())))) {
+                failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            println!("{}", cell.row(&result));
+        });
+        Ok(if failed.into_inner() == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
