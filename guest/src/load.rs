@@ -2,6 +2,7 @@
 
 use argh::FromArgs;
 use lowtide_guest::{CGROUP_ROOT, DISK, Report};
+use rustix::fs::MemfdFlags;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -65,13 +66,10 @@ struct Refault {
     rate: Option<usize>,
 }
 
-/// write a growing file
+/// write a growing file in shared memory, which goes when its writer does
 #[derive(FromArgs)]
 #[argh(subcommand, name = "tmpfs")]
 struct Tmpfs {
-    /// where
-    #[argh(option, default = "PathBuf::from(\"/tmp/filler\")")]
-    file: PathBuf,
     /// bytes a second
     #[argh(option, from_str_fn(in_bytes))]
     rate: usize,
@@ -241,7 +239,8 @@ impl Refault {
 
 impl Tmpfs {
     fn run(self) -> io::Result<()> {
-        let mut file = File::create(&self.file)?;
+        // Not a file on /tmp: that would stay, and a tmpfs has a limit of its own.
+        let mut file = File::from(rustix::fs::memfd_create("filler", MemfdFlags::CLOEXEC)?);
         let mut grow = Growth::new(Some(self.rate), self.cap);
         loop {
             match grow.next_step() {

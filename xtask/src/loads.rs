@@ -502,17 +502,22 @@ fn who_died(run: &Run) -> String {
     }
 }
 
-/// What the agent saw when it chose to kill; without one, the last sample before the first end.
+/// What the agent saw when it first asked or killed somebody; without one, the last sample before
+/// the first end.
 fn available_at_kill(run: &Run) -> Option<String> {
-    let seen = run.lines("lowtide").find_map(|(_, line)| {
-        let (_, was) = line.split_once("(was ")?;
-        Some(was.trim_end_matches(')').to_owned())
-    });
-    seen.or_else(|| {
-        let (died, ..) = ends(run).next()?;
-        let (_, sample) = run.samples().take_while(|(t, _)| *t < died).last()?;
-        Some(format!("{}K", sample.available_kb))
-    })
+    let mut seen = None;
+    for (_, line) in run.lines("lowtide") {
+        if let Some((_, figures)) = line.split_once("available ")
+            && let Some((available, _)) = figures.split_once(" of ")
+        {
+            seen = Some(available.to_owned());
+        } else if line.contains("terminate /") || line.contains("kill /") {
+            return seen;
+        }
+    }
+    let (died, ..) = ends(run).next()?;
+    let (_, sample) = run.samples().take_while(|(t, _)| *t < died).last()?;
+    Some(format!("{}K", sample.available_kb))
 }
 
 fn mem_total_kb(run: &Run) -> u64 {
