@@ -159,6 +159,8 @@ impl History {
         if self.acting.is_none() {
             self.reclaiming_since = None;
             self.held = None;
+            // Who was asked has gone, or has time again: in the next episode it is asked anew.
+            self.attempts.retain(|a| a.step != Step::Terminate);
         }
         if matches!(verdict.why, Why::Relieved(_)) {
             self.attempts.retain(|a| a.step != Step::Throttle);
@@ -192,6 +194,7 @@ impl History {
                 }
             }
             (Action::Terminate { target, grace_ms }, Some(Outcome::Asked)) => {
+                self.ended(target.rule.group, now);
                 self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
             }
             (Action::Terminate { target, .. }, Some(_)) => {
@@ -205,13 +208,9 @@ impl History {
                     deadline.saturating_add(u64::from(policy.restart_window_ms)),
                 );
                 if outcome == Outcome::Killed {
-                    push_bounded(
-                        &mut self.kills,
-                        Killed {
-                            group: target.rule.group,
-                            at: now,
-                        },
-                    );
+                    if self.attempt(target.id, Step::Terminate).is_none() {
+                        self.ended(target.rule.group, now);
+                    }
                     self.exiting = Some((target.id, deadline));
                 }
             }
@@ -243,6 +242,11 @@ impl History {
     /// The victim that has not exited yet, with the time when it stops being waited for.
     pub fn exiting(&self, now: Millis) -> Option<(u64, Millis)> {
         self.exiting.filter(|(_, deadline)| now < *deadline)
+    }
+
+    /// One of the group was made to end, asked or not.
+    fn ended(&mut self, group: u16, now: Millis) {
+        push_bounded(&mut self.kills, Killed { group, at: now });
     }
 
     fn tried(&mut self, id: u64, step: Step, until: Millis) {
@@ -296,12 +300,14 @@ impl History {
         })
     }
 
-    /// Kills of the group within the restart window.
+    /// Times in a row, within the restart window, that the group was the one to go. Another one
+    /// having gone in between, its turn comes again: it is what brings the pressure back.
     pub(crate) fn recent_kills(&self, policy: &Policy, group: u16, now: Millis) -> u8 {
         let since = now.saturating_sub(u64::from(policy.restart_window_ms));
         self.kills
             .iter()
-            .filter(|k| k.group == group && k.at >= since)
+            .rev()
+            .take_while(|k| k.group == group && k.at >= since)
             .count()
             .min(255) as u8
     }

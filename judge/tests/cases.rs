@@ -265,6 +265,39 @@ fn who_comes_back_after_every_kill_is_passed_over_for_the_next() {
             .iter()
             .any(|j| j.reason == Reason::Restarting(3))
     );
+    history.note(&policy, &verdict, Some(Outcome::Killed), 15_000);
+    history.gone();
+    let rows = with_group([row(104, 800, 60 * MIB, 0), row(9, 700, 60 * MIB, 0)], 0);
+    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 20_000);
+    assert_eq!(
+        verdict.action.target().map(|t| t.id),
+        Some(104),
+        "one of the others is enough: {:?}",
+        verdict.action
+    );
+}
+
+#[test]
+fn who_ends_when_asked_comes_back_all_the_same() {
+    let (policy, mut history) = (policy(), History::default());
+    // A supervisor that uses the same cgroup again: the id stays.
+    let rows = [row(7, 900, 60 * MIB, 0), row(8, 100, 60 * MIB, 0)];
+    let rows = with_group(rows, 1);
+    for i in 0..3 {
+        let now = i * 5_000;
+        let verdict = judged(&policy, 8 * MIB, &rows, &mut history, now);
+        assert!(
+            matches!(verdict.action, Action::Terminate { target, .. } if target.id == 7),
+            "round {i}: {:?}",
+            verdict.action
+        );
+        history.note(&policy, &verdict, Some(Outcome::Asked), now);
+        let relieved = judged(&policy, 100 * MIB, &rows, &mut history, now + 200);
+        assert_eq!(relieved.why, Why::Relieved(Level::Critical));
+        history.note(&policy, &relieved, None, now + 200);
+    }
+    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 15_000);
+    assert_eq!(verdict.action.target().map(|t| t.id), Some(8));
 }
 
 fn with_group(mut rows: [Row; 2], group: u16) -> [Row; 2] {
