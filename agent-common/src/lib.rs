@@ -190,17 +190,14 @@ impl Row {
         rule: Rule::UNTOUCHABLE,
     };
 
-    /// Bytes that come back when all its processes die: anonymous memory, shared memory that is
-    /// mapped (a file left in a tmpfs outlives its writer), and swap, which on zram is RAM too.
-    /// File cache is not counted: reclaim gets it without a kill.
+    /// Bytes that come back when all its processes die: anonymous memory, shared memory, and swap,
+    /// which on zram is RAM too. File cache is not counted: reclaim gets it without a kill.
+    ///
+    /// Shared memory counts although a file left in a tmpfs outlives its writer: nothing but its
+    /// end stops a writer, and whether memory came back is looked at after every kill.
     pub const fn freed_by_kill(&self) -> u64 {
-        let mapped_shmem = if self.shmem < self.file_mapped {
-            self.shmem
-        } else {
-            self.file_mapped
-        };
         self.anon
-            .saturating_add(mapped_shmem)
+            .saturating_add(self.shmem)
             .saturating_add(self.swap)
     }
 

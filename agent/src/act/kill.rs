@@ -13,8 +13,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::time::Instant;
 
-/// Bytes of `cgroup.procs` read to speed up the exit of a victim's processes: some 500 of them.
-const PROCS: usize = 4096;
+/// Processes of one cgroup looked at in one go, and at most so many times: a service that forks
+/// faster than it is signalled does not keep the agent busy for ever.
+const BATCH: usize = 64;
+const BATCHES: usize = 64;
 /// Levels below a victim that its processes are looked for in.
 const DEPTH: usize = 6;
 
@@ -102,25 +104,29 @@ pub(super) fn open_victim(tree: &Tree, id: u64) -> io::Result<OwnedFd> {
 }
 
 /// Calls `f` with a pidfd of each process in the cgroup and `depth` levels below it, at most
-/// [`PROCS`] bytes of pids a cgroup.
+/// [`BATCH`] times [`BATCHES`] a cgroup.
 ///
 /// A pid taken from `cgroup.procs` may be reused before it is opened; the pidfd is checked to be
 /// still in this cgroup by reading the list again.
 fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) -> io::Result<()> {
-    let mut pids = heapless::Vec::<(Pid, OwnedFd), 64>::new();
-    let mut buffer = [0; PROCS];
-    for pid in self::pids(dir.as_fd(), &mut buffer)? {
-        if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
-            && pids.push((pid, pidfd)).is_err()
-        {
+    let mut listed = Pids::of(dir.as_fd())?;
+    for _ in 0..BATCHES {
+        let mut pids = heapless::Vec::<(Pid, OwnedFd), BATCH>::new();
+        let mut ended = true;
+        for pid in listed.by_ref().take(BATCH) {
+            ended = false;
+            if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+                // Cannot fail: at most BATCH are taken.
+                let _ = pids.push((pid, pidfd));
+            }
+        }
+        if ended {
             break;
         }
-    }
-    let procs = open_at(dir, "cgroup.procs", OFlags::RDONLY)?;
-    let still_there = read(&procs, &mut buffer)?;
-    for (pid, pidfd) in &pids {
-        if parse_pids(still_there).any(|p| p == *pid) {
-            f(pidfd.as_fd());
+        for still_there in Pids::of(dir.as_fd())? {
+            if let Some((_, pidfd)) = pids.iter().find(|(pid, _)| *pid == still_there) {
+                f(pidfd.as_fd());
+            }
         }
     }
     if depth == 0 {
@@ -143,26 +149,55 @@ fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) 
     Ok(())
 }
 
-/// The processes in the cgroup itself, as many as `buffer` holds.
-pub(super) fn pids<'a>(
-    dir: BorrowedFd<'_>,
-    buffer: &'a mut [u8],
-) -> io::Result<impl Iterator<Item = Pid> + use<'a>> {
-    let procs = open_at(dir, "cgroup.procs", OFlags::RDONLY)?;
-    Ok(parse_pids(read(&procs, buffer)?))
+/// The processes in a cgroup itself, as `cgroup.procs` lists them. Allocates nothing.
+pub(super) struct Pids {
+    procs: OwnedFd,
+    /// What was read and not yet handed out: `buffer[start..end]`.
+    buffer: [u8; 512],
+    start: usize,
+    end: usize,
 }
 
-fn read<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
-    let n = rustix::io::read(fd, &mut *buffer)?;
-    Ok(&buffer[..n])
+impl Pids {
+    pub(super) fn of(dir: BorrowedFd<'_>) -> io::Result<Self> {
+        open_at(dir, "cgroup.procs", OFlags::RDONLY).map(Self::listed_in)
+    }
+
+    fn listed_in(procs: OwnedFd) -> Self {
+        Self {
+            procs,
+            buffer: [0; 512],
+            start: 0,
+            end: 0,
+        }
+    }
 }
 
-/// The pids of `cgroup.procs`, one a line; a last line cut short is left out.
-fn parse_pids(text: &[u8]) -> impl Iterator<Item = Pid> + '_ {
-    text.split_inclusive(|b| *b == b'\n')
-        .filter_map(|line| line.strip_suffix(b"\n"))
-        .filter_map(|line| core::str::from_utf8(line).ok()?.parse().ok())
-        .filter_map(Pid::from_raw)
+impl Iterator for Pids {
+    type Item = Pid;
+
+    fn next(&mut self) -> Option<Pid> {
+        loop {
+            let unread = &self.buffer[self.start..self.end];
+            if let Some(length) = unread.iter().position(|b| *b == b'\n') {
+                let line = core::str::from_utf8(&unread[..length]).ok();
+                self.start += length + 1;
+                // 0 is a process of a foreign pid namespace.
+                if let Some(pid) = line.and_then(|l| l.parse().ok()).and_then(Pid::from_raw) {
+                    return Some(pid);
+                }
+                continue;
+            }
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            match rustix::io::read(&self.procs, &mut self.buffer[self.end..]) {
+                // The end, or ENODEV: the cgroup has been removed.
+                Ok(0) | Err(_) => return None,
+                Ok(n) => self.end += n,
+            }
+        }
+    }
 }
 
 fn open_at(dir: impl AsFd, name: &str, how: OFlags) -> io::Result<OwnedFd> {
@@ -177,15 +212,23 @@ fn open_at(dir: impl AsFd, name: &str, how: OFlags) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::MemfdFlags;
 
-    #[test]
-    fn a_pid_cut_short_is_left_out() {
-        let pids: Vec<_> = parse_pids(b"12\n7\n34").map(Pid::as_raw_pid).collect();
-        assert_eq!(pids, [12, 7]);
+    fn listed(text: &str) -> Vec<i32> {
+        let file = rustix::fs::memfd_create("procs", MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::pwrite(&file, text.as_bytes(), 0).unwrap();
+        Pids::listed_in(file).map(Pid::as_raw_pid).collect()
     }
 
     #[test]
-    fn pid_0_of_a_foreign_namespace_is_left_out() {
-        assert_eq!(parse_pids(b"0\n5\n").count(), 1);
+    fn a_pid_that_two_reads_cut_is_whole() {
+        let pids: Vec<i32> = (1..2000).collect();
+        let text: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
+        assert_eq!(listed(&text), pids);
+    }
+
+    #[test]
+    fn a_last_line_cut_short_and_pid_0_are_left_out() {
+        assert_eq!(listed("0\n12\n7\n34"), [12, 7]);
     }
 }

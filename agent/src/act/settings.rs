@@ -4,7 +4,7 @@
 //! [`STATE`]: it is undone when the agent stops, when the config no longer wants it, and at the
 //! next start when the agent died in between. A value that somebody else changed meanwhile stays.
 
-use super::kill::open_victim;
+use super::kill::{Pids, open_victim};
 use crate::sense::tree::Tree;
 use crate::tell::Log;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,8 +24,8 @@ const SLOT: usize = 128;
 /// Of linux/magic.h.
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 const RAMFS_MAGIC: u32 = 0x8584_58f6;
-/// Bytes of `cgroup.procs` looked at for oom_score_adj: some 1000 processes of one cgroup.
-const PROCS: usize = 8192;
+/// Processes of one cgroup whose oom_score_adj is set.
+const PROCESSES: usize = 1000;
 /// Cgroups that are held back at a time.
 const FROZEN: usize = 8;
 
@@ -376,9 +376,7 @@ fn each_process(
     dir: BorrowedFd<'_>,
     f: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut buffer = [0; PROCS];
-    let pids = super::kill::pids(dir, &mut buffer)?;
-    for pid in pids {
+    for pid in Pids::of(dir)?.take(PROCESSES) {
         let mut path = heapless::String::<24>::new();
         let _ = write!(path, "/proc/{}", pid.as_raw_pid());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -386,8 +384,7 @@ fn each_process(
             continue;
         };
         // The directory stays that of this process, so one that is still listed is the right one.
-        let mut again = [0; PROCS];
-        if super::kill::pids(dir, &mut again)?.any(|p| p == pid) {
+        if Pids::of(dir)?.any(|p| p == pid) {
             match f(process.as_fd()) {
                 Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
                 _ => {}
