@@ -216,7 +216,7 @@ const LOADS: &[Load] = &[
                 hog.restart_ms = 500;
             }
             let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
-            s.services.push(spare);
+            s.services.push(after_agent(spare));
             s.until = Some(SPARE.into());
         },
         // As often as the built-in config lets a group come back; then the next in order.
@@ -244,8 +244,8 @@ fn at_rest(device: Device, swap: Swap) -> Scenario {
         services: vec![
             agent(),
             load(LIFELINE, "lifeline/heartbeat", &["heartbeat"]),
-            load(SENSOR, "apps/sensor", &sleeper),
-            load(GATEWAY, "apps/gateway", &reader),
+            after_agent(load(SENSOR, "apps/sensor", &sleeper)),
+            after_agent(load(GATEWAY, "apps/gateway", &reader)),
         ],
         zram: (swap == Swap::Zram).then_some(Zram {
             size_mb: device.0 / 2,
@@ -266,11 +266,18 @@ fn press(scenario: &mut Scenario, arguments: &[&str]) {
         .push(started(load(HOG, HOG_CGROUP, arguments)));
 }
 
-fn started(service: Service) -> Service {
+/// As on a device: the agent is there before what it watches over.
+fn after_agent(service: Service) -> Service {
     Service {
         after: Some("lowtide".into()),
-        start_ms: 1000,
         ..service
+    }
+}
+
+fn started(service: Service) -> Service {
+    Service {
+        start_ms: 1000,
+        ..after_agent(service)
     }
 }
 
