@@ -95,7 +95,7 @@ impl Daemon {
 
     async fn watch(&mut self, triggers: Triggers, paths: &Paths) -> io::Result<()> {
         let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
-        let mut look_again = self.episode(&triggers)?;
+        let mut look_again = self.episode(&triggers, false)?;
         let mut triggers = Async::new_nonblocking(triggers)?;
         loop {
             let fired = async { triggers.readable().await.map(|()| Woken::Trigger) };
@@ -115,8 +115,8 @@ impl Daemon {
                 Ok(Woken::LookAgain)
             };
             match fired.or(told).or(timer).await? {
-                Woken::Trigger => look_again = self.episode(triggers.get_ref())?,
-                Woken::LookAgain => look_again = self.episode(triggers.get_ref())?,
+                Woken::Trigger => look_again = self.episode(triggers.get_ref(), true)?,
+                Woken::LookAgain => look_again = self.episode(triggers.get_ref(), false)?,
                 Woken::Reload => {
                     if let Some(new) = self.reload(paths) {
                         triggers = Async::new_nonblocking(new)?;
@@ -136,11 +136,11 @@ impl Daemon {
 
     /// Senses, judges and acts until there is nothing more to do now; returns when to look again
     /// without a trigger.
-    fn episode(&mut self, triggers: &Triggers) -> io::Result<Option<u32>> {
+    fn episode(&mut self, triggers: &Triggers, mut woke: bool) -> io::Result<Option<u32>> {
         for _ in 0..STEPS {
             let now = self.now();
             let mut fired = false;
-            triggers.take(|level| {
+            triggers.take(std::mem::take(&mut woke), |level| {
                 fired = true;
                 self.history.triggered(level, now);
             })?;

@@ -140,8 +140,13 @@ const LOADS: &[Load] = &[
         },
         victims: &[],
         real: stalls,
-        // The same stall, or that nobody dies means nothing.
-        also: stalls,
+        // That nobody dies means something only when the agent was woken.
+        also: |run| {
+            stalls(run)?;
+            let woke = |(_, line): (u64, &str)| line.contains("a trigger fired");
+            ensure!(run.lines("lowtide").any(woke), "no trigger fired");
+            Ok(())
+        },
         ..HOGLIKE
     },
     Load {

@@ -15,7 +15,9 @@ pub const SYSTEM: &str = "/proc/pressure/memory";
 ///
 /// A PSI file always polls as readable; only `POLLPRI` means that the trigger fired. The inner
 /// epoll set asks for that alone, so that whoever waits on the set as a whole sees it readable
-/// exactly when a trigger fired.
+/// exactly when a trigger fired. The kernel hands out each firing once, though (psi_trigger_poll in
+/// kernel/sched/psi.c), and waiting on the set as a whole is already an asking: it wakes, and
+/// which trigger it was may be known no more.
 pub struct Triggers {
     set: OwnedFd,
     /// An entry's index is its epoll data; closing the file disarms its trigger.
@@ -63,8 +65,11 @@ impl Triggers {
         self.armed.is_empty()
     }
 
-    /// Calls `fired` with the level of each trigger that fired since the last call. Does not wait.
-    pub fn take(&self, mut fired: impl FnMut(Level)) -> io::Result<()> {
+    /// Calls `fired` with the level of each trigger that fired since the last call; with the
+    /// highest level there is where the set as a whole `woke` and it is not known which one fired.
+    /// Does not wait.
+    pub fn take(&self, woke: bool, mut fired: impl FnMut(Level)) -> io::Result<()> {
+        let mut known = false;
         let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 16];
         let (events, _) = epoll::wait(
             &self.set,
@@ -81,8 +86,15 @@ impl Triggers {
                 .get(index)
                 .filter(|_| flags.contains(EventFlags::PRI))
             {
+                known = true;
                 fired(*level);
             }
+        }
+        if let Some(highest) = self.armed.iter().map(|(level, _)| *level).max()
+            && woke
+            && !known
+        {
+            fired(highest);
         }
         Ok(())
     }
