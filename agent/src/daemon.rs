@@ -11,7 +11,7 @@ use crate::sense::psi::{self, Triggers};
 use crate::sense::tree::Tree;
 use crate::sense::{Surveyor, kfunc};
 use crate::tell::Log;
-use crate::tell::words::{Because, Figures, Size, Target};
+use crate::tell::words::{Because, Figures, OneOf, Size, Target};
 use async_signal::{Signal, Signals};
 use lowtide_common::{NO_GROUP, Survey};
 use lowtide_judge::{History, Level, Millis, Outcome, Verdict, judge};
@@ -200,8 +200,8 @@ impl Daemon {
         let verdict = judge(policy, &memory, survey, &self.history, now);
         self.history.remember(survey.kill(), now);
         let done = act::carry_out(
-            &verdict.action,
-            policy,
+            &verdict,
+            &self.config,
             &self.surveyor.tree,
             &mut self.settings,
         );
@@ -300,8 +300,9 @@ impl Daemon {
                 ));
             }
             _ => self.log.notice(format_args!(
-                "{} /{path} ({what}), {} needed, {took} us after waking",
+                "{}{} /{path} ({what}), {} needed, {took} us after waking",
                 verdict.action.name(),
+                OneOf(done.and_then(|d| d.process.as_ref())),
                 Size(verdict.enough)
             )),
         }

@@ -129,6 +129,13 @@ const CASES: &[Case] = &[
         check: firmware::passed,
     },
     Case {
+        name: "one_process_of_a_shared_cgroup_goes",
+        kernel: None,
+        memory_mb: 256,
+        scenario: scenarios::process,
+        check: firmware::passed,
+    },
+    Case {
         name: "the_kernel_kills_the_configured_victim",
         kernel: None,
         memory_mb: 256,

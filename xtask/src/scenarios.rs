@@ -187,34 +187,59 @@ pub fn kernel_oom(arguments: &[&str]) -> Scenario {
     scenario
 }
 
-/// Two configs that hold back what grows when 40 % are left, for a short and for a long time.
-/// Without a file cache memory is looked at by time, so that no stall is needed.
-pub fn throttle() -> Scenario {
-    let mut scenario = scripted(
-        "throttle",
-        include_str!("../../guest/tests/throttle.sh"),
-        &[],
-    );
+/// A test script's device without a file cache: memory is looked at by time there, so that no
+/// stall is needed.
+fn without_cache(scenario: &mut Scenario) {
     scenario.services.retain(|s| s.name != GATEWAY);
     for service in &mut scenario.services {
         if service.name == firmware::TEST {
             service.after = Some(LIFELINE.into());
         }
     }
+}
+
+/// Two configs that hold back what grows, for a short and for a long time.
+pub fn throttle() -> Scenario {
+    let mut scenario = scripted(
+        "throttle",
+        include_str!("../../guest/tests/throttle.sh"),
+        &[],
+    );
+    without_cache(&mut scenario);
     for time in ["2s", "10min"] {
-        let media = "name    = \"media\"\n";
-        let device = DEVICE.replace(media, &format!("{media}throttle = \"{time}\"\n"));
         scenario.files.insert(
             format!("/etc/lowtide/throttle-{time}.toml"),
-            format!(
-                "[level.critical]\n\
-                 confirm = {{ available_below = \"40%\" }}\n\
-                 relief = {{ available_above = \"60%\" }}\n\
-                 actions = [\"throttle\"]\n{device}"
-            ),
+            early("throttle", &format!("throttle = \"{time}\"")),
         );
     }
     scenario
+}
+
+/// Configs that kill, or ask, one process of the hog's cgroup, and never the one named `precious`.
+pub fn process() -> Scenario {
+    let mut scenario = scripted("process", include_str!("../../guest/tests/process.sh"), &[]);
+    without_cache(&mut scenario);
+    for action in ["kill", "terminate"] {
+        let precious =
+            "[[group]]\nname = \"precious\"\nkill = \"never\"\nprocesses = [\"precious\"]\n";
+        scenario.files.insert(
+            format!("/etc/lowtide/process-{action}.toml"),
+            format!("{}{precious}", early(action, "unit = \"process\"")),
+        );
+    }
+    scenario
+}
+
+/// The device's config with one more key for the hog, and one action as soon as 40 % are left.
+fn early(action: &str, key: &str) -> String {
+    let media = "name    = \"media\"\n";
+    let device = DEVICE.replace(media, &format!("{media}{key}\n"));
+    format!(
+        "[level.critical]\n\
+         confirm = {{ available_below = \"40%\" }}\n\
+         relief = {{ available_above = \"50%\" }}\n\
+         actions = [\"{action}\"]\n{device}"
+    )
 }
 
 /// The same without the agent: what waited for it waits for the lifeline.

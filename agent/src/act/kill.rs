@@ -1,36 +1,37 @@
 //! Kills a memcg with all below it, or one process.
 
 use super::Done;
+use super::process::{self, Process};
+use crate::config::Loaded;
 use crate::sense::tree::Tree;
-use crate::sys;
+use lowtide_common::Row;
 use lowtide_judge::Outcome;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 use std::io;
 use std::mem::MaybeUninit;
 use std::time::Instant;
 
-/// Processes of one cgroup looked at in one go, and at most so many times: a service that forks
-/// faster than it is signalled does not keep the agent busy for ever.
-const BATCH: usize = 64;
-const BATCHES: usize = 64;
 /// Levels below a victim that its processes are looked for in.
 const DEPTH: usize = 6;
 
-/// A memcg that was killed and may not have exited yet.
-pub struct Victim {
-    events: OwnedFd,
+/// Who was killed and may not have exited yet.
+pub enum Victim {
+    /// A memcg, by its `cgroup.events`.
+    Memcg(OwnedFd),
+    /// A process, by its pidfd.
+    Process(OwnedFd),
 }
 
 impl Victim {
     /// Waits until nothing runs in it any more; `false` when `deadline` passed first.
     pub fn wait_gone(&self, deadline: Instant) -> bool {
         loop {
-            // Reading arms the next POLLPRI, so read first, then wait.
-            if !self.is_populated() {
+            // Reading arms the next POLLPRI, so look first, then wait.
+            if self.is_gone() {
                 return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -41,18 +42,25 @@ impl Victim {
                 tv_sec: left.as_secs() as i64,
                 tv_nsec: left.subsec_nanos().into(),
             };
-            let mut fds = [PollFd::new(&self.events, PollFlags::PRI)];
+            let mut fds = [match self {
+                Self::Memcg(events) => PollFd::new(events, PollFlags::PRI),
+                Self::Process(pidfd) => PollFd::new(pidfd, PollFlags::IN),
+            }];
             // EINTR and the like: the loop looks again anyway.
             let _ = poll(&mut fds, Some(&timeout));
         }
     }
 
-    fn is_populated(&self) -> bool {
-        let mut buffer = [0; 128];
-        // ENODEV: the cgroup itself is gone.
-        match rustix::io::pread(&self.events, &mut buffer, 0) {
-            Ok(n) => buffer[..n].windows(11).any(|w| w == b"populated 1"),
-            Err(_) => false,
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Memcg(events) => {
+                let mut buffer = [0; 128];
+                // ENODEV: the cgroup itself is gone.
+                rustix::io::pread(events, &mut buffer, 0).map_or(true, |n| {
+                    !buffer[..n].windows(11).any(|w| w == b"populated 1")
+                })
+            }
+            Self::Process(pidfd) => process::has_exited(pidfd),
         }
     }
 }
@@ -67,18 +75,35 @@ pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
         Ok(kill) => drop(rustix::io::write(&kill, b"1")?),
         // Before Linux 5.14.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            each_process(&dir, DEPTH, &mut |pidfd| {
-                let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            each_process(tree, &dir, DEPTH, &mut |process| {
+                // Whoever has exited meanwhile is no error.
+                let _ = process.send(Signal::KILL);
             })?
         }
         Err(error) => return Err(error),
     }
-    // Victims that do not get to run give their memory back all the same. Best effort: whoever
-    // has exited by itself is no error.
-    let _ = each_process(&dir, DEPTH, &mut |pidfd| drop(sys::process_mrelease(pidfd)));
+    // Victims that do not get to run give their memory back all the same.
+    let _ = each_process(tree, &dir, DEPTH, &mut |process| process.release());
     Ok(Done {
-        outcome: Outcome::Killed,
-        victim: Some(Victim { events }),
+        victim: Some(Victim::Memcg(events)),
+        ..Done::only(Outcome::Killed)
+    })
+}
+
+/// Sends SIGKILL to the process of `cgroup` that is first in rank, see [`process::first`].
+///
+/// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone, `ESRCH` when none of
+/// its processes may be killed.
+pub fn process(tree: &Tree, cgroup: &Row, enough: u64, config: &Loaded) -> io::Result<Done> {
+    let dir = open_victim(tree, cgroup.id)?;
+    let process = process::first(tree, dir.as_fd(), cgroup, enough, config)?;
+    let name = process.name();
+    process.send(Signal::KILL)?;
+    process.release();
+    Ok(Done {
+        process: Some(name),
+        victim: Some(Victim::Process(process.pidfd)),
+        ..Done::only(Outcome::Killed)
     })
 }
 
@@ -86,12 +111,30 @@ pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
 ///
 /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone, `EINVAL` for no
 /// signal of this kernel.
-pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<()> {
+pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<Done> {
     let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
     let dir = open_victim(tree, id)?;
-    each_process(&dir, DEPTH, &mut |pidfd| {
-        // Whoever has exited meanwhile is no error.
-        let _ = pidfd_send_signal(pidfd, signal);
+    each_process(tree, &dir, DEPTH, &mut |process| {
+        let _ = process.send(signal);
+    })?;
+    Ok(Done::only(Outcome::Asked))
+}
+
+/// Sends a signal to the process that [`process()`] would kill; errors as there and of [`ask`].
+pub fn ask_process(
+    tree: &Tree,
+    cgroup: &Row,
+    signal: i32,
+    enough: u64,
+    config: &Loaded,
+) -> io::Result<Done> {
+    let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
+    let dir = open_victim(tree, cgroup.id)?;
+    let process = process::first(tree, dir.as_fd(), cgroup, enough, config)?;
+    process.send(signal)?;
+    Ok(Done {
+        process: Some(process.name()),
+        ..Done::only(Outcome::Asked)
     })
 }
 
@@ -103,32 +146,17 @@ pub(super) fn open_victim(tree: &Tree, id: u64) -> io::Result<OwnedFd> {
     tree.open_id(id)
 }
 
-/// Calls `f` with a pidfd of each process in the cgroup and `depth` levels below it, at most
-/// [`BATCH`] times [`BATCHES`] a cgroup.
-///
-/// A pid taken from `cgroup.procs` may be reused before it is opened; the pidfd is checked to be
-/// still in this cgroup by reading the list again.
-fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) -> io::Result<()> {
-    let mut listed = Pids::of(dir.as_fd())?;
-    for _ in 0..BATCHES {
-        let mut pids = heapless::Vec::<(Pid, OwnedFd), BATCH>::new();
-        let mut ended = true;
-        for pid in listed.by_ref().take(BATCH) {
-            ended = false;
-            if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
-                // Cannot fail: at most BATCH are taken.
-                let _ = pids.push((pid, pidfd));
-            }
-        }
-        if ended {
-            break;
-        }
-        for still_there in Pids::of(dir.as_fd())? {
-            if let Some((_, pidfd)) = pids.iter().find(|(pid, _)| *pid == still_there) {
-                f(pidfd.as_fd());
-            }
-        }
-    }
+/// Calls `f` with each process in the cgroup and `depth` levels below it.
+fn each_process(
+    tree: &Tree,
+    dir: &OwnedFd,
+    depth: usize,
+    f: &mut dyn FnMut(&Process),
+) -> io::Result<()> {
+    process::each(tree, dir.as_fd(), &mut |process| {
+        f(&process);
+        Ok(())
+    })?;
     if depth == 0 {
         return Ok(());
     }
@@ -142,62 +170,11 @@ fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) 
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             // It may have vanished meanwhile, and its processes with it.
             if let Ok(child) = rustix::fs::openat(dir, entry.file_name(), flags, Mode::empty()) {
-                let _ = each_process(&child, depth - 1, f);
+                let _ = each_process(tree, &child, depth - 1, f);
             }
         }
     }
     Ok(())
-}
-
-/// The processes in a cgroup itself, as `cgroup.procs` lists them. Allocates nothing.
-pub(super) struct Pids {
-    procs: OwnedFd,
-    /// What was read and not yet handed out: `buffer[start..end]`.
-    buffer: [u8; 512],
-    start: usize,
-    end: usize,
-}
-
-impl Pids {
-    pub(super) fn of(dir: BorrowedFd<'_>) -> io::Result<Self> {
-        open_at(dir, "cgroup.procs", OFlags::RDONLY).map(Self::listed_in)
-    }
-
-    fn listed_in(procs: OwnedFd) -> Self {
-        Self {
-            procs,
-            buffer: [0; 512],
-            start: 0,
-            end: 0,
-        }
-    }
-}
-
-impl Iterator for Pids {
-    type Item = Pid;
-
-    fn next(&mut self) -> Option<Pid> {
-        loop {
-            let unread = &self.buffer[self.start..self.end];
-            if let Some(length) = unread.iter().position(|b| *b == b'\n') {
-                let line = core::str::from_utf8(&unread[..length]).ok();
-                self.start += length + 1;
-                // 0 is a process of a foreign pid namespace.
-                if let Some(pid) = line.and_then(|l| l.parse().ok()).and_then(Pid::from_raw) {
-                    return Some(pid);
-                }
-                continue;
-            }
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-            match rustix::io::read(&self.procs, &mut self.buffer[self.end..]) {
-                // The end, or ENODEV: the cgroup has been removed.
-                Ok(0) | Err(_) => return None,
-                Ok(n) => self.end += n,
-            }
-        }
-    }
 }
 
 fn open_at(dir: impl AsFd, name: &str, how: OFlags) -> io::Result<OwnedFd> {
@@ -207,28 +184,4 @@ fn open_at(dir: impl AsFd, name: &str, how: OFlags) -> io::Result<OwnedFd> {
         how | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::fs::MemfdFlags;
-
-    fn listed(text: &str) -> Vec<i32> {
-        let file = rustix::fs::memfd_create("procs", MemfdFlags::CLOEXEC).unwrap();
-        rustix::io::pwrite(&file, text.as_bytes(), 0).unwrap();
-        Pids::listed_in(file).map(Pid::as_raw_pid).collect()
-    }
-
-    #[test]
-    fn a_pid_that_two_reads_cut_is_whole() {
-        let pids: Vec<i32> = (1..2000).collect();
-        let text: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
-        assert_eq!(listed(&text), pids);
-    }
-
-    #[test]
-    fn a_last_line_cut_short_and_pid_0_are_left_out() {
-        assert_eq!(listed("0\n12\n7\n34"), [12, 7]);
-    }
 }

@@ -1,14 +1,17 @@
 //! Act: carries out one verdict on the kernel, through descriptors taken from the cgroup id.
 
 pub mod kill;
+pub mod process;
 mod reboot;
 mod reclaim;
 pub mod settings;
 pub mod settle;
 
+use crate::config::Loaded;
 use crate::sense::tree::Tree;
 use kill::Victim;
-use lowtide_judge::{Action, Outcome, Policy};
+use lowtide_common::{Row, Rule};
+use lowtide_judge::{Action, Outcome, Verdict};
 use settings::Settings;
 use std::io;
 use std::time::Duration;
@@ -17,6 +20,8 @@ use std::time::Duration;
 pub struct Done {
     pub outcome: Outcome,
     pub victim: Option<Victim>,
+    /// Whom it was done to, where that is one process of the target.
+    pub process: Option<process::Name>,
 }
 
 impl Done {
@@ -24,18 +29,21 @@ impl Done {
         Self {
             outcome,
             victim: None,
+            process: None,
         }
     }
 }
 
 /// Carries out what the verdict says; `None` for nothing. Allocates nothing.
 pub fn carry_out(
-    action: &Action,
-    policy: &Policy,
+    verdict: &Verdict,
+    config: &Loaded,
     tree: &Tree,
     settings: &mut Settings,
 ) -> Option<Done> {
-    let done = match action {
+    let (policy, enough) = (&config.policy, verdict.enough);
+    let one_by_one = |target: &Row| target.rule.flags & Rule::PROCESS != 0;
+    let done = match &verdict.action {
         Action::Nothing => return None,
         Action::Throttle { target, for_ms } => settings
             .freeze(tree, target.id, Duration::from_millis(u64::from(*for_ms)))
@@ -49,7 +57,14 @@ pub fn carry_out(
             // Who is held back hears no signal but SIGKILL.
             settings.thaw(tree, |id, _| id == target.id);
             let signal = policy.group(target.rule.group).signal;
-            kill::ask(tree, target.id, signal).map(|()| Done::only(Outcome::Asked))
+            if one_by_one(target) {
+                kill::ask_process(tree, target, signal, enough, config)
+            } else {
+                kill::ask(tree, target.id, signal)
+            }
+        }
+        Action::Kill { target } if one_by_one(target) => {
+            kill::process(tree, target, enough, config)
         }
         Action::Kill { target } => {
             let done = kill::memcg(tree, target.id);

@@ -4,7 +4,8 @@
 //! [`STATE`]: it is undone when the agent stops, when the config no longer wants it, and at the
 //! next start when the agent died in between. A value that somebody else changed meanwhile stays.
 
-use super::kill::{Pids, open_victim};
+use super::kill::open_victim;
+use super::process;
 use crate::sense::tree::Tree;
 use crate::tell::Log;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,8 +25,6 @@ const SLOT: usize = 128;
 /// Of linux/magic.h.
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 const RAMFS_MAGIC: u32 = 0x8584_58f6;
-/// Processes of one cgroup whose oom_score_adj is set.
-const PROCESSES: usize = 1000;
 /// Cgroups that are held back at a time.
 const FROZEN: usize = 8;
 
@@ -65,18 +64,18 @@ impl Setting {
     }
 
     /// What is in force; `max` is [`i64::MAX`].
-    fn read(self, dir: BorrowedFd<'_>) -> io::Result<i64> {
+    fn read(self, tree: &Tree, dir: BorrowedFd<'_>) -> io::Result<i64> {
         if self == Self::OomScore {
-            return common_score(dir);
+            return common_score(tree, dir);
         }
         read_value(dir, self.file())
     }
 
     /// Replaces `from` by `to`. Only processes that are at `from` are touched: one with a value of
     /// its own keeps it.
-    fn write(self, dir: BorrowedFd<'_>, from: i64, to: i64) -> io::Result<()> {
+    fn write(self, tree: &Tree, dir: BorrowedFd<'_>, from: i64, to: i64) -> io::Result<()> {
         if self == Self::OomScore {
-            return each_process(dir, &mut |process| {
+            return each_process(tree, dir, &mut |process| {
                 if read_value(process, self.file())? == from {
                     write_value(process, self.file(), to)?;
                 }
@@ -188,8 +187,14 @@ impl Settings {
     }
 
     /// What is in force without what lowtide did.
-    pub fn without_us(&self, dir: BorrowedFd<'_>, id: u64, setting: Setting) -> io::Result<i64> {
-        let now = setting.read(dir)?;
+    pub fn without_us(
+        &self,
+        tree: &Tree,
+        dir: BorrowedFd<'_>,
+        id: u64,
+        setting: Setting,
+    ) -> io::Result<i64> {
+        let now = setting.read(tree, dir)?;
         let change = self.find(id, setting).and_then(|i| self.changes[i]);
         Ok(change.filter(|c| c.ours == now).map_or(now, |c| c.before))
     }
@@ -201,6 +206,7 @@ impl Settings {
     /// nowhere to keep the journal.
     pub fn set(
         &mut self,
+        tree: &Tree,
         dir: BorrowedFd<'_>,
         id: u64,
         setting: Setting,
@@ -215,10 +221,10 @@ impl Settings {
         let now = match change {
             // Processes come and go: the new ones follow.
             Some(change) if setting == Setting::OomScore && change.ours == value => {
-                return setting.write(dir, change.before, value);
+                return setting.write(tree, dir, change.before, value);
             }
             Some(change) if setting == Setting::OomScore => change.ours,
-            _ => setting.read(dir)?,
+            _ => setting.read(tree, dir)?,
         };
         if now == value {
             return Ok(());
@@ -242,7 +248,7 @@ impl Settings {
                 ours: value,
             }),
         )?;
-        let done = setting.write(dir, now, value);
+        let done = setting.write(tree, dir, now, value);
         let obsolete = if done.is_ok() { known } else { Some(slot) };
         if let Some(obsolete) = obsolete {
             self.keep(obsolete, None)?;
@@ -280,7 +286,7 @@ impl Settings {
             return Err(Errno::NOSPC.into());
         }
         let dir = open_victim(tree, id)?;
-        self.set(dir.as_fd(), id, Setting::Freeze, 1)?;
+        self.set(tree, dir.as_fd(), id, Setting::Freeze, 1)?;
         self.frozen.retain(|(frozen, _)| *frozen != id);
         // Cannot fail: there was room.
         let _ = self.frozen.push((id, Instant::now() + limit));
@@ -320,8 +326,8 @@ impl Settings {
         let _ = tree.open_id(change.id).and_then(|dir| {
             let setting = change.setting;
             // Processes are compared one by one as they are written.
-            if setting == Setting::OomScore || setting.read(dir.as_fd())? == change.ours {
-                setting.write(dir.as_fd(), change.ours, change.before)?;
+            if setting == Setting::OomScore || setting.read(tree, dir.as_fd())? == change.ours {
+                setting.write(tree, dir.as_fd(), change.ours, change.before)?;
             }
             Ok(())
         });
@@ -358,9 +364,9 @@ fn state_file() -> io::Result<OwnedFd> {
 
 /// The oom_score_adj that most likely nobody chose for one process alone: 0 where any has it,
 /// else that of the first. `ENOENT` without processes.
-fn common_score(dir: BorrowedFd<'_>) -> io::Result<i64> {
+fn common_score(tree: &Tree, dir: BorrowedFd<'_>) -> io::Result<i64> {
     let mut common = None;
-    each_process(dir, &mut |process| {
+    each_process(tree, dir, &mut |process| {
         let score = read_value(process, Setting::OomScore.file())?;
         if common.is_none() || score == 0 {
             common = Some(score);
@@ -373,25 +379,14 @@ fn common_score(dir: BorrowedFd<'_>) -> io::Result<i64> {
 /// Calls `f` with the /proc directory of each process in the cgroup. Who exits meanwhile is no
 /// error.
 fn each_process(
+    tree: &Tree,
     dir: BorrowedFd<'_>,
     f: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    for pid in Pids::of(dir)?.take(PROCESSES) {
-        let mut path = heapless::String::<24>::new();
-        let _ = write!(path, "/proc/{}", pid.as_raw_pid());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(process) = rustix::fs::open(path.as_str(), flags, Mode::empty()) else {
-            continue;
-        };
-        // The directory stays that of this process, so one that is still listed is the right one.
-        if Pids::of(dir)?.any(|p| p == pid) {
-            match f(process.as_fd()) {
-                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
+    process::each(tree, dir, &mut |process| match f(process.dir.as_fd()) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    })
 }
 
 fn read_value(dir: BorrowedFd<'_>, file: &str) -> io::Result<i64> {

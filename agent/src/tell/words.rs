@@ -1,5 +1,6 @@
 //! How figures and verdicts read.
 
+use crate::act::process::Name;
 use lowtide_common::Row;
 use lowtide_judge::{Policy, Verdict, Why};
 use std::fmt::{self, Display, Formatter};
@@ -52,6 +53,18 @@ impl Display for Target<'_> {
             Size(row.usage),
             Size(row.freed_by_kill())
         )
+    }
+}
+
+/// The process of a memcg that was meant, or nothing for all of them: ` 123 (ffmpeg) of`.
+pub struct OneOf<'a>(pub Option<&'a Name>);
+
+impl Display for OneOf<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(Name { pid, name }) => write!(f, " {} ({name}) of", pid.as_raw_pid()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,0 +1,305 @@
+//! One process: what is read of it and what is sent to it is the same one's, whatever its pid means
+//! by then. Nothing here allocates.
+
+use crate::config::{self, Loaded};
+use crate::sense::tree::{PATH, Tree};
+use crate::sys;
+use lowtide_common::{NEVER, Row};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::cmp::Reverse;
+use std::fmt::Write as _;
+use std::io;
+use std::mem::MaybeUninit;
+
+/// Processes of one cgroup that are looked at: one that forks faster than it is signalled does not
+/// keep the agent busy for ever.
+const PROCESSES: usize = 4096;
+/// Bytes of a file in /proc that are looked at; what is wanted stands in the first half of it.
+const STATUS: usize = 4096;
+/// `TASK_COMM_LEN`: what the kernel keeps of a name, with a byte for its end.
+const COMM: usize = 16;
+
+/// A process and the directory of it in /proc, which stay those of this one.
+pub struct Process {
+    pub pid: Pid,
+    pub pidfd: OwnedFd,
+    pub dir: OwnedFd,
+}
+
+/// A process to be told of.
+#[derive(Clone, Debug)]
+pub struct Name {
+    pub pid: Pid,
+    pub name: heapless::String<COMM>,
+}
+
+impl Process {
+    /// `ESRCH` when there is none, or no longer.
+    pub fn open(pid: Pid) -> io::Result<Self> {
+        // In this order: a pid is given to nobody else before its pidfd says that it has exited.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let mut path = heapless::String::<24>::new();
+        // Cannot overflow: ten digits at most.
+        let _ = write!(path, "/proc/{}", pid.as_raw_pid());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path.as_str(), flags, Mode::empty())?;
+        if has_exited(&pidfd) {
+            return Err(Errno::SRCH.into());
+        }
+        Ok(Self { pid, pidfd, dir })
+    }
+
+    pub fn send(&self, signal: Signal) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.pidfd, signal)?)
+    }
+
+    /// Gives its memory back after SIGKILL, before it gets to run. Best effort: it may be faster.
+    pub fn release(&self) {
+        let _ = sys::process_mrelease(&self.pidfd);
+    }
+
+    pub fn name(&self) -> Name {
+        let mut buffer = [0; COMM];
+        let mut name = heapless::String::new();
+        // Cannot overflow: as many bytes.
+        let _ = name.push_str(self.comm(&mut buffer).unwrap_or("?"));
+        Name {
+            pid: self.pid,
+            name,
+        }
+    }
+
+    fn comm<'a>(&self, buffer: &'a mut [u8; COMM]) -> io::Result<&'a str> {
+        let text = self.read(c"comm", buffer)?;
+        let text = core::str::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(text.trim_end_matches('\n'))
+    }
+
+    /// Whether it is in the cgroup at `path`, relative to the root.
+    fn is_in(&self, path: &str) -> bool {
+        let mut buffer = [0; STATUS];
+        self.read(c"cgroup", &mut buffer).is_ok_and(|text| {
+            text.split(|b| *b == b'\n')
+                .filter_map(|line| line.strip_prefix(b"0::/"))
+                .any(|own| own == path.as_bytes())
+        })
+    }
+
+    /// Its kill priority and the bytes that it frees; `None` for one that is never killed. A
+    /// pattern on processes says more of it than `priority`, its cgroup's.
+    fn rank(&self, config: &Loaded, priority: u16) -> io::Result<Option<(u16, u64)>> {
+        if self.pid == Pid::INIT || self.pid == rustix::process::getpid() {
+            return Ok(None);
+        }
+        let mut buffer = [0; STATUS];
+        let status = self.read(c"status", &mut buffer)?;
+        let mut kill = priority;
+        if config.matcher.wants_processes() {
+            let (mut comm, mut exe) = ([0; COMM], [MaybeUninit::uninit(); PATH]);
+            let process = config::Process {
+                name: self.comm(&mut comm)?,
+                exe: rustix::fs::readlinkat_raw(&self.dir, c"exe", &mut exe)
+                    .ok()
+                    .and_then(|(exe, _)| core::str::from_utf8(exe).ok()),
+                uid: effective_user(status).ok_or(io::ErrorKind::InvalidData)?,
+            };
+            if let Some(group) = config.matcher.process(&process) {
+                kill = config.policy.group(group).kill;
+            }
+        }
+        Ok((kill != NEVER).then(|| (kill, freed_by_kill(status))))
+    }
+
+    fn read<'a>(&self, file: &std::ffi::CStr, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, file, flags, Mode::empty())?;
+        let n = rustix::io::read(&file, &mut *buffer)?;
+        Ok(&buffer[..n])
+    }
+}
+
+/// Whether all of it has exited.
+pub fn has_exited(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+}
+
+/// Calls `f` with each process in the cgroup itself. Who exits or leaves meanwhile is left out.
+pub fn each(
+    tree: &Tree,
+    dir: BorrowedFd<'_>,
+    f: &mut dyn FnMut(Process) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut path = [MaybeUninit::uninit(); PATH];
+    let path = tree.path_of(dir, &mut path)?;
+    for pid in Pids::of(dir)?.take(PROCESSES) {
+        if let Ok(process) = Process::open(pid)
+            && process.is_in(path)
+        {
+            f(process)?;
+        }
+    }
+    Ok(())
+}
+
+/// The processes in a cgroup itself, as `cgroup.procs` lists them.
+struct Pids {
+    procs: OwnedFd,
+    /// What was read and not yet handed out: `buffer[start..end]`.
+    buffer: [u8; 512],
+    start: usize,
+    end: usize,
+}
+
+impl Pids {
+    fn of(dir: BorrowedFd<'_>) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let procs = rustix::fs::openat(dir, c"cgroup.procs", flags, Mode::empty())?;
+        Ok(Self::listed_in(procs))
+    }
+
+    fn listed_in(procs: OwnedFd) -> Self {
+        Self {
+            procs,
+            buffer: [0; 512],
+            start: 0,
+            end: 0,
+        }
+    }
+}
+
+impl Iterator for Pids {
+    type Item = Pid;
+
+    fn next(&mut self) -> Option<Pid> {
+        loop {
+            let unread = &self.buffer[self.start..self.end];
+            if let Some(length) = unread.iter().position(|b| *b == b'\n') {
+                let line = core::str::from_utf8(&unread[..length]).ok();
+                self.start += length + 1;
+                // 0 is a process of a foreign pid namespace.
+                if let Some(pid) = line.and_then(|l| l.parse().ok()).and_then(Pid::from_raw) {
+                    return Some(pid);
+                }
+                continue;
+            }
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            match rustix::io::read(&self.procs, &mut self.buffer[self.end..]) {
+                // The end, or ENODEV: the cgroup has been removed.
+                Ok(0) | Err(_) => return None,
+                Ok(n) => self.end += n,
+            }
+        }
+    }
+}
+
+/// The process of the cgroup that is to go first: who frees `enough` alone comes before who does
+/// not, then the priority decides, then what is freed. `ESRCH` where there is none that may go.
+pub fn first(
+    tree: &Tree,
+    dir: BorrowedFd<'_>,
+    cgroup: &Row,
+    enough: u64,
+    config: &Loaded,
+) -> io::Result<Process> {
+    let mut best = None;
+    each(tree, dir, &mut |process| {
+        // One that cannot be read has exited.
+        if let Ok(Some((kill, freed))) = process.rank(config, cgroup.rule.kill) {
+            let key = (
+                freed >= enough,
+                kill,
+                freed,
+                Reverse(process.pid.as_raw_pid()),
+            );
+            if freed > 0 && best.as_ref().is_none_or(|(rank, _)| key > *rank) {
+                best = Some((key, process));
+            }
+        }
+        Ok(())
+    })?;
+    best.map(|(_, process)| process)
+        .ok_or_else(|| Errno::SRCH.into())
+}
+
+/// The words of a line of a status file behind its key.
+fn words<'a>(status: &'a [u8], key: &str) -> impl Iterator<Item = &'a str> {
+    status
+        .split(|b| *b == b'\n')
+        .find_map(|line| line.strip_prefix(key.as_bytes()))
+        .and_then(|rest| core::str::from_utf8(rest).ok())
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+}
+
+/// Bytes that come back when it dies: anonymous and shared memory that it has mapped, and swap.
+fn freed_by_kill(status: &[u8]) -> u64 {
+    ["RssAnon:", "RssShmem:", "VmSwap:"]
+        .into_iter()
+        .filter_map(|key| words(status, key).next()?.parse::<u64>().ok())
+        .fold(0, |sum, kb| sum.saturating_add(kb << 10))
+}
+
+fn effective_user(status: &[u8]) -> Option<u32> {
+    words(status, "Uid:").nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::MemfdFlags;
+
+    const STATUS: &[u8] = b"Name:\tmediaserver\nPid:\t42\nUid:\t1000\t33\t1000\t1000\n\
+        VmRSS:\t   20480 kB\nRssAnon:\t   16384 kB\nRssFile:\t    3072 kB\nRssShmem:\t    1024 kB\n\
+        VmSwap:\t     512 kB\nThreads:\t3\n";
+
+    #[test]
+    fn a_process_frees_what_no_file_stands_behind() {
+        assert_eq!(freed_by_kill(STATUS), (16384 + 1024 + 512) << 10);
+    }
+
+    #[test]
+    fn a_kernel_thread_frees_nothing() {
+        assert_eq!(freed_by_kill(b"Name:\tkthreadd\nUid:\t0\t0\t0\t0\n"), 0);
+    }
+
+    #[test]
+    fn the_effective_user_counts() {
+        assert_eq!(effective_user(STATUS), Some(33));
+    }
+
+    fn listed(text: &str) -> Vec<i32> {
+        let file = rustix::fs::memfd_create("procs", MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::pwrite(&file, text.as_bytes(), 0).unwrap();
+        Pids::listed_in(file).map(Pid::as_raw_pid).collect()
+    }
+
+    #[test]
+    fn a_pid_that_two_reads_cut_is_whole() {
+        let pids: Vec<i32> = (1..2000).collect();
+        let text: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
+        assert_eq!(listed(&text), pids);
+    }
+
+    #[test]
+    fn a_last_line_cut_short_and_pid_0_are_left_out() {
+        assert_eq!(listed("0\n12\n7\n34"), [12, 7]);
+    }
+
+    #[test]
+    fn this_process_is_found_and_never_killed() {
+        let config = config::parse("t", "").expect("what is built in");
+        let own = Process::open(rustix::process::getpid()).expect("it runs");
+        assert_eq!(own.rank(&config, 500).expect("it can be read"), None);
+    }
+}
