@@ -284,6 +284,12 @@ impl History {
             .map(|held| (held.id, held.until, held.available))
     }
 
+    /// Who was asked last in this episode, and may not have exited yet.
+    pub(crate) fn asked(&self) -> Option<u64> {
+        let asked = |a: &&Attempt| a.step == Step::Terminate;
+        self.attempts.iter().rev().find(asked).map(|a| a.id)
+    }
+
     /// Until when an attempt of this step on `id` holds; `None` when never tried.
     pub(crate) fn attempt(&self, id: u64, step: Step) -> Option<Millis> {
         self.attempts

@@ -150,17 +150,25 @@ impl Case<'_> {
             });
         }
         judged.sort_unstable_by_key(|j| {
-            let restarts = match j.reason {
-                Reason::Chosen => 0,
-                Reason::Restarting(n) => n,
+            let turn = match j.reason {
+                // It shrinks while it exits: that must not make room for a second victim.
+                Reason::Chosen | Reason::FreesNothing | Reason::Restarting(_)
+                    if Some(j.row.id) == self.history.asked() =>
+                {
+                    0
+                }
+                Reason::Chosen => 1,
+                Reason::Restarting(n) => n.saturating_add(1),
                 _ => u8::MAX,
             };
-            (restarts, Reverse(j.row.kill_key(enough)), j.row.id)
+            (turn, Reverse(j.row.kill_key(enough)), j.row.id)
         });
         let Some(best) = judged.first().copied() else {
             return;
         };
-        if !matches!(best.reason, Reason::Chosen | Reason::Restarting(_)) {
+        let exits =
+            best.reason == Reason::FreesNothing && Some(best.row.id) == self.history.asked();
+        if !exits && !matches!(best.reason, Reason::Chosen | Reason::Restarting(_)) {
             return;
         }
         for (i, j) in judged.iter_mut().enumerate() {

@@ -157,6 +157,26 @@ fn who_is_asked_has_its_grace_and_then_dies() {
 }
 
 #[test]
+fn nobody_else_goes_while_who_was_asked_exits() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = |left| with_group([row(7, 900, left, 0), row(8, 500, 60 * MIB, 0)], 1);
+    let first = judged(&policy, 8 * MIB, &rows(60 * MIB), &mut history, 0);
+    assert_eq!(first.action.target().map(|t| t.id), Some(7));
+    history.note(&policy, &first, Some(Outcome::Asked), 0);
+    for left in [MIB, 4096] {
+        let exiting = judged(&policy, 8 * MIB, &rows(left), &mut history, 100);
+        assert_eq!(exiting.why, Why::InGrace { id: 7, until: 300 });
+    }
+    let gone = [row(8, 500, 60 * MIB, 0)];
+    let next = judged(&policy, 8 * MIB, &gone, &mut history, 150);
+    assert!(
+        matches!(next.action, Action::Kill { target } if target.id == 8),
+        "{:?}",
+        next.action
+    );
+}
+
+#[test]
 fn grace_shrinks_when_memory_runs_out_faster() {
     let (policy, mut history) = (policy(), History::default());
     let mut asked = row(7, 900, 60 * MIB, 0);
