@@ -208,7 +208,10 @@ impl History {
                     deadline.saturating_add(u64::from(policy.restart_window_ms)),
                 );
                 if outcome == Outcome::Killed {
-                    if self.attempt(target.id, Step::Terminate).is_none() {
+                    let counted = self
+                        .attempt(target.id, Step::Terminate)
+                        .is_some_and(|until| now < until + u64::from(policy.exit_ms));
+                    if !counted {
                         self.ended(target.rule.group, now);
                     }
                     self.exiting = Some((target.id, deadline));
@@ -218,9 +221,14 @@ impl History {
         }
     }
 
-    /// Remembers how large the candidates of a survey are, for their growth. Sizes taken a moment
-    /// ago stay: too little can have grown since.
+    /// Remembers which candidates a survey found, and how large they are, for their growth. Sizes
+    /// taken a moment ago stay: too little can have grown since.
     pub fn remember(&mut self, rows: &[Row], now: Millis) {
+        if !rows.is_empty() {
+            // Who was asked and is there no more has gone.
+            self.attempts
+                .retain(|a| a.step != Step::Terminate || rows.iter().any(|row| row.id == a.id));
+        }
         if rows.is_empty() || self.sizes_at.is_some_and(|at| now < at + SAMPLE_MS) {
             return;
         }

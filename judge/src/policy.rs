@@ -237,6 +237,10 @@ pub struct Policy {
     pub reboot_after_ms: u32,
 }
 
+/// File cache or swap that it takes at least for a stall to be seen. Less is read back in a few
+/// milliseconds: 5 MB on a 64 MB guest stalled for 11 ms in the second before the kernel's OOM killer.
+const WARNING_CACHE: u64 = 8 << 20;
+
 impl Policy {
     /// The group a rule's index means.
     pub fn group(&self, index: u16) -> &Group {
@@ -254,6 +258,6 @@ impl Policy {
             .confirm
             .available_mark(memory.total)
             .unwrap_or(0);
-        memory.psi && memory.file + memory.swap_free > critical
+        memory.psi && memory.file + memory.swap_free > critical.max(WARNING_CACHE)
     }
 }
