@@ -443,7 +443,7 @@ impl Cell {
                 "{service} ended by itself, signal {signal:?}"
             );
         }
-        if let Some((died, ..)) = ends(run).last() {
+        if let Some((died, ..)) = ends(run).take(self.load.victims.len()).last() {
             let mark = mem_total_kb(run) * RELIEF_PERCENT / 100;
             let after = run.samples().filter(|(t, _)| *t >= died);
             let best = after.map(|(_, s)| s.available_kb).max().unwrap_or(0);
