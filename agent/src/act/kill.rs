@@ -1,16 +1,17 @@
 //! Kills a memcg with all below it, or one process.
 
 use super::Done;
-use super::process::{self, Process};
+use super::process;
 use crate::config::Loaded;
 use crate::sense::tree::Tree;
+use crate::sys;
 use lowtide_common::Row;
 use lowtide_judge::Outcome;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
-use rustix::process::Signal;
+use rustix::process::{Signal, pidfd_send_signal};
 use std::io;
 use std::mem::MaybeUninit;
 use std::time::Instant;
@@ -75,15 +76,15 @@ pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
         Ok(kill) => drop(rustix::io::write(&kill, b"1")?),
         // Before Linux 5.14.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            each_process(tree, &dir, DEPTH, &mut |process| {
+            each_process(&dir, DEPTH, &mut |pidfd| {
                 // Whoever has exited meanwhile is no error.
-                let _ = process.send(Signal::KILL);
+                let _ = pidfd_send_signal(pidfd, Signal::KILL);
             })?
         }
         Err(error) => return Err(error),
     }
     // Victims that do not get to run give their memory back all the same.
-    let _ = each_process(tree, &dir, DEPTH, &mut |process| process.release());
+    let _ = each_process(&dir, DEPTH, &mut |pidfd| drop(sys::process_mrelease(pidfd)));
     Ok(Done {
         victim: Some(Victim::Memcg(events)),
         ..Done::only(Outcome::Killed)
@@ -96,10 +97,11 @@ pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
 /// its processes may be killed.
 pub fn process(tree: &Tree, cgroup: &Row, enough: u64, config: &Loaded) -> io::Result<Done> {
     let dir = open_victim(tree, cgroup.id)?;
-    let process = process::first(tree, dir.as_fd(), cgroup, enough, config)?;
+    let process = process::first(dir.as_fd(), cgroup, enough, config)?;
     let name = process.name();
-    process.send(Signal::KILL)?;
-    process.release();
+    pidfd_send_signal(&process.pidfd, Signal::KILL)?;
+    // Best effort: it may be faster.
+    let _ = sys::process_mrelease(&process.pidfd);
     Ok(Done {
         process: Some(name),
         victim: Some(Victim::Process(process.pidfd)),
@@ -114,8 +116,8 @@ pub fn process(tree: &Tree, cgroup: &Row, enough: u64, config: &Loaded) -> io::R
 pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<Done> {
     let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
     let dir = open_victim(tree, id)?;
-    each_process(tree, &dir, DEPTH, &mut |process| {
-        let _ = process.send(signal);
+    each_process(&dir, DEPTH, &mut |pidfd| {
+        let _ = pidfd_send_signal(pidfd, signal);
     })?;
     Ok(Done::only(Outcome::Asked))
 }
@@ -130,8 +132,8 @@ pub fn ask_process(
 ) -> io::Result<Done> {
     let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
     let dir = open_victim(tree, cgroup.id)?;
-    let process = process::first(tree, dir.as_fd(), cgroup, enough, config)?;
-    process.send(signal)?;
+    let process = process::first(dir.as_fd(), cgroup, enough, config)?;
+    pidfd_send_signal(&process.pidfd, signal)?;
     Ok(Done {
         process: Some(process.name()),
         ..Done::only(Outcome::Asked)
@@ -146,15 +148,10 @@ pub(super) fn open_victim(tree: &Tree, id: u64) -> io::Result<OwnedFd> {
     tree.open_id(id)
 }
 
-/// Calls `f` with each process in the cgroup and `depth` levels below it.
-fn each_process(
-    tree: &Tree,
-    dir: &OwnedFd,
-    depth: usize,
-    f: &mut dyn FnMut(&Process),
-) -> io::Result<()> {
-    process::each(tree, dir.as_fd(), &mut |process| {
-        f(&process);
+/// Calls `f` with a pidfd of each process in the cgroup and `depth` levels below it.
+fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) -> io::Result<()> {
+    process::each(dir.as_fd(), &mut |_, pidfd| {
+        f(pidfd.as_fd());
         Ok(())
     })?;
     if depth == 0 {
@@ -170,7 +167,7 @@ fn each_process(
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             // It may have vanished meanwhile, and its processes with it.
             if let Ok(child) = rustix::fs::openat(dir, entry.file_name(), flags, Mode::empty()) {
-                let _ = each_process(tree, &child, depth - 1, f);
+                let _ = each_process(&child, depth - 1, f);
             }
         }
     }

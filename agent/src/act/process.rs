@@ -2,23 +2,23 @@
 //! by then. Nothing here allocates.
 
 use crate::config::{self, Loaded};
-use crate::sense::tree::{PATH, Tree};
-use crate::sys;
+use crate::sense::tree::PATH;
 use lowtide_common::{NEVER, Row};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// Processes of one cgroup that are looked at: one that forks faster than it is signalled does not
-/// keep the agent busy for ever.
-const PROCESSES: usize = 4096;
-/// Bytes of a file in /proc that are looked at; what is wanted stands in the first half of it.
+/// Processes of one cgroup looked at in one go, and at most so many times: a service that forks
+/// faster than it is signalled does not keep the agent busy for ever.
+const BATCH: usize = 64;
+const BATCHES: usize = 64;
+/// Bytes of a status file that are looked at; what is wanted stands in the first half of it.
 const STATUS: usize = 4096;
 /// `TASK_COMM_LEN`: what the kernel keeps of a name, with a byte for its end.
 const COMM: usize = 16;
@@ -38,55 +38,30 @@ pub struct Name {
 }
 
 impl Process {
-    /// `ESRCH` when there is none, or no longer.
-    pub fn open(pid: Pid) -> io::Result<Self> {
-        // In this order: a pid is given to nobody else before its pidfd says that it has exited.
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    /// Costs the kernel memory, for what it shows in /proc. `ESRCH` or `ENOENT` when it has exited.
+    pub fn open(pid: Pid, pidfd: OwnedFd) -> io::Result<Self> {
         let mut path = heapless::String::<24>::new();
         // Cannot overflow: ten digits at most.
         let _ = write!(path, "/proc/{}", pid.as_raw_pid());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path.as_str(), flags, Mode::empty())?;
+        // Until its pidfd says that it has exited, its pid is nobody else's.
         if has_exited(&pidfd) {
             return Err(Errno::SRCH.into());
         }
         Ok(Self { pid, pidfd, dir })
     }
 
-    pub fn send(&self, signal: Signal) -> io::Result<()> {
-        Ok(pidfd_send_signal(&self.pidfd, signal)?)
-    }
-
-    /// Gives its memory back after SIGKILL, before it gets to run. Best effort: it may be faster.
-    pub fn release(&self) {
-        let _ = sys::process_mrelease(&self.pidfd);
-    }
-
     pub fn name(&self) -> Name {
-        let mut buffer = [0; COMM];
+        let mut buffer = [0; STATUS];
+        let status = self.status(&mut buffer).unwrap_or_default();
         let mut name = heapless::String::new();
-        // Cannot overflow: as many bytes.
-        let _ = name.push_str(self.comm(&mut buffer).unwrap_or("?"));
+        // Cannot overflow: the kernel keeps no more bytes.
+        let _ = name.push_str(line(status, "Name:"));
         Name {
             pid: self.pid,
             name,
         }
-    }
-
-    fn comm<'a>(&self, buffer: &'a mut [u8; COMM]) -> io::Result<&'a str> {
-        let text = self.read(c"comm", buffer)?;
-        let text = core::str::from_utf8(text).map_err(|_| io::ErrorKind::InvalidData)?;
-        Ok(text.trim_end_matches('\n'))
-    }
-
-    /// Whether it is in the cgroup at `path`, relative to the root.
-    fn is_in(&self, path: &str) -> bool {
-        let mut buffer = [0; STATUS];
-        self.read(c"cgroup", &mut buffer).is_ok_and(|text| {
-            text.split(|b| *b == b'\n')
-                .filter_map(|line| line.strip_prefix(b"0::/"))
-                .any(|own| own == path.as_bytes())
-        })
     }
 
     /// Its kill priority and the bytes that it frees; `None` for one that is never killed. A
@@ -96,15 +71,17 @@ impl Process {
             return Ok(None);
         }
         let mut buffer = [0; STATUS];
-        let status = self.read(c"status", &mut buffer)?;
+        let status = self.status(&mut buffer)?;
         let mut kill = priority;
         if config.matcher.wants_processes() {
-            let (mut comm, mut exe) = ([0; COMM], [MaybeUninit::uninit(); PATH]);
+            let mut exe = [MaybeUninit::uninit(); PATH];
             let process = config::Process {
-                name: self.comm(&mut comm)?,
-                exe: rustix::fs::readlinkat_raw(&self.dir, c"exe", &mut exe)
-                    .ok()
-                    .and_then(|(exe, _)| core::str::from_utf8(exe).ok()),
+                name: line(status, "Name:"),
+                exe: config
+                    .matcher
+                    .wants_programs()
+                    .then(|| self.exe(&mut exe))
+                    .flatten(),
                 uid: effective_user(status).ok_or(io::ErrorKind::InvalidData)?,
             };
             if let Some(group) = config.matcher.process(&process) {
@@ -114,9 +91,14 @@ impl Process {
         Ok((kill != NEVER).then(|| (kill, freed_by_kill(status))))
     }
 
-    fn read<'a>(&self, file: &std::ffi::CStr, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    fn exe<'a>(&self, buffer: &'a mut [MaybeUninit<u8>; PATH]) -> Option<&'a str> {
+        let (path, _) = rustix::fs::readlinkat_raw(&self.dir, c"exe", buffer).ok()?;
+        core::str::from_utf8(path).ok()
+    }
+
+    fn status<'a>(&self, buffer: &'a mut [u8; STATUS]) -> io::Result<&'a [u8]> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.dir, file, flags, Mode::empty())?;
+        let file = rustix::fs::openat(&self.dir, c"status", flags, Mode::empty())?;
         let n = rustix::io::read(&file, &mut *buffer)?;
         Ok(&buffer[..n])
     }
@@ -132,19 +114,35 @@ pub fn has_exited(pidfd: &OwnedFd) -> bool {
     poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
-/// Calls `f` with each process in the cgroup itself. Who exits or leaves meanwhile is left out.
+/// Calls `f` with pid and pidfd of each process in the cgroup itself, at most [`BATCH`] times
+/// [`BATCHES`].
+///
+/// A pid taken from `cgroup.procs` may be reused before it is opened; the pidfd is checked to be
+/// still in this cgroup by reading the list again. Not by /proc, which would make the kernel
+/// allocate an inode for each of them at a time when it has no memory.
 pub fn each(
-    tree: &Tree,
     dir: BorrowedFd<'_>,
-    f: &mut dyn FnMut(Process) -> io::Result<()>,
+    f: &mut dyn FnMut(Pid, OwnedFd) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut path = [MaybeUninit::uninit(); PATH];
-    let path = tree.path_of(dir, &mut path)?;
-    for pid in Pids::of(dir)?.take(PROCESSES) {
-        if let Ok(process) = Process::open(pid)
-            && process.is_in(path)
-        {
-            f(process)?;
+    let mut listed = Pids::of(dir)?;
+    for _ in 0..BATCHES {
+        let mut opened = heapless::Vec::<(Pid, OwnedFd), BATCH>::new();
+        let mut ended = true;
+        for pid in listed.by_ref().take(BATCH) {
+            ended = false;
+            if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+                // Cannot fail: at most BATCH are taken.
+                let _ = opened.push((pid, pidfd));
+            }
+        }
+        if ended {
+            break;
+        }
+        for still_there in Pids::of(dir)? {
+            if let Some(i) = opened.iter().position(|(pid, _)| *pid == still_there) {
+                let (pid, pidfd) = opened.swap_remove(i);
+                f(pid, pidfd)?;
+            }
         }
     }
     Ok(())
@@ -206,15 +204,17 @@ impl Iterator for Pids {
 /// The process of the cgroup that is to go first: who frees `enough` alone comes before who does
 /// not, then the priority decides, then what is freed. `ESRCH` where there is none that may go.
 pub fn first(
-    tree: &Tree,
     dir: BorrowedFd<'_>,
     cgroup: &Row,
     enough: u64,
     config: &Loaded,
 ) -> io::Result<Process> {
     let mut best = None;
-    each(tree, dir, &mut |process| {
+    each(dir, &mut |pid, pidfd| {
         // One that cannot be read has exited.
+        let Ok(process) = Process::open(pid, pidfd) else {
+            return Ok(());
+        };
         if let Ok(Some((kill, freed))) = process.rank(config, cgroup.rule.kill) {
             let key = (
                 freed >= enough,
@@ -232,26 +232,26 @@ pub fn first(
         .ok_or_else(|| Errno::SRCH.into())
 }
 
-/// The words of a line of a status file behind its key.
-fn words<'a>(status: &'a [u8], key: &str) -> impl Iterator<Item = &'a str> {
+/// What stands behind a key of a status file.
+fn line<'a>(status: &'a [u8], key: &str) -> &'a str {
     status
         .split(|b| *b == b'\n')
         .find_map(|line| line.strip_prefix(key.as_bytes()))
         .and_then(|rest| core::str::from_utf8(rest).ok())
         .unwrap_or_default()
-        .split_ascii_whitespace()
+        .trim_ascii()
 }
 
 /// Bytes that come back when it dies: anonymous and shared memory that it has mapped, and swap.
 fn freed_by_kill(status: &[u8]) -> u64 {
     ["RssAnon:", "RssShmem:", "VmSwap:"]
         .into_iter()
-        .filter_map(|key| words(status, key).next()?.parse::<u64>().ok())
+        .filter_map(|key| line(status, key).strip_suffix(" kB")?.parse::<u64>().ok())
         .fold(0, |sum, kb| sum.saturating_add(kb << 10))
 }
 
 fn effective_user(status: &[u8]) -> Option<u32> {
-    words(status, "Uid:").nth(1)?.parse().ok()
+    line(status, "Uid:").split('\t').nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -271,6 +271,14 @@ mod tests {
     #[test]
     fn a_kernel_thread_frees_nothing() {
         assert_eq!(freed_by_kill(b"Name:\tkthreadd\nUid:\t0\t0\t0\t0\n"), 0);
+    }
+
+    #[test]
+    fn a_name_may_have_blanks() {
+        assert_eq!(
+            line(b"Name:\tWeb Content\nUmask:\t0022\n", "Name:"),
+            "Web Content"
+        );
     }
 
     #[test]
@@ -299,7 +307,9 @@ mod tests {
     #[test]
     fn this_process_is_found_and_never_killed() {
         let config = config::parse("t", "").expect("what is built in");
-        let own = Process::open(rustix::process::getpid()).expect("it runs");
+        let pid = rustix::process::getpid();
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
+        let own = Process::open(pid, pidfd).expect("it runs");
         assert_eq!(own.rank(&config, 500).expect("it can be read"), None);
     }
 }

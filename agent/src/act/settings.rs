@@ -5,7 +5,7 @@
 //! next start when the agent died in between. A value that somebody else changed meanwhile stays.
 
 use super::kill::open_victim;
-use super::process;
+use super::process::{self, Process};
 use crate::sense::tree::Tree;
 use crate::tell::Log;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,18 +64,18 @@ impl Setting {
     }
 
     /// What is in force; `max` is [`i64::MAX`].
-    fn read(self, tree: &Tree, dir: BorrowedFd<'_>) -> io::Result<i64> {
+    fn read(self, dir: BorrowedFd<'_>) -> io::Result<i64> {
         if self == Self::OomScore {
-            return common_score(tree, dir);
+            return common_score(dir);
         }
         read_value(dir, self.file())
     }
 
     /// Replaces `from` by `to`. Only processes that are at `from` are touched: one with a value of
     /// its own keeps it.
-    fn write(self, tree: &Tree, dir: BorrowedFd<'_>, from: i64, to: i64) -> io::Result<()> {
+    fn write(self, dir: BorrowedFd<'_>, from: i64, to: i64) -> io::Result<()> {
         if self == Self::OomScore {
-            return each_process(tree, dir, &mut |process| {
+            return each_process(dir, &mut |process| {
                 if read_value(process, self.file())? == from {
                     write_value(process, self.file(), to)?;
                 }
@@ -187,14 +187,8 @@ impl Settings {
     }
 
     /// What is in force without what lowtide did.
-    pub fn without_us(
-        &self,
-        tree: &Tree,
-        dir: BorrowedFd<'_>,
-        id: u64,
-        setting: Setting,
-    ) -> io::Result<i64> {
-        let now = setting.read(tree, dir)?;
+    pub fn without_us(&self, dir: BorrowedFd<'_>, id: u64, setting: Setting) -> io::Result<i64> {
+        let now = setting.read(dir)?;
         let change = self.find(id, setting).and_then(|i| self.changes[i]);
         Ok(change.filter(|c| c.ours == now).map_or(now, |c| c.before))
     }
@@ -206,7 +200,6 @@ impl Settings {
     /// nowhere to keep the journal.
     pub fn set(
         &mut self,
-        tree: &Tree,
         dir: BorrowedFd<'_>,
         id: u64,
         setting: Setting,
@@ -221,10 +214,10 @@ impl Settings {
         let now = match change {
             // Processes come and go: the new ones follow.
             Some(change) if setting == Setting::OomScore && change.ours == value => {
-                return setting.write(tree, dir, change.before, value);
+                return setting.write(dir, change.before, value);
             }
             Some(change) if setting == Setting::OomScore => change.ours,
-            _ => setting.read(tree, dir)?,
+            _ => setting.read(dir)?,
         };
         if now == value {
             return Ok(());
@@ -248,7 +241,7 @@ impl Settings {
                 ours: value,
             }),
         )?;
-        let done = setting.write(tree, dir, now, value);
+        let done = setting.write(dir, now, value);
         let obsolete = if done.is_ok() { known } else { Some(slot) };
         if let Some(obsolete) = obsolete {
             self.keep(obsolete, None)?;
@@ -286,7 +279,7 @@ impl Settings {
             return Err(Errno::NOSPC.into());
         }
         let dir = open_victim(tree, id)?;
-        self.set(tree, dir.as_fd(), id, Setting::Freeze, 1)?;
+        self.set(dir.as_fd(), id, Setting::Freeze, 1)?;
         self.frozen.retain(|(frozen, _)| *frozen != id);
         // Cannot fail: there was room.
         let _ = self.frozen.push((id, Instant::now() + limit));
@@ -326,8 +319,8 @@ impl Settings {
         let _ = tree.open_id(change.id).and_then(|dir| {
             let setting = change.setting;
             // Processes are compared one by one as they are written.
-            if setting == Setting::OomScore || setting.read(tree, dir.as_fd())? == change.ours {
-                setting.write(tree, dir.as_fd(), change.ours, change.before)?;
+            if setting == Setting::OomScore || setting.read(dir.as_fd())? == change.ours {
+                setting.write(dir.as_fd(), change.ours, change.before)?;
             }
             Ok(())
         });
@@ -364,9 +357,9 @@ fn state_file() -> io::Result<OwnedFd> {
 
 /// The oom_score_adj that most likely nobody chose for one process alone: 0 where any has it,
 /// else that of the first. `ENOENT` without processes.
-fn common_score(tree: &Tree, dir: BorrowedFd<'_>) -> io::Result<i64> {
+fn common_score(dir: BorrowedFd<'_>) -> io::Result<i64> {
     let mut common = None;
-    each_process(tree, dir, &mut |process| {
+    each_process(dir, &mut |process| {
         let score = read_value(process, Setting::OomScore.file())?;
         if common.is_none() || score == 0 {
             common = Some(score);
@@ -379,13 +372,15 @@ fn common_score(tree: &Tree, dir: BorrowedFd<'_>) -> io::Result<i64> {
 /// Calls `f` with the /proc directory of each process in the cgroup. Who exits meanwhile is no
 /// error.
 fn each_process(
-    tree: &Tree,
     dir: BorrowedFd<'_>,
     f: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    process::each(tree, dir, &mut |process| match f(process.dir.as_fd()) {
-        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
-        _ => Ok(()),
+    process::each(dir, &mut |pid, pidfd| {
+        let done = Process::open(pid, pidfd).and_then(|process| f(process.dir.as_fd()));
+        match done {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+            _ => Ok(()),
+        }
     })
 }
 

@@ -129,10 +129,8 @@ impl Walk<'_> {
     fn cgroup(&mut self, path: &mut String, dir: &OwnedFd, inherited: u16) -> io::Result<Below> {
         let id = sys::cgroup_id(dir.as_fd(), c"")?;
         if self.tree.is_protected(id) {
-            let protected = PROTECTIONS.map(|setting| {
-                self.settings
-                    .without_us(self.tree, dir.as_fd(), id, setting)
-            });
+            let protected =
+                PROTECTIONS.map(|setting| self.settings.without_us(dir.as_fd(), id, setting));
             return Ok(Below {
                 protected: protected.map(|bytes| bytes.unwrap_or(0)),
                 kill: Some((NEVER, NEVER)),
@@ -163,7 +161,7 @@ impl Walk<'_> {
             asks.ours[i] = granted > 0 || below.ours[i];
             asks.protected[i] = self
                 .settings
-                .without_us(self.tree, dir.as_fd(), id, setting)
+                .without_us(dir.as_fd(), id, setting)
                 .unwrap_or(0);
             let needed = granted.max(below.protected[i]);
             if asks.ours[i] && needed > asks.protected[i] {
@@ -182,9 +180,7 @@ impl Walk<'_> {
         if group != NO_GROUP {
             let mut score = oom_score_adj(policy, table.kill);
             if table.kill == NEVER {
-                let own = self
-                    .settings
-                    .without_us(self.tree, dir.as_fd(), id, Setting::OomScore);
+                let own = self.settings.without_us(dir.as_fd(), id, Setting::OomScore);
                 score = score.min(own.unwrap_or(score));
             }
             self.set(path, dir.as_fd(), id, Setting::OomScore, score);
@@ -194,7 +190,7 @@ impl Walk<'_> {
 
     fn set(&mut self, path: &str, dir: BorrowedFd<'_>, id: u64, setting: Setting, value: i64) {
         self.wanted.push((id, setting));
-        match self.settings.set(self.tree, dir, id, setting, value) {
+        match self.settings.set(dir, id, setting, value) {
             Ok(()) => {}
             // No processes in it, or no memory controller: the kernel ranks no such cgroup.
             Err(error)

@@ -20,7 +20,7 @@ pub type Lookup<'a> = &'a mut dyn FnMut(&CStr, &mut [u8]) -> Option<usize>;
 /// What is matched about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process<'a> {
-    /// /proc/PID/comm, without the newline.
+    /// What the kernel calls it: /proc/PID/comm, or Name of /proc/PID/status.
     pub name: &'a str,
     /// Target of /proc/PID/exe; `None` where it cannot be read.
     pub exe: Option<&'a str>,
@@ -197,6 +197,11 @@ impl Matcher {
     /// Whether any group asks for extended attributes.
     pub fn wants_attributes(&self) -> bool {
         !self.attributes.is_empty()
+    }
+
+    /// Whether any group asks for the program of a process.
+    pub fn wants_programs(&self) -> bool {
+        self.processes.iter().any(|p| p.exe.is_some())
     }
 
     /// Whether any group asks for processes.
