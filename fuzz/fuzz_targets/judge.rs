@@ -9,16 +9,25 @@ use lowtide_common::{CANDIDATES, NEVER, Row, Rule, Survey};
 use lowtide_judge::{Action, History, Level, Memory, Outcome, Policy, Step, judge};
 use std::sync::LazyLock;
 
-static POLICIES: LazyLock<[Policy; 5]> = LazyLock::new(|| {
+/// Nothing shipped throttles.
+const THROTTLING: &str = r#"
+[level.critical]
+actions = ["reclaim", "throttle", "terminate", "kill"]
+[everything_else]
+throttle = "2s"
+"#;
+
+static POLICIES: LazyLock<[Policy; 6]> = LazyLock::new(|| {
     [
         "",
+        THROTTLING,
         include_str!("../../config/profiles/router.toml"),
         include_str!("../../config/profiles/gateway.toml"),
         include_str!("../../config/profiles/camera.toml"),
         include_str!("../../config/profiles/kiosk.toml"),
     ]
     .map(|text| {
-        parse("shipped", text)
+        parse("policy", text)
             .unwrap_or_else(|p| panic!("{p}"))
             .policy
     })
@@ -34,7 +43,8 @@ struct Episode {
 struct Moment {
     ms_later: u16,
     fired: Option<u8>,
-    memory: [u64; 8],
+    memory: [u64; 9],
+    psi: bool,
     kill: Vec<Candidate>,
     reclaim: Vec<Candidate>,
     works: bool,
@@ -87,6 +97,7 @@ impl Moment {
             available,
             swap_total,
             swap_free,
+            file,
             zram,
             refaults,
             some,
@@ -97,6 +108,8 @@ impl Moment {
             available: bytes(available),
             swap_total: bytes(swap_total),
             swap_free: bytes(swap_free),
+            file: bytes(file),
+            psi: self.psi,
             zram: bytes(zram),
             refaults,
             psi_some_us: some,
