@@ -6,10 +6,11 @@ use crate::act::kill::Victim;
 use crate::act::settings::Settings;
 use crate::act::settle::settle;
 use crate::config::{self, Loaded, Paths, rule};
+use crate::sense::Surveyor;
+use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
 use crate::sense::tree::Tree;
-use crate::sense::{Surveyor, kfunc};
 use crate::tell::Log;
 use crate::tell::words::{Because, Figures, OneOf, Size, Target};
 use async_signal::{Signal, Signals};
@@ -51,24 +52,41 @@ impl Daemon {
     pub fn start(config: Loaded, mut log: Log, verifier_log: bool) -> io::Result<(Self, Triggers)> {
         protect_self(&mut log);
         let tree = Tree::open()?;
-        let engine = kfunc::Kfunc::open(&kfunc::Options {
-            verifier_log,
-            ..kfunc::Options::default()
-        })
-        .map_err(|m| io::Error::other(m.to_string()))?;
-        let mut surveyor = Surveyor::new(Box::new(engine), tree);
+        let chosen = choose::open(
+            &Wanted {
+                verifier_log,
+                ..config.engine
+            },
+            &tree,
+        )?;
+        for note in &chosen.notes {
+            log.info(format_args!("{note}"));
+        }
+        let mut surveyor = Surveyor::new(chosen.engine, tree);
         let ruled = surveyor.classify_all(&config.matcher)?;
-        let triggers = arm(&config, &mut log)?;
+        let meminfo = Meminfo::open()?;
+        let memory = meminfo.read()?;
+        let triggers = arm(&config, memory.psi, &mut log)?;
         log.info(format_args!(
             "{} engine, {} triggers armed, {} groups cover {ruled} cgroups",
             surveyor.engine(),
             triggers.len(),
             config.policy.groups.len(),
         ));
-        let meminfo = Meminfo::open()?;
-        if !config.policy.is_warned(&meminfo.read()?) {
+        if !memory.psi {
+            log.warning(format_args!(
+                "the kernel measures no stalls: memory is looked at by time, which is second best; \
+                 boot it with psi=1, or build it with CONFIG_PSI=y"
+            ));
+        } else if !config.policy.is_warned(&memory) {
             log.info(format_args!(
                 "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
+            ));
+        }
+        if surveyor.left_out() > 0 {
+            log.warning(format_args!(
+                "{} cgroups are more than the limit on open files allows to look at; raise it",
+                surveyor.left_out()
             ));
         }
         let settings = Settings::open(&surveyor.tree, &mut log)?;
@@ -322,7 +340,8 @@ impl Daemon {
             }
         };
         // The new triggers are armed before the old ones go: none is lost in between.
-        let triggers = match arm(&config, &mut self.log) {
+        let psi = self.meminfo.has_psi();
+        let triggers = match arm(&config, psi, &mut self.log) {
             Ok(triggers) => triggers,
             Err(error) => {
                 self.log.error(format_args!("reload refused: {error}"));
@@ -354,10 +373,14 @@ fn without_allocating<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Arms what the levels wake on. One that several levels name is armed once, for the highest of
-/// them: two of the same would fire up to a window apart, and the milder level might come first.
-fn arm(config: &Loaded, log: &mut Log) -> io::Result<Triggers> {
+/// Arms what the levels wake on; nothing where the kernel has no PSI. A trigger that several levels
+/// name is armed once, for the highest of them: two of the same would fire up to a window apart,
+/// and the milder level might come first.
+fn arm(config: &Loaded, psi: bool, log: &mut Log) -> io::Result<Triggers> {
     let mut triggers = Triggers::new()?;
+    if !psi {
+        return Ok(triggers);
+    }
     let levels = &config.policy.levels;
     for (i, (level, rules)) in Level::CONFIGURED.into_iter().zip(levels).enumerate() {
         let higher = &levels[i + 1..];

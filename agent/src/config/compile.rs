@@ -1,10 +1,13 @@
 //! From the merged tables to the judge's policy, with the checks that need more than one key.
 
-use super::model::{Document, Group as GroupTable, Level as LevelTable, Ranks};
+use super::model::{
+    Document, Engine as EngineTable, Group as GroupTable, Level as LevelTable, Ranks,
+};
 use super::problem::{Problem, Problems};
 use super::read::Setting;
 use super::source::{At, Sources};
 use super::value::{AnyOf, Clause, Time};
+use crate::sense::choose::Wanted;
 use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
@@ -224,6 +227,15 @@ impl Compiler<'_> {
             }
         }
         Some(groups)
+    }
+}
+
+pub(super) fn engine(table: &EngineTable) -> Wanted {
+    Wanted {
+        kind: value(&table.kind).and_then(|kind| kind.0),
+        bpf_jit: value(&table.bpf_jit).unwrap_or(false),
+        rows: 1,
+        verifier_log: false,
     }
 }
 

@@ -25,6 +25,7 @@ pub use matcher::{Lookup, Matcher, Process, rule};
 pub use problem::{Problem, Problems, Severity};
 pub use source::{MAX_FILE, Paths};
 
+use crate::sense::choose::Wanted;
 use lowtide_judge::Policy;
 use model::Document;
 use read::{Field, Reader, Set};
@@ -37,6 +38,7 @@ use value::ProfileName;
 pub struct Loaded {
     pub policy: Policy,
     pub matcher: Matcher,
+    pub engine: Wanted,
     /// What is worth saying though it does not forbid using the config.
     pub warnings: Problems,
     pub effective: Effective,
@@ -187,6 +189,7 @@ impl Loader {
             Some((policy, matcher)) if !self.problems.fatal() => Ok(Loaded {
                 policy,
                 matcher,
+                engine: compile::engine(&document.engine),
                 warnings: self.problems,
                 effective: Effective {
                     document,

@@ -4,8 +4,8 @@ use super::read::{Field, Node, Reader, Setting, table};
 use super::source::At;
 use super::tree::Tree;
 use super::value::{
-    Actions, AnyOf, Attribute, Globs, GroupName, OwnTrigger, Priority, Processes, ProfileName,
-    Signal, Time, Triggers,
+    Actions, AnyOf, Attribute, EngineKind, Globs, GroupName, OwnTrigger, Priority, Processes,
+    ProfileName, Signal, Time, Triggers,
 };
 use lowtide_judge::{Amount, Unit};
 use toml::de::DeValue;
@@ -21,6 +21,8 @@ table! {
         pub profile: Setting<ProfileName>,
         /// What each level of pressure needs and does.
         pub level: Levels,
+        /// Where the evidence comes from.
+        pub engine: Engine,
         /// How long things may take.
         pub limits: Limits,
         /// What applies to cgroups and processes that no group covers.
@@ -60,6 +62,16 @@ table! {
         pub relief: Setting<AnyOf>,
         /// What is done, in order: reclaim, throttle, terminate, kill, reboot.
         pub actions: Setting<Actions>,
+    }
+}
+
+table! {
+    /// Where the evidence comes from.
+    pub struct Engine {
+        /// auto: the best that works here; or kfunc, cgroupfs.
+        pub kind: Setting<EngineKind>,
+        /// May the BPF JIT be turned on where it is off? The kfunc engine needs it.
+        pub bpf_jit: Setting<bool>,
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt::Write;
 pub(super) enum Tree {
     Text(String),
     Integer(u64),
+    Boolean(bool),
     List(Vec<Tree>),
     Table(Vec<(&'static str, Tree)>),
     /// `[[name]]` tables.
@@ -74,6 +75,7 @@ impl Tree {
         match self {
             Self::Text(text) => quoted(text),
             Self::Integer(n) => n.to_string(),
+            Self::Boolean(b) => b.to_string(),
             Self::Set(value, _) => value.inline(),
             Self::List(items) | Self::Tables(items) => {
                 let items: Vec<_> = items.iter().map(Self::inline).collect();
@@ -93,7 +95,7 @@ impl Tree {
     pub fn json(&self, sources: &Sources) -> String {
         match self {
             Self::Text(text) => quoted(text),
-            Self::Integer(_) => self.inline(),
+            Self::Integer(_) | Self::Boolean(_) => self.inline(),
             Self::Set(value, at) => format!(
                 "{{\"value\":{},\"from\":{}}}",
                 value.json(sources),

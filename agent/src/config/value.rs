@@ -3,6 +3,7 @@
 use super::pattern::Glob;
 use super::read::{Field, Node, Reader, Set, Setting, Value, nearest, table};
 use super::tree::Tree;
+use crate::sense::choose::Kind;
 use lowtide_common::NEVER;
 use lowtide_judge::{Amount, Stall, Step, Trigger, Unit};
 #[cfg(test)]
@@ -573,6 +574,51 @@ impl Value for Unit {
     #[cfg(test)]
     fn schema() -> serde_json::Value {
         words_schema(&UNITS)
+    }
+}
+
+/// Where the evidence comes from; `None` where it is chosen by trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EngineKind(pub Option<Kind>);
+
+const ENGINES: [(&str, Option<Kind>); 3] = [
+    ("auto", None),
+    ("kfunc", Some(Kind::Kfunc)),
+    ("cgroupfs", Some(Kind::Cgroupfs)),
+];
+
+impl Value for EngineKind {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        read_word(node, reader, &ENGINES).map(Self)
+    }
+
+    fn tree(&self) -> Tree {
+        let name = ENGINES.iter().find(|(_, kind)| *kind == self.0);
+        Tree::text(name.map_or("", |(name, _)| name))
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        words_schema(&ENGINES)
+    }
+}
+
+impl Value for bool {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        if let DeValue::Boolean(value) = node.get_ref() {
+            return Some(*value);
+        }
+        reader.unexpected(node, "true or false");
+        None
+    }
+
+    fn tree(&self) -> Tree {
+        Tree::Boolean(*self)
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        json!({ "type": "boolean" })
     }
 }
 

@@ -3,6 +3,7 @@
 //! The `procfs` crate builds maps and strings for the same files; between trigger and kill nothing
 //! may be allocated, so the few fields needed are picked out here.
 
+use super::text::{digits, number_after, stall_total};
 use lowtide_judge::Memory;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -27,24 +28,6 @@ fn open(path: &str) -> io::Result<OwnedFd> {
         OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
-}
-
-/// The first run of digits after `key` at the start of a line.
-fn number_after(text: &[u8], key: &[u8]) -> Option<u64> {
-    let line = text
-        .split(|b| *b == b'\n')
-        .find(|line| line.starts_with(key))?;
-    digits(&line[key.len()..])
-}
-
-fn digits(text: &[u8]) -> Option<u64> {
-    let start = text.iter().position(u8::is_ascii_digit)?;
-    text[start..]
-        .iter()
-        .take_while(|b| b.is_ascii_digit())
-        .try_fold(0u64, |n, b| {
-            n.checked_mul(10)?.checked_add(u64::from(b - b'0'))
-        })
 }
 
 fn read(fd: impl AsFd, buffer: &mut [u8; BUFFER]) -> io::Result<&[u8]> {
@@ -79,6 +62,11 @@ impl Meminfo {
         }
     }
 
+    /// Whether the kernel measures stalls.
+    pub fn has_psi(&self) -> bool {
+        self.pressure.is_some()
+    }
+
     /// Reads everything anew. An error only where /proc itself fails.
     pub fn read(&self) -> io::Result<Memory> {
         let mut buffer = [0; BUFFER];
@@ -90,7 +78,7 @@ impl Meminfo {
         memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
         memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
         memory.file = kib(b"Active(file):").unwrap_or(0) + kib(b"Inactive(file):").unwrap_or(0);
-        memory.psi = self.pressure.is_some();
+        memory.psi = self.has_psi();
         let text = read(&self.vmstat, &mut buffer)?;
         memory.refaults = [
             &b"workingset_refault_anon "[..],
@@ -101,13 +89,8 @@ impl Meminfo {
         .sum();
         if let Some(pressure) = &self.pressure {
             let text = read(pressure, &mut buffer)?;
-            let total = |line: &[u8]| {
-                let line = text.split(|b| *b == b'\n').find(|l| l.starts_with(line))?;
-                let at = line.windows(6).position(|w| w == b"total=")?;
-                digits(&line[at..])
-            };
-            memory.psi_some_us = total(b"some").unwrap_or(0);
-            memory.psi_full_us = total(b"full").unwrap_or(0);
+            memory.psi_some_us = stall_total(text, b"some").unwrap_or(0);
+            memory.psi_full_us = stall_total(text, b"full").unwrap_or(0);
         }
         for zram in &self.zram {
             // mm_stat: orig_data_size compr_data_size mem_used_total …
@@ -122,20 +105,6 @@ impl Meminfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn picks_the_field_at_the_start_of_a_line() {
-        let text = b"MemTotal:         247336 kB\nMemAvailable:      17 kB\nXMemTotal: 3 kB\n";
-        assert_eq!(number_after(text, b"MemTotal:"), Some(247_336));
-        assert_eq!(number_after(text, b"MemAvailable:"), Some(17));
-        assert_eq!(number_after(text, b"SwapTotal:"), None);
-    }
-
-    #[test]
-    fn a_number_too_large_is_no_number() {
-        assert_eq!(digits(b" 99999999999999999999999 "), None);
-        assert_eq!(digits(b""), None);
-    }
 
     #[test]
     fn this_machine_has_memory() {

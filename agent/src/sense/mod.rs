@@ -1,11 +1,14 @@
 //! Sense: what presses, and who is there. Nothing here decides.
 
+pub mod cgroupfs;
+pub mod choose;
 pub mod kfunc;
 pub mod meminfo;
 pub mod psi;
+mod text;
 pub mod tree;
 
-use lowtide_common::{Request, Rule, Survey, UNCLASSIFIED};
+use lowtide_common::{Request, Row, Rule, Survey, UNCLASSIFIED};
 use std::io;
 use tree::{OwnRule, Tree};
 
@@ -18,6 +21,14 @@ pub trait Engine {
 
     /// What the last run found.
     fn survey(&self) -> &Survey;
+
+    /// The rows that the last run with [`Request::ALL_ROWS`] found room for.
+    fn rows(&self) -> &[Row];
+
+    /// Memcgs that the last run had no room to look at.
+    fn left_out(&self) -> u32 {
+        0
+    }
 
     /// Says which rule a cgroup has from now on.
     fn classify(&mut self, id: u64, rule: Rule) -> io::Result<()>;
@@ -54,6 +65,11 @@ impl Surveyor {
 
     pub fn engine(&self) -> &'static str {
         self.engine.name()
+    }
+
+    /// Memcgs that the engine has no room to look at.
+    pub fn left_out(&self) -> u32 {
+        self.engine.left_out()
     }
 
     /// Takes over the rules of a config; returns how many cgroups have one of their own now.

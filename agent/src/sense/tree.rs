@@ -243,7 +243,7 @@ fn split(ancestors: &mut [(u64, Rule)], inner: Rule, engine: &mut dyn Engine) ->
     Ok(())
 }
 
-fn open_dir(dir: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+pub(super) fn open_dir(dir: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, path, flags, Mode::empty())?)
 }

@@ -21,7 +21,8 @@ static OBJECT: &[u8] = include_bytes!("survey.bpf.o");
 
 /// Where the kernel shows its BTF.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
+/// The switch of the BPF JIT.
+pub const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 
 /// What the program calls, by the kernel's names.
 pub const KFUNCS: [&str; 12] = [
@@ -140,16 +141,6 @@ pub struct Options {
     pub verifier_log: bool,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            max_rules: 4096,
-            rows: 1,
-            verifier_log: false,
-        }
-    }
-}
-
 pub struct Kfunc {
     program: OwnedFd,
     rules: HashMap<MapData, u64, u64>,
@@ -214,14 +205,6 @@ impl Kfunc {
             rows,
         })
     }
-
-    /// The rows that the last survey with [`Request::ALL_ROWS`] found room for.
-    pub fn rows(&self) -> &[Row] {
-        // SAFETY: the map holds `Row`s, plain integers; only a run writes it, which takes
-        // `&mut self`.
-        let rows = unsafe { self.rows.values::<Row>() };
-        &rows[..rows.len().min(self.survey().rows_len as usize)]
-    }
 }
 
 impl Engine for Kfunc {
@@ -244,6 +227,13 @@ impl Engine for Kfunc {
         // `&mut self`.
         let values = unsafe { self.survey.values::<Survey>() };
         values.first().unwrap_or(&Survey::EMPTY)
+    }
+
+    fn rows(&self) -> &[Row] {
+        // SAFETY: the map holds `Row`s, plain integers; only a run writes it, which takes
+        // `&mut self`.
+        let rows = unsafe { self.rows.values::<Row>() };
+        &rows[..rows.len().min(self.survey().rows_len as usize)]
     }
 
     fn classify(&mut self, id: u64, rule: Rule) -> io::Result<()> {

@@ -1,0 +1,69 @@
+//! Figures picked out of the kernel's text files, without allocating.
+
+/// The first run of digits after `key` at the start of a line.
+pub fn number_after(text: &[u8], key: &[u8]) -> Option<u64> {
+    let line = text
+        .split(|b| *b == b'\n')
+        .find(|line| line.starts_with(key))?;
+    digits(&line[key.len()..])
+}
+
+/// The first run of digits; `None` where there is none or it is too large.
+pub fn digits(text: &[u8]) -> Option<u64> {
+    let start = text.iter().position(u8::is_ascii_digit)?;
+    text[start..]
+        .iter()
+        .take_while(|b| b.is_ascii_digit())
+        .try_fold(0u64, |n, b| {
+            n.checked_mul(10)?.checked_add(u64::from(b - b'0'))
+        })
+}
+
+/// The total of one line, `some` or `full`, of a pressure file, in microseconds.
+pub fn stall_total(text: &[u8], line: &[u8]) -> Option<u64> {
+    let line = text.split(|b| *b == b'\n').find(|l| l.starts_with(line))?;
+    let at = line.windows(6).position(|w| w == b"total=")?;
+    digits(&line[at..])
+}
+
+/// `KEY NUMBER` on each line; other lines are left out.
+pub fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
+    text.split(|b| *b == b'\n').filter_map(|line| {
+        let space = line.iter().position(|b| *b == b' ')?;
+        Some((&line[..space], digits(&line[space..])?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picks_the_field_at_the_start_of_a_line() {
+        let text = b"MemTotal:         247336 kB\nMemAvailable:      17 kB\nXMemTotal: 3 kB\n";
+        assert_eq!(number_after(text, b"MemTotal:"), Some(247_336));
+        assert_eq!(number_after(text, b"MemAvailable:"), Some(17));
+        assert_eq!(number_after(text, b"SwapTotal:"), None);
+    }
+
+    #[test]
+    fn a_number_too_large_is_no_number() {
+        assert_eq!(digits(b" 99999999999999999999999 "), None);
+        assert_eq!(digits(b""), None);
+    }
+
+    #[test]
+    fn totals_of_a_pressure_file() {
+        let text = b"some avg10=0.00 avg60=0.00 avg300=0.00 total=12\n\
+                     full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!(stall_total(text, b"some"), Some(12));
+        assert_eq!(stall_total(text, b"full"), Some(7));
+        assert_eq!(stall_total(b"", b"full"), None);
+    }
+
+    #[test]
+    fn pairs_leave_out_what_is_none() {
+        let found: Vec<_> = pairs(b"anon 4096\nnonsense\nfile 1\nlast").collect();
+        assert_eq!(found, [(&b"anon"[..], 4096), (b"file", 1)]);
+    }
+}
