@@ -348,6 +348,11 @@ impl Daemon {
                 return None;
             }
         };
+        if config.engine != self.config.engine {
+            self.log.warning(format_args!(
+                "the engine is chosen at start: [engine] counts from the next one on"
+            ));
+        }
         self.config = config;
         if let Err(error) = self.surveyor.classify_all(&self.config.matcher) {
             self.log

@@ -25,15 +25,25 @@ struct Case {
     /// Kernel version; the newest 7.x if absent.
     kernel: Option<&'static str>,
     memory_mb: u32,
+    /// More for the kernel's command line.
+    append: &'static str,
     scenario: fn() -> Scenario,
     check: fn(&Run) -> Result<()>,
 }
 
+/// A device of 256 MB with the newest kernel.
+const PLAIN: Case = Case {
+    name: "",
+    kernel: None,
+    memory_mb: 256,
+    append: "",
+    scenario: scenarios::fast_hog,
+    check: only_the_hog_goes,
+};
+
 const CASES: &[Case] = &[
     Case {
         name: "without_the_agent_the_kernel_kills",
-        kernel: None,
-        memory_mb: 256,
         scenario: || scenarios::without_agent(scenarios::fast_hog()),
         check: |run| {
             ensure!(
@@ -43,18 +53,16 @@ const CASES: &[Case] = &[
             ensure!(oom_kills(run) > 0, "the kernel counts no OOM kill");
             Ok(())
         },
+        ..PLAIN
     },
     Case {
         name: "the_configured_victim_goes_and_nothing_else",
-        kernel: None,
-        memory_mb: 256,
         scenario: scenarios::fast_hog,
         check: only_the_hog_goes,
+        ..PLAIN
     },
     Case {
         name: "cgroups_vanish_during_the_walk",
-        kernel: None,
-        memory_mb: 256,
         scenario: || scenarios::with_load(scenarios::fast_hog(), "churn", &["churn"]),
         check: |run| {
             let made = run.reports("churn").filter_map(|(_, report)| match report {
@@ -67,10 +75,10 @@ const CASES: &[Case] = &[
             );
             only_the_hog_goes(run)
         },
+        ..PLAIN
     },
     Case {
         name: "two_thousand_cgroups",
-        kernel: None,
         memory_mb: 512,
         scenario: || {
             scenarios::with_load(scenarios::fast_hog(), "many", &["many", "--count", "2000"])
@@ -83,11 +91,10 @@ const CASES: &[Case] = &[
             );
             only_the_hog_goes(run)
         },
+        ..PLAIN
     },
     Case {
         name: "a_bad_config_is_refused_with_its_place",
-        kernel: None,
-        memory_mb: 256,
         scenario: || scenarios::with_config("[level.critical]\ntrigger = \"lots\"\n"),
         check: |run| {
             let (_, code, _) = run.exited("lowtide").context("the agent goes on")?;
@@ -99,69 +106,105 @@ const CASES: &[Case] = &[
             );
             Ok(())
         },
+        ..PLAIN
     },
     Case {
-        name: "a_kernel_without_the_kfuncs_is_named",
+        name: "the_cgroupfs_engine_on_6_12",
         kernel: Some("6.12"),
-        memory_mb: 256,
-        scenario: scenarios::idle,
+        scenario: scenarios::fast_hog,
         check: |run| {
-            ensure!(
-                run.lines("lowtide")
-                    .any(|(_, line)| line.contains("bpf_get_root_mem_cgroup")),
-                "no line names the missing kfunc"
-            );
-            Ok(())
+            says(run, "cgroupfs engine")?;
+            says(run, "the kernel has no kfunc bpf_get_root_mem_cgroup")?;
+            only_the_hog_goes(run)
         },
+        ..PLAIN
+    },
+    Case {
+        name: "the_cgroupfs_engine_on_6_1",
+        kernel: Some("6.1"),
+        scenario: scenarios::fast_hog,
+        check: |run| {
+            says(run, "cgroupfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_cgroupfs_engine_while_cgroups_vanish",
+        scenario: || {
+            let hog = scenarios::with_more_config(scenarios::fast_hog(), CGROUPFS);
+            scenarios::with_load(hog, "churn", &["churn"])
+        },
+        check: |run| {
+            says(run, "cgroupfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_cgroupfs_engine_with_two_thousand_cgroups",
+        memory_mb: 512,
+        scenario: || {
+            let hog = scenarios::with_more_config(scenarios::fast_hog(), CGROUPFS);
+            scenarios::with_load(hog, "many", &["many", "--count", "2000"])
+        },
+        check: |run| {
+            says(run, "cgroupfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "without_psi_memory_is_looked_at_by_time",
+        append: "psi=0",
+        scenario: scenarios::fast_hog,
+        check: |run| {
+            says(run, "boot it with psi=1")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
     },
     Case {
         name: "protection_holds_and_goes_with_the_agent",
-        kernel: None,
-        memory_mb: 256,
         scenario: scenarios::protect,
         check: firmware::passed,
+        ..PLAIN
     },
     Case {
         name: "what_grows_is_held_back_and_let_go",
-        kernel: None,
-        memory_mb: 256,
         scenario: scenarios::throttle,
         check: firmware::passed,
+        ..PLAIN
     },
     Case {
         name: "one_process_of_a_shared_cgroup_goes",
-        kernel: None,
-        memory_mb: 256,
         scenario: scenarios::process,
         check: firmware::passed,
+        ..PLAIN
     },
     Case {
         name: "the_kernel_kills_the_configured_victim",
-        kernel: None,
-        memory_mb: 256,
         scenario: || scenarios::kernel_oom(&["agent"]),
         check: firmware::passed,
+        ..PLAIN
     },
     Case {
         name: "the_kernel_by_itself_kills_the_largest",
-        kernel: None,
-        memory_mb: 256,
         scenario: || scenarios::kernel_oom(&[]),
         check: firmware::passed,
+        ..PLAIN
     },
     Case {
         name: "init_script_under_busybox",
-        kernel: None,
-        memory_mb: 256,
         scenario: firmware::init_script,
         check: firmware::passed,
+        ..PLAIN
     },
     Case {
         name: "openwrt_scripts_under_busybox",
-        kernel: None,
-        memory_mb: 256,
         scenario: firmware::openwrt_scripts,
         check: firmware::passed,
+        ..PLAIN
     },
 ];
 
@@ -174,6 +217,17 @@ pub struct Test {
 
 /// What a run must have been like.
 pub type Check = Box<dyn Fn(&Run) -> Result<()> + Sync>;
+
+const CGROUPFS: &str = "[engine]\nkind = \"cgroupfs\"\n";
+
+/// The agent says so.
+fn says(run: &Run, words: &str) -> Result<()> {
+    ensure!(
+        run.lines("lowtide").any(|(_, line)| line.contains(words)),
+        "the agent does not say {words:?}"
+    );
+    Ok(())
+}
 
 /// Runs the cases whose name contains the filter, as many at a time as there are cores.
 pub fn run(filter: Option<&str>) -> Result<Tally> {
@@ -250,7 +304,7 @@ impl Case {
                 memory_mb: self.memory_mb,
                 scenario: (self.scenario)(),
                 files: Vec::new(),
-                append: String::new(),
+                append: self.append.to_owned(),
             },
             check: Box::new(self.check),
         }

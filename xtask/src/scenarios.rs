@@ -242,6 +242,16 @@ fn early(action: &str, key: &str) -> String {
     )
 }
 
+/// With more tables in the agent's config.
+pub fn with_more_config(mut scenario: Scenario, more: &str) -> Scenario {
+    scenario
+        .files
+        .entry(CONFIG.into())
+        .or_default()
+        .insert_str(0, more);
+    scenario
+}
+
 /// The same without the agent: what waited for it waits for the lifeline.
 pub fn without_agent(mut scenario: Scenario) -> Scenario {
     scenario.services.retain(|s| s.name != "lowtide");
