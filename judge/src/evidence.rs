@@ -70,13 +70,14 @@ impl Condition {
 
     /// The highest mark of available memory that the condition names, in bytes.
     pub fn available_mark(&self, total: u64) -> Option<u64> {
-        self.any
-            .iter()
-            .flatten()
-            .filter_map(|t| match t {
-                Term::AvailableBelow(a) | Term::AvailableAbove(a) => Some(a.of(total)),
-                _ => None,
-            })
-            .max()
+        self.available_marks(total).max()
+    }
+
+    /// All of them.
+    pub(crate) fn available_marks(&self, total: u64) -> impl Iterator<Item = u64> {
+        self.any.iter().flatten().filter_map(move |t| match t {
+            Term::AvailableBelow(a) | Term::AvailableAbove(a) => Some(a.of(total)),
+            _ => None,
+        })
     }
 }

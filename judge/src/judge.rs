@@ -57,7 +57,9 @@ pub fn judge(
         helpless: false,
         look_again_ms: case.look_again(level, reach),
     };
-    case.rank(verdict.enough, &mut verdict.judged);
+    // Both hold CANDIDATES: nothing is cut off.
+    verdict.judged.extend(survey.kill().iter().map(Judged::new));
+    rank_kill(policy, history, now, verdict.enough, &mut verdict.judged);
     if let Some((id, _)) = history.exiting(now) {
         verdict.acting = history.acting();
         verdict.why = Why::StillExiting { id };
@@ -129,7 +131,7 @@ impl Case<'_> {
                 Step::Reclaim => self.reclaim(verdict.enough),
                 Step::Throttle => self.throttle(),
                 Step::Terminate => self.terminate(verdict),
-                Step::Kill => chosen(verdict)
+                Step::Kill => chosen(&verdict.judged)
                     .map_or(Found::Nothing, |target| Found::Do(Action::Kill { target })),
                 Step::Reboot => self.reboot(verdict),
             };
@@ -138,76 +140,6 @@ impl Case<'_> {
             }
         }
         Found::Nothing
-    }
-
-    /// Gives every kill candidate its reason, the chosen one first.
-    fn rank(&self, enough: u64, judged: &mut Vec<Judged, CANDIDATES>) {
-        for row in self.survey.kill() {
-            // Both hold CANDIDATES: the push cannot fail.
-            let _ = judged.push(Judged {
-                row: *row,
-                reason: self.objection(row),
-            });
-        }
-        judged.sort_unstable_by_key(|j| {
-            let turn = match j.reason {
-                // It shrinks while it exits: that must not make room for a second victim.
-                Reason::Chosen | Reason::FreesNothing | Reason::Restarting(_)
-                    if Some(j.row.id) == self.history.asked() =>
-                {
-                    0
-                }
-                Reason::Chosen => 1,
-                Reason::Restarting(n) => n.saturating_add(1),
-                _ => u8::MAX,
-            };
-            (turn, Reverse(j.row.kill_key(enough)), j.row.id)
-        });
-        let Some(best) = judged.first().copied() else {
-            return;
-        };
-        let exits =
-            best.reason == Reason::FreesNothing && Some(best.row.id) == self.history.asked();
-        if !exits && !matches!(best.reason, Reason::Chosen | Reason::Restarting(_)) {
-            return;
-        }
-        for (i, j) in judged.iter_mut().enumerate() {
-            if i == 0 {
-                j.reason = Reason::Chosen;
-            } else if j.reason == Reason::Chosen {
-                j.reason = if best.row.freed_by_kill() >= enough && j.row.freed_by_kill() < enough {
-                    Reason::NotEnough
-                } else if j.row.rule.kill < best.row.rule.kill {
-                    Reason::LowerPriority
-                } else {
-                    Reason::FreesLess
-                };
-            }
-        }
-    }
-
-    /// What speaks against killing it, or `Chosen` when nothing does.
-    fn objection(&self, row: &Row) -> Reason {
-        if row.rule.kill == NEVER || row.level == 0 {
-            return Reason::Never;
-        }
-        if row.freed_by_kill() < WORTHWHILE {
-            return Reason::FreesNothing;
-        }
-        if self
-            .history
-            .attempt(row.id, Step::Kill)
-            .is_some_and(|until| self.now < until)
-        {
-            return Reason::Stuck;
-        }
-        match self
-            .history
-            .recent_kills(self.policy, row.rule.group, self.now)
-        {
-            n if n >= self.policy.restarts && n > 0 => Reason::Restarting(n),
-            _ => Reason::Chosen,
-        }
     }
 
     /// Milliseconds until nothing is available, at the pace of the last second.
@@ -223,22 +155,15 @@ impl Case<'_> {
         if enough == 0 || no_time || self.history.reclaim_spent(self.policy, self.now) {
             return Found::Nothing;
         }
-        self.survey
-            .reclaim()
-            .iter()
-            .filter(|row| row.rule.reclaim != NEVER && row.reclaimable_file() >= WORTHWHILE)
-            .filter(|row| {
-                self.history
-                    .attempt(row.id, Step::Reclaim)
-                    .is_none_or(|until| self.now >= until)
+        let mut judged = Vec::<_, CANDIDATES>::new();
+        judged.extend(self.survey.reclaim().iter().map(Judged::new));
+        rank_reclaim(self.history, self.now, enough, &mut judged);
+        chosen(&judged).map_or(Found::Nothing, |target| {
+            Found::Do(Action::Reclaim {
+                target,
+                bytes: enough.min(target.reclaimable_file()),
             })
-            .max_by_key(|row| (row.reclaim_key(enough), Reverse(row.id)))
-            .map_or(Found::Nothing, |row| {
-                Found::Do(Action::Reclaim {
-                    target: *row,
-                    bytes: enough.min(row.reclaimable_file()),
-                })
-            })
+        })
     }
 
     /// Holds back the candidate that grows fastest, and gives that its time to help: throttling
@@ -274,7 +199,7 @@ impl Case<'_> {
     }
 
     fn terminate(&self, verdict: &Verdict) -> Found {
-        let Some(target) = chosen(verdict) else {
+        let Some(target) = chosen(&verdict.judged) else {
             return Found::Nothing;
         };
         if let Some(until) = self.history.attempt(target.id, Step::Terminate) {
@@ -304,7 +229,7 @@ impl Case<'_> {
     fn reboot(&self, verdict: &Verdict) -> Found {
         let long_enough =
             self.history.helpless_ms(self.now) >= u64::from(self.policy.reboot_after_ms);
-        if chosen(verdict).is_none() && self.policy.reboot_after_ms > 0 && long_enough {
+        if chosen(&verdict.judged).is_none() && self.policy.reboot_after_ms > 0 && long_enough {
             Found::Do(Action::Reboot)
         } else {
             Found::Nothing
@@ -335,9 +260,115 @@ impl Case<'_> {
     }
 }
 
-fn chosen(verdict: &Verdict) -> Option<Row> {
-    verdict
-        .judged
+/// Gives every row the reason why it is killed or not, and sorts them, the chosen one first. For
+/// any number of rows; a verdict has those of its survey.
+pub fn rank_kill(
+    policy: &Policy,
+    history: &History,
+    now: Millis,
+    enough: u64,
+    judged: &mut [Judged],
+) {
+    for j in judged.iter_mut() {
+        j.reason = kill_objection(policy, history, now, &j.row);
+    }
+    let asked = |j: &Judged| Some(j.row.id) == history.asked();
+    judged.sort_unstable_by_key(|j| {
+        let turn = match j.reason {
+            // It shrinks while it exits: that must not make room for a second victim.
+            Reason::Chosen | Reason::FreesNothing | Reason::Restarting(_) if asked(j) => 0,
+            Reason::Chosen => 1,
+            Reason::Restarting(n) => n.saturating_add(1),
+            _ => u8::MAX,
+        };
+        (turn, Reverse(j.row.kill_key(enough)), j.row.id)
+    });
+    if let Some(first) = judged.first_mut()
+        && first.reason == Reason::FreesNothing
+        && asked(first)
+    {
+        first.reason = Reason::Chosen;
+    }
+    let (frees, priority) = (Row::freed_by_kill, |row: &Row| row.rule.kill);
+    explain_order(enough, frees, priority, judged);
+}
+
+/// The same for reclaim.
+pub fn rank_reclaim(history: &History, now: Millis, enough: u64, judged: &mut [Judged]) {
+    for j in judged.iter_mut() {
+        j.reason = reclaim_objection(history, now, &j.row);
+    }
+    judged.sort_unstable_by_key(|j| {
+        let chosen = j.reason == Reason::Chosen;
+        (!chosen, Reverse(j.row.reclaim_key(enough)), j.row.id)
+    });
+    let (frees, priority) = (Row::reclaimable_file, |row: &Row| row.rule.reclaim);
+    explain_order(enough, frees, priority, judged);
+}
+
+/// Why those behind the first are not it.
+fn explain_order(
+    enough: u64,
+    frees: impl Fn(&Row) -> u64,
+    priority: impl Fn(&Row) -> u16,
+    judged: &mut [Judged],
+) {
+    let Some((best, others)) = judged.split_first_mut() else {
+        return;
+    };
+    if !matches!(best.reason, Reason::Chosen | Reason::Restarting(_)) {
+        return;
+    }
+    best.reason = Reason::Chosen;
+    for j in others.iter_mut().filter(|j| j.reason == Reason::Chosen) {
+        j.reason = if frees(&best.row) >= enough && frees(&j.row) < enough {
+            Reason::NotEnough
+        } else if priority(&j.row) < priority(&best.row) {
+            Reason::LowerPriority
+        } else {
+            Reason::FreesLess
+        };
+    }
+}
+
+/// What speaks against killing it, or `Chosen` when nothing does.
+fn kill_objection(policy: &Policy, history: &History, now: Millis, row: &Row) -> Reason {
+    if row.rule.kill == NEVER || row.level == 0 {
+        return Reason::Never;
+    }
+    if row.freed_by_kill() < WORTHWHILE {
+        return Reason::FreesNothing;
+    }
+    if history
+        .attempt(row.id, Step::Kill)
+        .is_some_and(|until| now < until)
+    {
+        return Reason::Stuck;
+    }
+    match history.recent_kills(policy, row.rule.group, now) {
+        n if n >= policy.restarts && n > 0 => Reason::Restarting(n),
+        _ => Reason::Chosen,
+    }
+}
+
+/// The same for reclaim.
+fn reclaim_objection(history: &History, now: Millis, row: &Row) -> Reason {
+    if row.rule.reclaim == NEVER || row.level == 0 {
+        Reason::Never
+    } else if row.reclaimable_file() < WORTHWHILE {
+        Reason::FreesNothing
+    } else if history
+        .attempt(row.id, Step::Reclaim)
+        .is_some_and(|until| now < until)
+    {
+        Reason::Stuck
+    } else {
+        Reason::Chosen
+    }
+}
+
+fn chosen(judged: &[Judged]) -> Option<Row> {
+    judged
         .first()
         .filter(|j| j.reason == Reason::Chosen)
         .map(|j| j.row)

@@ -7,12 +7,14 @@
 mod evidence;
 mod history;
 mod judge;
+mod outlook;
 mod policy;
 mod verdict;
 
 pub use evidence::{Memory, Rates};
 pub use history::{History, Millis, Outcome};
-pub use judge::judge;
+pub use judge::{judge, rank_kill, rank_reclaim};
+pub use outlook::Outlook;
 pub use policy::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, NAME, Policy, Stall, Step, Term,
     Trigger, Unit,

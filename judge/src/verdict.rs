@@ -103,9 +103,10 @@ pub enum Reason {
     NotEnough,
     /// The agent itself, its ancestors, init, or `never`.
     Never,
-    /// Killing it would free next to nothing.
+    /// It would free next to nothing.
     FreesNothing,
-    /// It was killed and is still there.
+    /// It was tried just now, and did not help: a victim that is still there, a cache that the
+    /// kernel does not give.
     Stuck,
     /// Killed this often lately, and comes back by itself.
     Restarting(u8),
@@ -114,14 +115,14 @@ pub enum Reason {
 impl Reason {
     pub const fn text(self) -> &'static str {
         match self {
-            Self::Chosen => "chosen",
-            Self::LowerPriority => "another has a higher priority",
-            Self::FreesLess => "another of its priority frees more",
-            Self::NotEnough => "does not free enough, another does",
-            Self::Never => "never touched",
-            Self::FreesNothing => "would free next to nothing",
-            Self::Stuck => "was killed and has not exited",
-            Self::Restarting(_) => "is restarted after each kill",
+            Self::Chosen => "goes first",
+            Self::LowerPriority => "lower priority",
+            Self::FreesLess => "same priority, frees less",
+            Self::NotEnough => "frees too little",
+            Self::Never => "never",
+            Self::FreesNothing => "frees next to nothing",
+            Self::Stuck => "tried just now",
+            Self::Restarting(_) => "restarted after each kill",
         }
     }
 }
@@ -130,6 +131,16 @@ impl Reason {
 pub struct Judged {
     pub row: Row,
     pub reason: Reason,
+}
+
+impl Judged {
+    /// Not yet ranked against others.
+    pub const fn new(row: &Row) -> Self {
+        Self {
+            row: *row,
+            reason: Reason::Chosen,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -588,3 +588,23 @@ fn whose_cgroup_is_shared_is_not_held_back() {
         verdict.action
     );
 }
+
+#[test]
+fn at_the_outlook_every_level_is_confirmed_and_as_little_left_as_the_last_one_waits_for() {
+    let (policy, plenty) = (policy(), memory(200 * MIB));
+    let outlook = Outlook::new(&policy, &plenty);
+    let four_percent = TOTAL / 25;
+    assert!(outlook.memory.available.abs_diff(four_percent) < 4096);
+    assert!(outlook.enough().abs_diff(four_percent) < 4096);
+    let rows = [row(7, 800, 100 * MIB, 0), row(8, 100, 50 * MIB, 0)];
+    let survey = survey(&rows, outlook.enough());
+    let verdict = judge(
+        &outlook.policy,
+        &outlook.memory,
+        &survey,
+        &outlook.history,
+        0,
+    );
+    assert_eq!(verdict.action, Action::Kill { target: rows[0] });
+    assert_eq!(verdict.why, Why::Confirmed(Level::Critical));
+}

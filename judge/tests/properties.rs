@@ -141,4 +141,20 @@ proptest! {
         held.sort_unstable();
         prop_assert!(held.is_empty() || held == [7] || held == [8] || held == [7, 8], "{:?}", held);
     }
+
+    #[test]
+    fn the_ranking_of_all_is_the_order_in_which_the_judge_takes_them(rows in anonymous()) {
+        let outlook = Outlook::new(&policy(), &memory(TOTAL / 2));
+        let mut ranking: Vec<_> = rows.iter().map(Judged::new).collect();
+        rank_kill(&outlook.policy, &outlook.history, 0, outlook.enough(), &mut ranking);
+        let mut left = rows;
+        for ranked in ranking {
+            let survey = survey(&left, outlook.enough());
+            match judge(&outlook.policy, &outlook.memory, &survey, &outlook.history, 0).action {
+                Action::Kill { target } => prop_assert_eq!(target, ranked.row),
+                _ => prop_assert!(matches!(ranked.reason, Reason::Never | Reason::FreesNothing)),
+            }
+            left.retain(|row| row.id != ranked.row.id);
+        }
+    }
 }
