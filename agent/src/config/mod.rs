@@ -61,9 +61,10 @@ impl Effective {
 
     /// As JSON: the same tables, each value as `{"value": …, "from": "file:line"}`.
     pub fn json(&self) -> String {
-        self.document
-            .tree()
-            .map_or_else(|| "{}".to_owned(), |tree| tree.json(&self.sources))
+        self.document.tree().map_or_else(
+            || "{}".to_owned(),
+            |tree| tree.json(&self.sources).to_string(),
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is wrong with a config, said so that it can be mended at once.
 
 use super::source::{At, Sources};
-use super::tree::quoted;
+use crate::tell::json::Json;
 use std::fmt;
 
 /// More problems than these in one go help nobody; the rest is counted.
@@ -75,26 +75,24 @@ impl Problem {
         }
     }
 
-    fn json(&self) -> String {
-        let text = |text: Option<&str>| text.map_or("null".to_owned(), quoted);
-        let number = |n: Option<u32>| n.map_or("null".to_owned(), |n| n.to_string());
-        let severity = match self.severity {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
-        format!(
-            "{{\"severity\":\"{severity}\",\"file\":{},\"line\":{},\"column\":{},\"key\":{},\"message\":{},\"help\":{}}}",
-            text(self.file.as_deref()),
-            number(self.position.map(|p| p.0)),
-            number(self.position.map(|p| p.1)),
-            text(
-                Some(&self.key)
-                    .filter(|k| !k.is_empty())
-                    .map(String::as_str)
+    fn json(&self) -> Json {
+        let key = Some(&self.key).filter(|key| !key.is_empty());
+        let number = |n: u32| Json::Number(n.into());
+        Json::Object(vec![
+            (
+                "severity",
+                Json::text(match self.severity {
+                    Severity::Warning => "warning",
+                    Severity::Error => "error",
+                }),
             ),
-            quoted(&self.message),
-            text(self.help.as_deref()),
-        )
+            ("file", self.file.as_ref().map(Json::text).into()),
+            ("line", self.position.map(|p| number(p.0)).into()),
+            ("column", self.position.map(|p| number(p.1)).into()),
+            ("key", key.map(Json::text).into()),
+            ("message", Json::text(&self.message)),
+            ("help", self.help.as_ref().map(Json::text).into()),
+        ])
     }
 }
 
@@ -200,8 +198,11 @@ impl Problems {
 
     /// A list of objects; `file`, `line`, `column`, `key` and `help` may be null.
     pub fn json(&self) -> String {
-        let items: Vec<_> = self.list.iter().map(Problem::json).collect();
-        format!("[{}]", items.join(","))
+        self.list
+            .iter()
+            .map(Problem::json)
+            .collect::<Json>()
+            .to_string()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {

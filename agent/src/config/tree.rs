@@ -1,6 +1,7 @@
 //! The effective config as a tree of values with their origins, shown as TOML or as JSON.
 
 use super::source::{At, Sources};
+use crate::tell::json::{Json, quoted};
 use std::fmt::Write;
 
 /// A value to show.
@@ -92,43 +93,24 @@ impl Tree {
     }
 
     /// JSON; each value that a place has set is `{"value": …, "from": "file:line"}`.
-    pub fn json(&self, sources: &Sources) -> String {
+    pub fn json(&self, sources: &Sources) -> Json {
         match self {
-            Self::Text(text) => quoted(text),
-            Self::Integer(_) | Self::Boolean(_) => self.inline(),
-            Self::Set(value, at) => format!(
-                "{{\"value\":{},\"from\":{}}}",
-                value.json(sources),
-                quoted(&sources.origin(*at))
-            ),
+            Self::Text(text) => Json::text(text),
+            Self::Integer(n) => Json::Number(*n),
+            Self::Boolean(b) => Json::Bool(*b),
+            Self::Set(value, at) => Json::Object(vec![
+                ("value", value.json(sources)),
+                ("from", Json::text(sources.origin(*at))),
+            ]),
             Self::List(items) | Self::Tables(items) => {
-                let items: Vec<_> = items.iter().map(|i| i.json(sources)).collect();
-                format!("[{}]", items.join(","))
+                items.iter().map(|item| item.json(sources)).collect()
             }
-            Self::Table(entries) => {
-                let entries: Vec<_> = entries
+            Self::Table(entries) => Json::Object(
+                entries
                     .iter()
-                    .map(|(key, value)| format!("{}:{}", quoted(key), value.json(sources)))
-                    .collect();
-                format!("{{{}}}", entries.join(","))
-            }
+                    .map(|(key, value)| (*key, value.json(sources)))
+                    .collect(),
+            ),
         }
     }
-}
-
-/// A string that TOML and JSON both read.
-pub(super) fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }

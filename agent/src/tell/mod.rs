@@ -1,5 +1,7 @@
 //! Tell: what was seen and done, in words, to stderr, syslog and the kernel log.
 
+pub mod json;
+pub mod table;
 pub mod words;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
