@@ -94,6 +94,19 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "explain_tells_and_touches_nothing",
+        scenario: scenarios::explain,
+        check: scenarios::explained,
+        ..PLAIN
+    },
+    Case {
+        name: "explain_with_the_cgroupfs_engine",
+        kernel: Some("6.12"),
+        scenario: scenarios::explain,
+        check: scenarios::explained,
+        ..PLAIN
+    },
+    Case {
         name: "a_bad_config_is_refused_with_its_place",
         scenario: || scenarios::with_config("[level.critical]\ntrigger = \"lots\"\n"),
         check: |run| {

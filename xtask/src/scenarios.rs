@@ -4,7 +4,7 @@
 use crate::firmware;
 use crate::vm::{AGENT, GUEST, Run};
 use anyhow::{Context as _, Result, bail, ensure};
-use lowtide_guest::{Cgroup, Report, Scenario, Service};
+use lowtide_guest::{CGROUP_ROOT, Cgroup, Report, Scenario, Service};
 
 /// Service that must keep answering.
 pub const LIFELINE: &str = "lifeline";
@@ -281,6 +281,121 @@ pub fn with_load(mut scenario: Scenario, name: &str, arguments: &[&str]) -> Scen
         }
     }
     scenario
+}
+
+/// cgroups whose events must not change when the device is only looked at.
+const EXPLAINED: [&str; 4] = ["apps", "lifeline", "lowtide", "shell"];
+
+/// The device at rest, asked what would happen, in words and then as JSON.
+pub fn explain() -> Scenario {
+    let mut scenario = idle();
+    scenario
+        .services
+        .push(load(HOG, HOG_CGROUP, &["sleeper", "--size", "60M"]));
+    let ask = |name: &str, after: &str, arguments: &[&str]| Service {
+        name: name.into(),
+        command: [AGENT, "explain", "--config", CONFIG]
+            .iter()
+            .chain(arguments)
+            .map(|s| (*s).to_owned())
+            .collect(),
+        cgroup: "shell".into(),
+        after: Some(after.into()),
+        start_ms: 1000,
+        ..Service::default()
+    };
+    scenario.services.push(ask("explain", HOG, &[]));
+    scenario.services.push(ask("json", "explain", &["--json"]));
+    let events = |cgroup: &str| format!("{CGROUP_ROOT}/{cgroup}/memory.events");
+    Scenario {
+        until: Some("json".into()),
+        collect: EXPLAINED
+            .map(events)
+            .into_iter()
+            .chain(["/proc/vmstat".to_owned()])
+            .collect(),
+        ..scenario
+    }
+}
+
+/// It names who would go and who would not, and it has touched nobody.
+pub fn explained(run: &Run) -> Result<()> {
+    let text = || run.lines("explain").map(|(_, line)| line);
+    let line = |cgroup: &str, priority: &str| {
+        let killed = text().skip_while(|line| !line.contains("killed"));
+        killed
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|words| words.get(1) == Some(&cgroup) && words[3..].contains(&priority))
+            .with_context(|| format!("no line about a kill of {cgroup}"))
+    };
+    ensure!(
+        line("/apps/media", "800")?[0] == "1",
+        "the hog is not first"
+    );
+    ensure!(
+        line("/apps/sensor", "100")?.ends_with(&["lower", "priority"]),
+        "why not the sensor?"
+    );
+    for never in ["/lifeline/heartbeat", "/lowtide", "/init"] {
+        ensure!(line(never, "never")?[0] == "-", "{never} has its turn");
+    }
+    ensure!(
+        text().all(|line| line.chars().count() <= 100),
+        "a line is too long"
+    );
+    let (_, json) = run.lines("json").next().context("no JSON")?;
+    let json: serde_json::Value = serde_json::from_str(json)?;
+    let first = json["cgroups"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|c| c["kill"]["order"] == 1);
+    let first = first.context("nobody is first in JSON")?;
+    ensure!(
+        first["path"] == "/apps/media",
+        "first in JSON is {}",
+        first["path"]
+    );
+    ensure!(
+        json["now"]["action"] == "nothing",
+        "now it would {}",
+        json["now"]["action"]
+    );
+    ensure!(
+        json["if_memory_ran_out"]["cgroup"].is_string(),
+        "nothing would happen"
+    );
+    for asked in ["explain", "json"] {
+        let code = run.exited(asked).and_then(|(_, code, _)| code);
+        ensure!(code == Some(0), "{asked} ends with {code:?}");
+    }
+    for service in [HOG, SENSOR, GATEWAY, LIFELINE, "lowtide"] {
+        ensure!(run.exited(service).is_none(), "{service} ended");
+    }
+    let mut unchanged = 0;
+    for (path, text) in run
+        .files()
+        .filter(|(path, _)| path.ends_with("memory.events"))
+    {
+        ensure!(
+            text.lines().all(|line| line.ends_with(" 0")),
+            "{path}: {text}"
+        );
+        unchanged += 1;
+    }
+    ensure!(
+        unchanged == EXPLAINED.len(),
+        "memory.events of {unchanged} cgroups only"
+    );
+    let (_, vmstat) = run
+        .files()
+        .find(|(path, _)| *path == "/proc/vmstat")
+        .context("no vmstat")?;
+    ensure!(
+        vmstat.contains("pgsteal_proactive 0\n"),
+        "memory was reclaimed"
+    );
+    Ok(())
 }
 
 /// The hog is killed by the agent, in time, and everything else lives on.

@@ -299,6 +299,14 @@ impl Run {
         })
     }
 
+    /// The files that were collected at the end, those that could be read.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.events.iter().filter_map(|e| match &e.what {
+            What::File { path, text } => Some((path.as_str(), text.as_deref()?)),
+            _ => None,
+        })
+    }
+
     /// The kernel's own record of what it killed.
     pub fn oom_lines(&self) -> impl Iterator<Item = (u64, &str)> {
         self.events.iter().filter_map(|e| match &e.what {

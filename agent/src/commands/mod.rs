@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod explain;
 mod run;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ enum Command {
     Run(run::Run),
     Check(check::Check),
     Config(config::ShowConfig),
+    Explain(explain::Explain),
 }
 
 /// The whole of the program.
@@ -27,5 +29,6 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
         Command::Config(config) => config.run(),
+        Command::Explain(explain) => explain.run(),
     }
 }

@@ -72,6 +72,11 @@ impl Surveyor {
         self.engine.left_out()
     }
 
+    /// See [`Engine::rows`].
+    pub fn rows(&self) -> &[Row] {
+        self.engine.rows()
+    }
+
     /// Takes over the rules of a config; returns how many cgroups have one of their own now.
     pub fn classify_all(&mut self, rules: &dyn OwnRule) -> io::Result<usize> {
         self.classified_up_to = 0;

@@ -33,8 +33,13 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// `ENOENT`: no cgroup2 is mounted.
+    /// For the agent itself. `ENOENT`: no cgroup2 is mounted.
     pub fn open() -> io::Result<Self> {
+        Self::protecting(&["self", "1"])
+    }
+
+    /// The same, but it is the cgroups of these processes that are never touched.
+    pub fn protecting(pids: &[&str]) -> io::Result<Self> {
         let mount =
             mount_point(&std::fs::read_to_string("/proc/self/mounts")?).ok_or_else(|| {
                 io::Error::new(io::ErrorKind::NotFound, "no cgroup2 hierarchy is mounted")
@@ -46,7 +51,7 @@ impl Tree {
             protected: heapless::Vec::new(),
             above_protected: heapless::Vec::new(),
         };
-        for pid in ["self", "1"] {
+        for pid in pids {
             let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             let path = line
                 .lines()

@@ -1,0 +1,249 @@
+//! `lowtide explain`: what would happen, and to whom, without doing anything.
+
+mod show;
+
+use crate::config::{self, Loaded, Paths, rule};
+use crate::sense::Surveyor;
+use crate::sense::choose::{self, Wanted};
+use crate::sense::meminfo::Meminfo;
+use crate::sense::tree::{PATH, Tree};
+use lowtide_common::{NO_GROUP, Request, Row, Survey};
+use lowtide_judge::{
+    History, Judged, Level, Memory, Millis, Outlook, Reason, Verdict, judge, rank_kill,
+    rank_reclaim,
+};
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Time between the two looks at the figures that say how they move.
+const LOOK_MS: Millis = 250;
+/// Rows for cgroups that come while the survey runs.
+const SPARE_ROWS: u32 = 64;
+
+/// Says what would be reclaimed and killed if memory ran out now, in which order and why.
+/// Changes nothing.
+#[derive(argh::FromArgs)]
+#[argh(subcommand, name = "explain")]
+pub struct Explain {
+    /// read this file instead of those of the system; may be given more than once, later ones
+    /// set single keys over earlier ones
+    #[argh(option)]
+    config: Vec<PathBuf>,
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+impl Explain {
+    /// Fails when the config cannot be used or no engine works here.
+    pub fn run(self) -> ExitCode {
+        let config = match config::load(&Paths::new(None, self.config)) {
+            Ok(config) => config,
+            Err(problems) => {
+                eprintln!("{problems}");
+                return ExitCode::FAILURE;
+            }
+        };
+        match Explanation::now(&config) {
+            Ok(explanation) if self.json => println!("{}", explanation.json(&config.policy)),
+            Ok(explanation) => print!("{}", explanation.text(&config.policy)),
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+/// What one look at the device found.
+struct Explanation {
+    engine: &'static str,
+    /// Why a better engine does not work here.
+    notes: Vec<String>,
+    /// The verdict on the figures as they are, as if every trigger had just fired.
+    now: Verdict,
+    /// The verdict on the figures of the moment at which memory runs out.
+    outlook: Verdict,
+    /// Every cgroup but the root, with its place in both orders.
+    cgroups: Vec<Cgroup>,
+    /// cgroups that the table had no room for.
+    left_out: u32,
+}
+
+struct Cgroup {
+    /// From the root, with a leading slash.
+    path: String,
+    row: Row,
+    kill: Place,
+    reclaim: Place,
+}
+
+/// Where a cgroup stands in one of the orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// From 1, with what keeps it from being first.
+    Turn(usize, Reason),
+    /// It has no turn.
+    Out(Reason),
+    /// Part of the cgroup above it that is killed as a whole.
+    Part,
+    /// Those below it are ranked, one by one.
+    Parent,
+    /// No process in it.
+    Empty,
+}
+
+impl Explanation {
+    fn now(config: &Loaded) -> io::Result<Self> {
+        let policy = &config.policy;
+        let agent = agent();
+        let protected: Vec<_> = agent.as_deref().into_iter().chain(["1"]).collect();
+        let tree = Tree::protecting(&protected)?;
+        let rows = descendants(&tree)? + 1 + SPARE_ROWS;
+        let wanted = Wanted {
+            bpf_jit: false,
+            rows,
+            ..config.engine
+        };
+        let chosen = choose::open(&wanted, &tree)?;
+        let mut surveyor = Surveyor::new(chosen.engine, tree);
+        surveyor.classify_all(&config.matcher)?;
+        let mut survey = |enough, flags| -> io::Result<(Survey, Vec<Row>)> {
+            let fallback = rule(policy, NO_GROUP);
+            let survey = *surveyor.survey(enough, fallback, flags, &config.matcher)?;
+            Ok((survey, surveyor.rows().to_vec()))
+        };
+
+        let (memory, history) = watch()?;
+        let reach = history.reach(policy, &memory, LOOK_MS);
+        let (found, _) = survey(policy.enough(&memory, reach), 0)?;
+        let now = judge(policy, &memory, &found, &history, LOOK_MS);
+
+        let outlook = Outlook::new(policy, &memory);
+        let (found, rows) = survey(outlook.enough(), Request::ALL_ROWS)?;
+        let left_out = found.rows_len - rows.len() as u32 + surveyor.left_out();
+        let cgroups = rank(&outlook, &rows, &surveyor.tree);
+        let outlook = judge(
+            &outlook.policy,
+            &outlook.memory,
+            &found,
+            &outlook.history,
+            0,
+        );
+        Ok(Self {
+            engine: surveyor.engine(),
+            notes: chosen.notes,
+            now,
+            outlook,
+            cgroups,
+            left_out,
+        })
+    }
+}
+
+/// The figures as they are, and how they move, with every trigger just fired.
+fn watch() -> io::Result<(Memory, History)> {
+    let meminfo = Meminfo::open()?;
+    let mut history = History::default();
+    history.observe(&meminfo.read()?, 0);
+    std::thread::sleep(Duration::from_millis(LOOK_MS));
+    let memory = meminfo.read()?;
+    history.observe(&memory, LOOK_MS);
+    for level in Level::CONFIGURED {
+        history.triggered(level, LOOK_MS);
+    }
+    Ok((memory, history))
+}
+
+fn rank(outlook: &Outlook, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
+    let Outlook {
+        policy, history, ..
+    } = outlook;
+    let enough = outlook.enough();
+    let candidates = |flag| {
+        let candidates = rows.iter().filter(|row| row.flags & flag != 0);
+        candidates.map(Judged::new).collect::<Vec<_>>()
+    };
+    let mut kill = candidates(Row::KILLABLE);
+    rank_kill(policy, history, 0, enough, &mut kill);
+    let mut reclaim = candidates(Row::RECLAIMABLE);
+    rank_reclaim(history, 0, enough, &mut reclaim);
+    let (kill, reclaim) = (places(&kill), places(&reclaim));
+    let parents: HashMap<u64, &Row> = rows.iter().map(|row| (row.id, row)).collect();
+    let in_unit = |row: &Row| {
+        let above = std::iter::successors(parents.get(&row.parent), |r| parents.get(&r.parent));
+        above.into_iter().any(|r| r.flags & Row::RECLAIMABLE != 0)
+    };
+    let mut cgroups: Vec<_> = rows
+        .iter()
+        .filter(|row| row.level > 0)
+        .map(|row| {
+            let place = |places: &HashMap<u64, Place>| match places.get(&row.id) {
+                Some(place) => *place,
+                None if in_unit(row) => Place::Part,
+                None if row.flags & Row::LEAF == 0 => Place::Parent,
+                None => Place::Empty,
+            };
+            Cgroup {
+                path: path(tree, row.id),
+                row: *row,
+                kill: place(&kill),
+                reclaim: place(&reclaim),
+            }
+        })
+        .collect();
+    cgroups.sort_by(|a, b| a.path.cmp(&b.path));
+    cgroups
+}
+
+/// The places of ranked rows, by id.
+fn places(judged: &[Judged]) -> HashMap<u64, Place> {
+    let places = judged.iter().zip(1..).map(|(j, turn)| {
+        let place = match j.reason {
+            Reason::Never | Reason::FreesNothing | Reason::Stuck => Place::Out(j.reason),
+            reason => Place::Turn(turn, reason),
+        };
+        (j.row.id, place)
+    });
+    places.collect()
+}
+
+fn path(tree: &Tree, id: u64) -> String {
+    let mut buffer = [MaybeUninit::uninit(); PATH];
+    tree.open_id(id)
+        .and_then(|dir| {
+            tree.path_of(dir.as_fd(), &mut buffer)
+                .map(|p| format!("/{p}"))
+        })
+        .unwrap_or_else(|_| format!("(gone) {id}"))
+}
+
+/// cgroups below the root.
+fn descendants(tree: &Tree) -> io::Result<u32> {
+    let stat = fs::read_to_string(tree.mount().join("cgroup.stat"))?;
+    let number = |line: &str| line.strip_prefix("nr_descendants ")?.parse().ok();
+    stat.lines()
+        .find_map(number)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// pid of the running agent, whose cgroup is never touched.
+fn agent() -> Option<String> {
+    let runs = |pid: &str| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let mut words = words.split(|b| *b == 0);
+        let program = words.next()?.rsplit(|b| *b == b'/').next()?;
+        (program == b"lowtide" && words.next()? == b"run").then_some(())
+    };
+    let names = fs::read_dir("/proc").ok()?.flatten();
+    names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .find(|pid| pid.bytes().all(|b| b.is_ascii_digit()) && runs(pid).is_some())
+}
