@@ -168,6 +168,8 @@ impl Row {
     pub const KILLABLE: u16 = 4;
     /// As [`Row::KILLABLE`], with or without processes in it.
     pub const RECLAIMABLE: u16 = 8;
+    /// No memcg but one process; the id is one of the agent's own making.
+    pub const PROCESS: u16 = 16;
 
     pub const ZERO: Self = Self {
         id: 0,

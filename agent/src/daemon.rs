@@ -10,12 +10,12 @@ use crate::sense::Surveyor;
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
-use crate::sense::tree::Tree;
+use crate::sense::tree::{PATH, Tree};
 use crate::tell::Log;
-use crate::tell::words::{Because, Figures, OneOf, Size, Target};
+use crate::tell::words::{Because, Figures, Many, Size, Target, Whom};
 use async_signal::{Signal, Signals};
 use lowtide_common::{NO_GROUP, Survey};
-use lowtide_judge::{History, Level, Millis, Outcome, Verdict, judge};
+use lowtide_judge::{History, Level, Millis, Outcome, Unit, Verdict, judge};
 use smol::future::FutureExt as _;
 use smol::stream::StreamExt as _;
 use smol::{Async, Timer};
@@ -67,11 +67,16 @@ impl Daemon {
         let meminfo = Meminfo::open()?;
         let memory = meminfo.read()?;
         let triggers = arm(&config, memory.psi, &mut log)?;
+        let groups = config.policy.groups.len();
         log.info(format_args!(
-            "{} engine, {} triggers armed, {} groups cover {ruled} cgroups",
+            "{} engine, {} triggers armed, {groups} groups {} {ruled} {}",
             surveyor.engine(),
             triggers.len(),
-            config.policy.groups.len(),
+            match surveyor.unit() {
+                Unit::Cgroup => "cover",
+                Unit::Process => "for",
+            },
+            Many(surveyor.unit()),
         ));
         if !memory.psi {
             log.warning(format_args!(
@@ -85,8 +90,9 @@ impl Daemon {
         }
         if surveyor.left_out() > 0 {
             log.warning(format_args!(
-                "{} cgroups are more than the limit on open files allows to look at; raise it",
-                surveyor.left_out()
+                "{} {} are more than the limit on open files allows to look at; raise it",
+                surveyor.left_out(),
+                Many(surveyor.unit()),
             ));
         }
         let settings = Settings::open(&surveyor.tree, &mut log)?;
@@ -291,36 +297,31 @@ impl Daemon {
             Because(&verdict.why),
             Figures(verdict)
         ));
-        let mut buffer = [std::mem::MaybeUninit::uninit(); crate::sense::tree::PATH];
-        let dir = self.surveyor.tree.open_id(target.id);
-        let path = dir
-            .as_ref()
-            .ok()
-            .and_then(|dir| {
-                self.surveyor
-                    .tree
-                    .path_of(std::os::fd::AsFd::as_fd(dir), &mut buffer)
-                    .ok()
-            })
-            .unwrap_or("(gone)");
+        let mut buffer = [std::mem::MaybeUninit::uninit(); PATH];
+        let tree = &self.surveyor.tree;
+        let whom = Whom::new(
+            tree,
+            target,
+            done.and_then(|d| d.process.as_ref()),
+            &mut buffer,
+        );
         let what = Target(&self.config.policy, target);
         let took = took.as_micros();
         match done.map(|d| d.outcome) {
             Some(Outcome::Failed { errno }) => self.log.error(format_args!(
-                "could not {} /{path} ({what}): {}",
+                "could not {} {whom} ({what}): {}",
                 verdict.action.name(),
                 io::Error::from_raw_os_error(errno)
             )),
             Some(Outcome::Reclaimed { bytes }) => {
                 self.log.info(format_args!(
-                    "reclaimed {} of /{path} in {took} us",
+                    "reclaimed {} of {whom} in {took} us",
                     Size(bytes)
                 ));
             }
             _ => self.log.notice(format_args!(
-                "{}{} /{path} ({what}), {} needed, {took} us after waking",
+                "{} {whom} ({what}), {} needed, {took} us after waking",
                 verdict.action.name(),
-                OneOf(done.and_then(|d| d.process.as_ref())),
                 Size(verdict.enough)
             )),
         }
@@ -356,7 +357,7 @@ impl Daemon {
         self.config = config;
         if let Err(error) = self.surveyor.classify_all(&self.config.matcher) {
             self.log
-                .error(format_args!("classifying the cgroups: {error}"));
+                .error(format_args!("classifying who is there: {error}"));
         }
         self.settle();
         self.log.info(format_args!(

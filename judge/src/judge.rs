@@ -174,8 +174,8 @@ impl Case<'_> {
             .kill()
             .iter()
             .filter(|row| row.rule.kill != NEVER && row.level > 0)
-            // Who shares a cgroup with others cannot be held back alone.
-            .filter(|row| row.rule.flags & Rule::PROCESS == 0)
+            // Who shares a cgroup with others, or has none, cannot be held back alone.
+            .filter(|row| row.rule.flags & Rule::PROCESS == 0 && row.flags & Row::PROCESS == 0)
             .filter(|row| self.policy.group(row.rule.group).throttle_ms > 0)
             .filter(|row| {
                 self.history

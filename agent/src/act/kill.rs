@@ -1,8 +1,9 @@
 //! Kills a memcg with all below it, or one process.
 
 use super::Done;
-use super::process;
+use super::process::{self, Process};
 use crate::config::Loaded;
+use crate::sense::process::{Id, is_protected};
 use crate::sense::tree::Tree;
 use crate::sys;
 use lowtide_common::Row;
@@ -91,13 +92,13 @@ pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
     })
 }
 
-/// Sends SIGKILL to the process of `cgroup` that is first in rank, see [`process::first`].
+/// Sends SIGKILL to the target, where that is a process, or to the process of the target that is
+/// first in rank, see [`process::first`].
 ///
 /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone, `ESRCH` when none of
 /// its processes may be killed.
-pub fn process(tree: &Tree, cgroup: &Row, enough: u64, config: &Loaded) -> io::Result<Done> {
-    let dir = open_victim(tree, cgroup.id)?;
-    let process = process::first(dir.as_fd(), cgroup, enough, config)?;
+pub fn process(tree: &Tree, target: &Row, enough: u64, config: &Loaded) -> io::Result<Done> {
+    let process = first(tree, target, enough, config)?;
     let name = process.name();
     pidfd_send_signal(&process.pidfd, Signal::KILL)?;
     // Best effort: it may be faster.
@@ -125,19 +126,31 @@ pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<Done> {
 /// Sends a signal to the process that [`process()`] would kill; errors as there and of [`ask`].
 pub fn ask_process(
     tree: &Tree,
-    cgroup: &Row,
+    target: &Row,
     signal: i32,
     enough: u64,
     config: &Loaded,
 ) -> io::Result<Done> {
     let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
-    let dir = open_victim(tree, cgroup.id)?;
-    let process = process::first(dir.as_fd(), cgroup, enough, config)?;
+    let process = first(tree, target, enough, config)?;
     pidfd_send_signal(&process.pidfd, signal)?;
     Ok(Done {
         process: Some(process.name()),
         ..Done::only(Outcome::Asked)
     })
+}
+
+/// The process that is meant where it is not the whole target.
+fn first(tree: &Tree, target: &Row, enough: u64, config: &Loaded) -> io::Result<Process> {
+    if target.flags & Row::PROCESS != 0 {
+        let id = Id(target.id);
+        if id.pid().is_some_and(is_protected) {
+            return Err(Errno::PERM.into());
+        }
+        return Process::of(id);
+    }
+    let dir = open_victim(tree, target.id)?;
+    process::first(dir.as_fd(), target, enough, config)
 }
 
 /// `EPERM` where the agent or init is in it or below it, `ESTALE` when it is gone.

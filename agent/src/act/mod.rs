@@ -42,7 +42,8 @@ pub fn carry_out(
     settings: &mut Settings,
 ) -> Option<Done> {
     let (policy, enough) = (&config.policy, verdict.enough);
-    let one_by_one = |target: &Row| target.rule.flags & Rule::PROCESS != 0;
+    let one_by_one =
+        |target: &Row| target.flags & Row::PROCESS != 0 || target.rule.flags & Rule::PROCESS != 0;
     let done = match &verdict.action {
         Action::Nothing => return None,
         Action::Throttle { target, for_ms } => settings

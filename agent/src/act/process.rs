@@ -2,6 +2,8 @@
 //! by then. Nothing here allocates.
 
 use crate::config::{self, Loaded};
+use crate::sense::process::{Id, directory, is_protected, program, read_at};
+use crate::sense::status::{STATUS, Status};
 use crate::sense::tree::PATH;
 use lowtide_common::{NEVER, Row};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,7 +12,6 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::cmp::Reverse;
-use std::fmt::Write as _;
 use std::io;
 use std::mem::MaybeUninit;
 
@@ -18,8 +19,6 @@ use std::mem::MaybeUninit;
 /// faster than it is signalled does not keep the agent busy for ever.
 const BATCH: usize = 64;
 const BATCHES: usize = 64;
-/// Bytes of a status file that are looked at; what is wanted stands in the first half of it.
-const STATUS: usize = 4096;
 /// `TASK_COMM_LEN`: what the kernel keeps of a name, with a byte for its end.
 const COMM: usize = 16;
 
@@ -40,11 +39,7 @@ pub struct Name {
 impl Process {
     /// Costs the kernel memory, for what it shows in /proc. `ESRCH` or `ENOENT` when it has exited.
     pub fn open(pid: Pid, pidfd: OwnedFd) -> io::Result<Self> {
-        let mut path = heapless::String::<24>::new();
-        // Cannot overflow: ten digits at most.
-        let _ = write!(path, "/proc/{}", pid.as_raw_pid());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(path.as_str(), flags, Mode::empty())?;
+        let dir = directory(pid)?;
         // Until its pidfd says that it has exited, its pid is nobody else's.
         if has_exited(&pidfd) {
             return Err(Errno::SRCH.into());
@@ -52,12 +47,18 @@ impl Process {
         Ok(Self { pid, pidfd, dir })
     }
 
+    /// The process of this id; `ESRCH` or `ENOENT` when it has exited.
+    pub fn of(id: Id) -> io::Result<Self> {
+        let pid = id.pid().ok_or(Errno::SRCH)?;
+        let (pidfd, dir) = id.open()?;
+        Ok(Self { pid, pidfd, dir })
+    }
+
     pub fn name(&self) -> Name {
         let mut buffer = [0; STATUS];
-        let status = self.status(&mut buffer).unwrap_or_default();
         let mut name = heapless::String::new();
         // Cannot overflow: the kernel keeps no more bytes.
-        let _ = name.push_str(line(status, "Name:"));
+        let _ = name.push_str(self.status(&mut buffer).map_or("", Status::name));
         Name {
             pid: self.pid,
             name,
@@ -67,7 +68,7 @@ impl Process {
     /// Its kill priority and the bytes that it frees; `None` for one that is never killed. A
     /// pattern on processes says more of it than `priority`, its cgroup's.
     fn rank(&self, config: &Loaded, priority: u16) -> io::Result<Option<(u16, u64)>> {
-        if self.pid == Pid::INIT || self.pid == rustix::process::getpid() {
+        if is_protected(self.pid) {
             return Ok(None);
         }
         let mut buffer = [0; STATUS];
@@ -76,31 +77,23 @@ impl Process {
         if config.matcher.wants_processes() {
             let mut exe = [MaybeUninit::uninit(); PATH];
             let process = config::Process {
-                name: line(status, "Name:"),
+                name: status.name(),
                 exe: config
                     .matcher
                     .wants_programs()
-                    .then(|| self.exe(&mut exe))
+                    .then(|| program(&self.dir, &mut exe))
                     .flatten(),
-                uid: effective_user(status).ok_or(io::ErrorKind::InvalidData)?,
+                uid: status.effective_user().ok_or(io::ErrorKind::InvalidData)?,
             };
             if let Some(group) = config.matcher.process(&process) {
                 kill = config.policy.group(group).kill;
             }
         }
-        Ok((kill != NEVER).then(|| (kill, freed_by_kill(status))))
+        Ok((kill != NEVER).then(|| (kill, status.freed_by_kill())))
     }
 
-    fn exe<'a>(&self, buffer: &'a mut [MaybeUninit<u8>; PATH]) -> Option<&'a str> {
-        let (path, _) = rustix::fs::readlinkat_raw(&self.dir, c"exe", buffer).ok()?;
-        core::str::from_utf8(path).ok()
-    }
-
-    fn status<'a>(&self, buffer: &'a mut [u8; STATUS]) -> io::Result<&'a [u8]> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.dir, c"status", flags, Mode::empty())?;
-        let n = rustix::io::read(&file, &mut *buffer)?;
-        Ok(&buffer[..n])
+    fn status<'a>(&self, buffer: &'a mut [u8; STATUS]) -> io::Result<Status<'a>> {
+        read_at(&self.dir, c"status", buffer).map(Status)
     }
 }
 
@@ -232,59 +225,10 @@ pub fn first(
         .ok_or_else(|| Errno::SRCH.into())
 }
 
-/// What stands behind a key of a status file.
-fn line<'a>(status: &'a [u8], key: &str) -> &'a str {
-    status
-        .split(|b| *b == b'\n')
-        .find_map(|line| line.strip_prefix(key.as_bytes()))
-        .and_then(|rest| core::str::from_utf8(rest).ok())
-        .unwrap_or_default()
-        .trim_ascii()
-}
-
-/// Bytes that come back when it dies: anonymous and shared memory that it has mapped, and swap.
-fn freed_by_kill(status: &[u8]) -> u64 {
-    ["RssAnon:", "RssShmem:", "VmSwap:"]
-        .into_iter()
-        .filter_map(|key| line(status, key).strip_suffix(" kB")?.parse::<u64>().ok())
-        .fold(0, |sum, kb| sum.saturating_add(kb << 10))
-}
-
-fn effective_user(status: &[u8]) -> Option<u32> {
-    line(status, "Uid:").split('\t').nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::fs::MemfdFlags;
-
-    const STATUS: &[u8] = b"Name:\tmediaserver\nPid:\t42\nUid:\t1000\t33\t1000\t1000\n\
-        VmRSS:\t   20480 kB\nRssAnon:\t   16384 kB\nRssFile:\t    3072 kB\nRssShmem:\t    1024 kB\n\
-        VmSwap:\t     512 kB\nThreads:\t3\n";
-
-    #[test]
-    fn a_process_frees_what_no_file_stands_behind() {
-        assert_eq!(freed_by_kill(STATUS), (16384 + 1024 + 512) << 10);
-    }
-
-    #[test]
-    fn a_kernel_thread_frees_nothing() {
-        assert_eq!(freed_by_kill(b"Name:\tkthreadd\nUid:\t0\t0\t0\t0\n"), 0);
-    }
-
-    #[test]
-    fn a_name_may_have_blanks() {
-        assert_eq!(
-            line(b"Name:\tWeb Content\nUmask:\t0022\n", "Name:"),
-            "Web Content"
-        );
-    }
-
-    #[test]
-    fn the_effective_user_counts() {
-        assert_eq!(effective_user(STATUS), Some(33));
-    }
 
     fn listed(text: &str) -> Vec<i32> {
         let file = rustix::fs::memfd_create("procs", MemfdFlags::CLOEXEC).unwrap();

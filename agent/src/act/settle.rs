@@ -34,7 +34,7 @@ pub fn settle(
     if !settings.is_possible() {
         return Ok(());
     }
-    let root = rustix::fs::openat(tree, c".", DIRECTORY, Mode::empty())?;
+    let root = rustix::fs::openat(tree.root()?, c".", DIRECTORY, Mode::empty())?;
     let mut walk = Walk {
         config,
         tree,

@@ -217,6 +217,11 @@ impl OwnRule for Matcher {
         })?;
         self.rules.get(usize::from(group)).copied()
     }
+
+    fn process_rule(&self, process: &Process<'_>) -> Option<Rule> {
+        let group = self.process(process)?;
+        self.rules.get(usize::from(group)).copied()
+    }
 }
 
 /// The rule of a group, or of everything else for [`NO_GROUP`].

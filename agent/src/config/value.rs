@@ -581,10 +581,11 @@ impl Value for Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EngineKind(pub Option<Kind>);
 
-const ENGINES: [(&str, Option<Kind>); 3] = [
+const ENGINES: [(&str, Option<Kind>); 4] = [
     ("auto", None),
-    ("kfunc", Some(Kind::Kfunc)),
-    ("cgroupfs", Some(Kind::Cgroupfs)),
+    (Kind::Kfunc.name(), Some(Kind::Kfunc)),
+    (Kind::Cgroupfs.name(), Some(Kind::Cgroupfs)),
+    (Kind::Procfs.name(), Some(Kind::Procfs)),
 ];
 
 impl Value for EngineKind {

@@ -1,21 +1,18 @@
 //! The engine for kernels without the memcg kfuncs: the same survey, read from the cgroup files
 //! through descriptors that stay open.
 
-use super::Engine;
 use super::text::{digits, number_after, pairs, stall_total};
 use super::tree::{Tree, open_dir};
+use super::{Engine, spare_descriptors};
 use crate::sys;
 use lowtide_common::{Above, CANDIDATES, NEVER, Request, Row, Rule, Survey};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, statx};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::mem::MaybeUninit;
 
 /// Descriptors that one memcg takes.
-const FILES: u64 = 7;
-/// Descriptors left for everything else.
-const SPARE: u64 = 64;
+const FILES: usize = 7;
 /// A memory.stat of Linux 7.3 has 2 KB.
 const BUFFER: usize = 8 * 1024;
 /// Links of a directory without directories in it.
@@ -70,7 +67,7 @@ impl Cgroupfs {
     /// how many a survey with [`Request::ALL_ROWS`] can show. `NotFound`: the hierarchy has no
     /// memory controller.
     pub fn open(tree: &Tree, room: usize, rows: usize) -> io::Result<Self> {
-        let room = room.min(memcgs_with_descriptors()?);
+        let room = room.min(spare_descriptors()? / FILES);
         let mut this = Self {
             memcgs: Vec::with_capacity(room),
             room,
@@ -81,7 +78,7 @@ impl Cgroupfs {
             rows: Vec::with_capacity(rows),
         };
         this.memcgs
-            .push(Memcg::open(open_dir(tree, c".")?, NONE, 0)?);
+            .push(Memcg::open(open_dir(tree.root()?, c".")?, NONE, 0)?);
         this.refresh()?;
         Ok(this)
     }
@@ -400,16 +397,4 @@ fn copy_to(out: &mut [Row; CANDIDATES], best: &Best, memcgs: &[Memcg]) -> u32 {
         memcgs[candidate.memcg as usize].rest(out);
     }
     best.len() as u32
-}
-
-/// How many memcgs there are descriptors for, once the limit is as high as it may be.
-fn memcgs_with_descriptors() -> io::Result<usize> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, raised)?;
-    let files = limit.maximum.unwrap_or(u64::MAX);
-    Ok((files.saturating_sub(SPARE) / FILES) as usize)
 }

@@ -3,16 +3,31 @@
 use super::Engine;
 use super::cgroupfs::Cgroupfs;
 use super::kfunc::{self, Kfunc, Missing};
+use super::procfs::Procfs;
 use super::tree::Tree;
 use std::io;
 
 /// Memcgs that can have a rule of their own, and that an engine in user space looks at.
 const MEMCGS: u32 = 4096;
 
+/// Processes that the engine on those looks at.
+const PROCESSES: usize = 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Kfunc,
     Cgroupfs,
+    Procfs,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kfunc => "kfunc",
+            Self::Cgroupfs => "cgroupfs",
+            Self::Procfs => "procfs",
+        }
+    }
 }
 
 /// What the config and the command line ask for.
@@ -35,53 +50,123 @@ pub struct Chosen {
     pub notes: Vec<String>,
 }
 
-/// Opens the engine. An error when the one that is wanted, or none at all, works here.
+/// Opens the engine. An error when the one that is wanted does not work here.
 pub fn open(wanted: &Wanted, tree: &Tree) -> io::Result<Chosen> {
     let mut notes = Vec::new();
-    if wanted.kind != Some(Kind::Cgroupfs) {
-        match kfunc(wanted, &mut notes) {
-            Ok(engine) => {
-                return Ok(Chosen {
-                    engine: Box::new(engine),
-                    notes,
-                });
+    let without_memcgs = no_memcgs(tree);
+    let kinds = match (&wanted.kind, &without_memcgs) {
+        (Some(kind), _) => std::slice::from_ref(kind),
+        (None, None) => &[Kind::Kfunc, Kind::Cgroupfs, Kind::Procfs][..],
+        (None, Some(why)) => {
+            notes.push(format!("not the engines on cgroups: {why}"));
+            &[Kind::Procfs]
+        }
+    };
+    let mut refused = String::new();
+    for kind in kinds {
+        let opened = match (kind, &without_memcgs) {
+            (Kind::Procfs, _) => procfs(wanted),
+            (_, Some(why)) => Err(why.to_string()),
+            (Kind::Kfunc, None) => kfunc(wanted, tree, &mut notes),
+            (Kind::Cgroupfs, None) => cgroupfs(wanted, tree),
+        };
+        match opened {
+            Ok(engine) => return Ok(Chosen { engine, notes }),
+            Err(why) => {
+                refused = format!("not the {} engine: {why}", kind.name());
+                notes.push(refused.clone());
             }
-            Err(missing) if wanted.kind == Some(Kind::Kfunc) => {
-                return Err(io::Error::other(missing.to_string()));
-            }
-            Err(missing) => notes.push(format!("not the kfunc engine: {missing}")),
         }
     }
-    let engine = Cgroupfs::open(tree, MEMCGS as usize, wanted.rows as usize)
-        .map_err(|error| io::Error::new(error.kind(), format!("{NO_MEMCG}: {error}")))?;
-    Ok(Chosen {
-        engine: Box::new(engine),
-        notes,
+    Err(io::Error::other(refused))
+}
+
+/// Why there are no memory cgroups to choose from; `None` where there are.
+pub fn no_memcgs(tree: &Tree) -> Option<&'static str> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    if !tree.lists(c"cgroup.controllers", "memory") {
+        Some(if is_on_v1(&mounts) {
+            "the memory controller is on cgroup v1; boot with cgroup_no_v1=memory, or on systemd \
+             with systemd.unified_cgroup_hierarchy=1"
+        } else if tree.root().is_err() {
+            "no cgroup2 is mounted; `mount -t cgroup2 none /sys/fs/cgroup`, on a kernel with \
+             CONFIG_MEMCG=y"
+        } else {
+            "the kernel has no memory controller; build it with CONFIG_MEMCG=y, and boot it without \
+             cgroup_disable=memory, on a Raspberry Pi with cgroup_enable=memory"
+        })
+    } else if tree.lists(c"cgroup.subtree_control", "memory") {
+        None
+    } else {
+        Some(
+            "all share one memory cgroup; write +memory to cgroup.subtree_control and start each \
+             service in a cgroup of its own to have it ranked as a whole",
+        )
+    }
+}
+
+fn is_on_v1(mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(2);
+        fields.next() == Some("cgroup")
+            && fields
+                .next()
+                .is_some_and(|o| o.split(',').any(|o| o == "memory"))
     })
 }
 
-const NO_MEMCG: &str = "no memory controller in the cgroup2 hierarchy; build the kernel with \
-     CONFIG_MEMCG=y, and see that its command line does not have cgroup_disable=memory and has \
-     cgroup_enable=memory where it is off by default";
+fn procfs(wanted: &Wanted) -> Result<Box<dyn Engine>, String> {
+    let engine = Procfs::open(PROCESSES, wanted.rows as usize);
+    engine.map(boxed).map_err(|error| format!("/proc: {error}"))
+}
 
-fn kfunc(wanted: &Wanted, notes: &mut Vec<String>) -> Result<Kfunc, Missing> {
+fn cgroupfs(wanted: &Wanted, tree: &Tree) -> Result<Box<dyn Engine>, String> {
+    let engine = Cgroupfs::open(tree, MEMCGS as usize, wanted.rows as usize);
+    engine.map(boxed).map_err(|error| error.to_string())
+}
+
+fn boxed(engine: impl Engine + 'static) -> Box<dyn Engine> {
+    Box::new(engine)
+}
+
+fn kfunc(wanted: &Wanted, tree: &Tree, notes: &mut Vec<String>) -> Result<Box<dyn Engine>, String> {
+    // It would rank cgroups that cannot be seen from here.
+    if tree.has(c"cgroup.type") {
+        return Err(
+            "/sys/fs/cgroup is not the root of the cgroup tree, as in a container; only what is \
+             below it is looked at"
+                .to_owned(),
+        );
+    }
     let options = kfunc::Options {
         max_rules: MEMCGS,
         rows: wanted.rows,
         verifier_log: wanted.verifier_log,
     };
-    let first = Kfunc::open(&options);
-    if !(wanted.bpf_jit && matches!(first, Err(Missing::Jit))) {
-        return first;
+    let mut opened = Kfunc::open(&options);
+    if wanted.bpf_jit
+        && matches!(opened, Err(Missing::Jit))
+        && std::fs::write(kfunc::JIT, "1").is_ok()
+    {
+        notes.push(format!(
+            "turned the BPF JIT on ({} was 0); `bpf_jit = false` under [engine] forbids it",
+            kfunc::JIT
+        ));
+        opened = Kfunc::open(&options);
     }
-    match std::fs::write(kfunc::JIT, "1") {
-        Ok(()) => {
-            notes.push(format!(
-                "turned the BPF JIT on ({} was 0); `bpf_jit = false` under [engine] forbids it",
-                kfunc::JIT
-            ));
-            Kfunc::open(&options)
-        }
-        Err(_) => first,
+    opened.map(boxed).map_err(|missing| missing.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_controller_of_a_hybrid_host_is_seen() {
+        let unified = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nsdelegate 0 0\n";
+        let memory = "cgroup /sys/fs/cgroup/memory cgroup rw,nosuid,memory 0 0\n";
+        let cpu = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu,cpuacct 0 0\n";
+        assert!(is_on_v1(&format!("{unified}{cpu}{memory}")));
+        assert!(!is_on_v1(&format!("{unified}{cpu}")));
     }
 }

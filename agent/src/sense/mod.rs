@@ -4,11 +4,16 @@ pub mod cgroupfs;
 pub mod choose;
 pub mod kfunc;
 pub mod meminfo;
+pub mod process;
+pub mod procfs;
 pub mod psi;
+pub mod status;
 mod text;
 pub mod tree;
 
 use lowtide_common::{Request, Row, Rule, Survey, UNCLASSIFIED};
+use lowtide_judge::Unit;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use tree::{OwnRule, Tree};
 
@@ -16,7 +21,12 @@ use tree::{OwnRule, Tree};
 pub trait Engine {
     fn name(&self) -> &'static str;
 
-    /// Looks at every memcg and ranks it. Allocates nothing.
+    /// What its rows are, and so what their ids mean.
+    fn unit(&self) -> Unit {
+        Unit::Cgroup
+    }
+
+    /// Looks at everybody and ranks them. Allocates nothing.
     fn run(&mut self, request: &Request) -> io::Result<()>;
 
     /// What the last run found.
@@ -25,12 +35,12 @@ pub trait Engine {
     /// The rows that the last run with [`Request::ALL_ROWS`] found room for.
     fn rows(&self) -> &[Row];
 
-    /// Memcgs that the last run had no room to look at.
+    /// Cgroups, or processes, that the last run had no room to look at.
     fn left_out(&self) -> u32 {
         0
     }
 
-    /// Says which rule a cgroup has from now on.
+    /// Says which rule a cgroup, or a process, has from now on.
     fn classify(&mut self, id: u64, rule: Rule) -> io::Result<()>;
 
     /// Forgets all rules.
@@ -40,7 +50,10 @@ pub trait Engine {
 /// Rounds of classifying that one survey may need; each settles [`UNCLASSIFIED`] new cgroups.
 const ROUNDS: usize = 16;
 
-/// Surveys in which every memcg is ranked by its own rule, also one created a moment ago.
+/// Descriptors left for everything but what an engine keeps open.
+const SPARE: u64 = 64;
+
+/// Surveys in which everybody is ranked by a rule of their own, also who came a moment ago.
 pub struct Surveyor {
     engine: Box<dyn Engine>,
     pub tree: Tree,
@@ -67,7 +80,7 @@ impl Surveyor {
         self.engine.name()
     }
 
-    /// Memcgs that the engine has no room to look at.
+    /// See [`Engine::left_out`].
     pub fn left_out(&self) -> u32 {
         self.engine.left_out()
     }
@@ -77,10 +90,22 @@ impl Surveyor {
         self.engine.rows()
     }
 
-    /// Takes over the rules of a config; returns how many cgroups have one of their own now.
+    pub fn unit(&self) -> Unit {
+        self.engine.unit()
+    }
+
+    /// Takes over the rules of a config; returns how many cgroups have one of their own now, or how
+    /// many processes there are.
     pub fn classify_all(&mut self, rules: &dyn OwnRule) -> io::Result<usize> {
         self.classified_up_to = 0;
-        self.tree.classify_all(rules, &mut *self.engine)
+        match self.unit() {
+            Unit::Cgroup => self.tree.classify_all(rules, &mut *self.engine),
+            Unit::Process => {
+                self.engine.forget_all()?;
+                let survey = self.survey(0, Rule::UNTOUCHABLE, 0, rules)?;
+                Ok(survey.memcgs as usize)
+            }
+        }
     }
 
     /// One survey. New cgroups that are found on the way are classified first.
@@ -106,7 +131,13 @@ impl Surveyor {
             let all_listed = survey.unclassified_len as usize <= UNCLASSIFIED;
             let highest = survey.highest_id;
             for id in &new {
-                self.tree.classify_new(*id, rules, &mut *self.engine)?;
+                match self.engine.unit() {
+                    Unit::Cgroup => self.tree.classify_new(*id, rules, &mut *self.engine)?,
+                    Unit::Process => {
+                        let rule = process::Id(*id).own_rule(rules, &self.tree);
+                        self.engine.classify(*id, rule)?;
+                    }
+                }
             }
             if all_listed {
                 self.classified_up_to = highest.max(self.classified_up_to);
@@ -118,4 +149,16 @@ impl Surveyor {
         }
         Ok(self.engine.survey())
     }
+}
+
+/// How many descriptors an engine may keep, once the limit is as high as it may be.
+fn spare_descriptors() -> io::Result<usize> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised)?;
+    let files = limit.maximum.unwrap_or(u64::MAX);
+    Ok(files.saturating_sub(SPARE) as usize)
 }

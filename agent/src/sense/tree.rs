@@ -1,10 +1,13 @@
 //! The cgroup tree by name: which rule belongs to which cgroup id.
 
 use super::Engine;
+use super::process::read_at;
+use crate::config::Process;
 use crate::sys;
 use lowtide_common::Rule;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,39 +18,43 @@ pub const PATH: usize = 1024;
 /// Deepest cgroup that rules are looked up for.
 const DEPTH: usize = lowtide_common::MAX_DEPTH;
 
-/// What the config says about one cgroup by itself, not through its ancestors.
+/// What the config says about one cgroup or process by itself, not through its ancestors.
 pub trait OwnRule {
     /// `path` is relative to the cgroup root, without a leading slash; `dir` is its open directory,
     /// for its attributes.
     fn own_rule(&self, path: &str, dir: BorrowedFd<'_>) -> Option<Rule>;
+
+    /// The same for a process, where those are looked at one by one.
+    fn process_rule(&self, process: &Process<'_>) -> Option<Rule>;
 }
 
-/// The mounted cgroup2 hierarchy.
+/// The mounted cgroup2 hierarchy; without one, a tree in which no cgroup is found.
 pub struct Tree {
-    root: OwnedFd,
+    root: Option<OwnedFd>,
+    /// Empty without one.
     mount: PathBuf,
-    /// cgroups of the agent and of init: never touched, whatever the config says.
+    /// The agent and init: never touched, whatever the config says.
+    protected_processes: heapless::Vec<i32, 2>,
+    /// Their cgroups.
     protected: heapless::Vec<u64, 2>,
     /// Their ancestors: what is done to one of these is done to them, too.
     above_protected: heapless::Vec<u64, { 2 * DEPTH }>,
 }
 
 impl Tree {
-    /// For the agent itself. `ENOENT`: no cgroup2 is mounted.
+    /// For the agent itself.
     pub fn open() -> io::Result<Self> {
-        Self::protecting(&["self", "1"])
+        Self::protecting(&[rustix::process::getpid().as_raw_pid(), 1])
     }
 
-    /// The same, but it is the cgroups of these processes that are never touched.
-    pub fn protecting(pids: &[&str]) -> io::Result<Self> {
-        let mount =
-            mount_point(&std::fs::read_to_string("/proc/self/mounts")?).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotFound, "no cgroup2 hierarchy is mounted")
-            })?;
-        let root = open_dir(rustix::fs::CWD, &mount)?;
+    /// The same, but it is these processes and their cgroups that are never touched.
+    pub fn protecting(pids: &[i32]) -> io::Result<Self> {
+        let mount = mount_point(&std::fs::read_to_string("/proc/self/mounts")?);
+        let root = mount.as_ref().map(|mount| open_dir(rustix::fs::CWD, mount));
         let mut this = Self {
-            root,
-            mount,
+            root: root.transpose()?,
+            mount: mount.unwrap_or_default(),
+            protected_processes: pids.iter().take(2).copied().collect(),
             protected: heapless::Vec::new(),
             above_protected: heapless::Vec::new(),
         };
@@ -70,15 +77,40 @@ impl Tree {
         Ok(this)
     }
 
+    /// Its root directory. `ENOENT` where none is mounted.
+    pub fn root(&self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.root.as_ref().ok_or(Errno::NOENT)?.as_fd())
+    }
+
+    /// Whether a file is in the root directory.
+    pub fn has(&self, name: &CStr) -> bool {
+        let exists = |root| rustix::fs::accessat(root, name, Access::EXISTS, AtFlags::empty());
+        self.root().is_ok_and(|root| exists(root).is_ok())
+    }
+
+    /// Whether a file in the root directory has this among its words.
+    pub fn lists(&self, file: &CStr, word: &str) -> bool {
+        let mut buffer = [0; 512];
+        let text = self
+            .root()
+            .and_then(|root| read_at(root, file, &mut buffer));
+        let text = text.ok().and_then(|text| core::str::from_utf8(text).ok());
+        text.is_some_and(|text| text.split_ascii_whitespace().any(|w| w == word))
+    }
+
     /// The cgroup id of `path`, relative to the root.
     pub fn id_of(&self, path: &str) -> io::Result<u64> {
         let mut buffer = [0; PATH];
-        sys::cgroup_id(self.root.as_fd(), c_str(path, &mut buffer)?)
+        sys::cgroup_id(self.root()?, c_str(path, &mut buffer)?)
     }
 
     /// Opens the cgroup's directory; `ESTALE` when it is gone.
     pub fn open_id(&self, id: u64) -> io::Result<OwnedFd> {
-        sys::open_cgroup(self.root.as_fd(), id)
+        sys::open_cgroup(self.root()?, id)
+    }
+
+    pub fn is_protected_process(&self, pid: i32) -> bool {
+        self.protected_processes.contains(&pid)
     }
 
     pub fn is_protected(&self, id: u64) -> bool {
@@ -121,7 +153,7 @@ impl Tree {
         let mut ancestors = heapless::Vec::new();
         self.classify_below(
             &mut String::new(),
-            &self.root,
+            self.root()?,
             rules,
             engine,
             &mut ancestors,
@@ -131,7 +163,7 @@ impl Tree {
     fn classify_below(
         &self,
         path: &mut String,
-        dir: &OwnedFd,
+        dir: BorrowedFd<'_>,
         rules: &dyn OwnRule,
         engine: &mut dyn Engine,
         ancestors: &mut heapless::Vec<(u64, Rule), DEPTH>,
@@ -172,7 +204,7 @@ impl Tree {
                 ))
                 .is_ok();
             if deeper {
-                found += self.classify_below(path, &child, rules, engine, ancestors)?;
+                found += self.classify_below(path, child.as_fd(), rules, engine, ancestors)?;
                 ancestors.pop();
             }
             path.truncate(length);
@@ -227,12 +259,6 @@ impl Tree {
             return Some(Rule::UNTOUCHABLE);
         }
         rules.own_rule(path, dir)
-    }
-}
-
-impl AsFd for Tree {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
     }
 }
 

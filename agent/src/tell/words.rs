@@ -1,9 +1,12 @@
 //! How figures and verdicts read.
 
 use crate::act::process::Name;
+use crate::sense::tree::{PATH, Tree};
 use lowtide_common::Row;
-use lowtide_judge::{Policy, Verdict, Why};
+use lowtide_judge::{Policy, Unit, Verdict, Why};
+use rustix::fd::AsFd as _;
 use std::fmt::{self, Display, Formatter};
+use std::mem::MaybeUninit;
 
 /// Bytes with a unit: `9.8M`, `512K`.
 pub struct Size(pub u64);
@@ -56,15 +59,55 @@ impl Display for Target<'_> {
     }
 }
 
-/// The process of a memcg that was meant, or nothing for all of them: ` 123 (ffmpeg) of`.
-pub struct OneOf<'a>(pub Option<&'a Name>);
+/// To whom something is done: `/apps/media`, `123 (ffmpeg) of /apps/media`, or `123 (ffmpeg)`
+/// where processes are looked at one by one.
+pub struct Whom<'a> {
+    process: Option<&'a Name>,
+    /// `None` where a process is all there is to name.
+    cgroup: Option<&'a str>,
+}
 
-impl Display for OneOf<'_> {
+impl<'a> Whom<'a> {
+    /// `process` is the one of the target that was meant, where it is not all of it.
+    pub fn new(
+        tree: &Tree,
+        target: &Row,
+        process: Option<&'a Name>,
+        buffer: &'a mut [MaybeUninit<u8>; PATH],
+    ) -> Self {
+        let is_process = target.flags & Row::PROCESS != 0;
+        let cgroup = (!is_process).then(|| {
+            let dir = tree.open_id(target.id).ok();
+            let path = dir.and_then(|dir| tree.path_of(dir.as_fd(), buffer).ok());
+            path.unwrap_or("(gone)")
+        });
+        Self { process, cgroup }
+    }
+}
+
+impl Display for Whom<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(Name { pid, name }) => write!(f, " {} ({name}) of", pid.as_raw_pid()),
-            None => Ok(()),
+        if let Some(Name { pid, name }) = self.process {
+            write!(f, "{} ({name})", pid.as_raw_pid())?;
         }
+        match (self.process, self.cgroup) {
+            (Some(_), Some(path)) => write!(f, " of /{path}"),
+            (None, Some(path)) => write!(f, "/{path}"),
+            (Some(_), None) => Ok(()),
+            (None, None) => f.write_str("a process"),
+        }
+    }
+}
+
+/// What there are many of.
+pub struct Many(pub Unit);
+
+impl Display for Many {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Unit::Cgroup => "cgroups",
+            Unit::Process => "processes",
+        })
     }
 }
 

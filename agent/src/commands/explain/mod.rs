@@ -6,10 +6,11 @@ use crate::config::{self, Loaded, Paths, rule};
 use crate::sense::Surveyor;
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
+use crate::sense::process::Id;
 use crate::sense::tree::{PATH, Tree};
 use lowtide_common::{NO_GROUP, Request, Row, Survey};
 use lowtide_judge::{
-    History, Judged, Level, Memory, Millis, Outlook, Reason, Verdict, judge, rank_kill,
+    History, Judged, Level, Memory, Millis, Outlook, Reason, Unit, Verdict, judge, rank_kill,
     rank_reclaim,
 };
 use std::collections::HashMap;
@@ -65,20 +66,21 @@ impl Explain {
 /// What one look at the device found.
 struct Explanation {
     engine: &'static str,
+    unit: Unit,
     /// Why a better engine does not work here.
     notes: Vec<String>,
     /// The verdict on the figures as they are, as if every trigger had just fired.
     now: Verdict,
     /// The verdict on the figures of the moment at which memory runs out.
     outlook: Verdict,
-    /// Every cgroup but the root, with its place in both orders.
+    /// Every cgroup but the root, or every process, with its place in both orders.
     cgroups: Vec<Cgroup>,
     /// cgroups that the table had no room for.
     left_out: u32,
 }
 
 struct Cgroup {
-    /// From the root, with a leading slash.
+    /// From the root, with a leading slash; of a process its pid and name.
     path: String,
     row: Row,
     kill: Place,
@@ -104,9 +106,9 @@ impl Explanation {
     fn now(config: &Loaded) -> io::Result<Self> {
         let policy = &config.policy;
         let agent = agent();
-        let protected: Vec<_> = agent.as_deref().into_iter().chain(["1"]).collect();
+        let protected: Vec<_> = agent.into_iter().chain([1]).collect();
         let tree = Tree::protecting(&protected)?;
-        let rows = descendants(&tree)? + 1 + SPARE_ROWS;
+        let rows = descendants(&tree).max(processes()) + 1 + SPARE_ROWS;
         let wanted = Wanted {
             bpf_jit: false,
             rows,
@@ -139,6 +141,7 @@ impl Explanation {
         );
         Ok(Self {
             engine: surveyor.engine(),
+            unit: surveyor.unit(),
             notes: chosen.notes,
             now,
             outlook,
@@ -185,6 +188,7 @@ fn rank(outlook: &Outlook, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
         .iter()
         .filter(|row| row.level > 0)
         .map(|row| {
+            let is_process = row.flags & Row::PROCESS != 0;
             let place = |places: &HashMap<u64, Place>| match places.get(&row.id) {
                 Some(place) => *place,
                 None if in_unit(row) => Place::Part,
@@ -192,7 +196,11 @@ fn rank(outlook: &Outlook, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
                 None => Place::Empty,
             };
             Cgroup {
-                path: path(tree, row.id),
+                path: if is_process {
+                    program(row.id)
+                } else {
+                    path(tree, row.id)
+                },
                 row: *row,
                 kill: place(&kill),
                 reclaim: place(&reclaim),
@@ -215,6 +223,12 @@ fn places(judged: &[Judged]) -> HashMap<u64, Place> {
     places.collect()
 }
 
+fn program(id: u64) -> String {
+    let pid = Id(id).raw_pid();
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("{pid} ({})", name.trim_end())
+}
+
 fn path(tree: &Tree, id: u64) -> String {
     let mut buffer = [MaybeUninit::uninit(); PATH];
     tree.open_id(id)
@@ -225,25 +239,29 @@ fn path(tree: &Tree, id: u64) -> String {
         .unwrap_or_else(|_| format!("(gone) {id}"))
 }
 
-/// cgroups below the root.
-fn descendants(tree: &Tree) -> io::Result<u32> {
-    let stat = fs::read_to_string(tree.mount().join("cgroup.stat"))?;
+/// cgroups below the root; 0 where there is no cgroup2.
+fn descendants(tree: &Tree) -> u32 {
+    let stat = fs::read_to_string(tree.mount().join("cgroup.stat")).unwrap_or_default();
     let number = |line: &str| line.strip_prefix("nr_descendants ")?.parse().ok();
-    stat.lines()
-        .find_map(number)
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    stat.lines().find_map(number).unwrap_or(0)
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let names = fs::read_dir("/proc").into_iter().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn processes() -> u32 {
+    pids().count() as u32
 }
 
 /// pid of the running agent, whose cgroup is never touched.
-fn agent() -> Option<String> {
-    let runs = |pid: &str| {
+fn agent() -> Option<i32> {
+    let runs = |pid: &i32| {
         let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut words = words.split(|b| *b == 0);
         let program = words.next()?.rsplit(|b| *b == b'/').next()?;
         (program == b"lowtide" && words.next()? == b"run").then_some(())
     };
-    let names = fs::read_dir("/proc").ok()?.flatten();
-    names
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .find(|pid| pid.bytes().all(|b| b.is_ascii_digit()) && runs(pid).is_some())
+    pids().find(|pid| runs(pid).is_some())
 }

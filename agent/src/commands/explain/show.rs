@@ -3,9 +3,9 @@
 use super::{Cgroup, Explanation, Place};
 use crate::tell::json::Json;
 use crate::tell::table::{Column, Table};
-use crate::tell::words::{Because, Figures, Size};
+use crate::tell::words::{Because, Figures, Many, Size};
 use lowtide_common::{NEVER, Row, Rule};
-use lowtide_judge::{Action, Level, Policy, Step, Verdict, Why};
+use lowtide_judge::{Action, Level, Policy, Step, Unit, Verdict, Why};
 use std::fmt::Write as _;
 
 impl Place {
@@ -33,7 +33,8 @@ impl Place {
 
 impl Explanation {
     pub fn text(&self, policy: &Policy) -> String {
-        let mut out = format!("{} engine, {} cgroups\n", self.engine, self.cgroups.len());
+        let many = Many(self.unit);
+        let mut out = format!("{} engine, {} {many}\n", self.engine, self.cgroups.len());
         let _ = writeln!(out, "{}\n", Figures(&self.now));
         let _ = writeln!(out, "If a trigger fired now: {}.", self.doing(&self.now));
         let _ = writeln!(
@@ -43,8 +44,11 @@ impl Explanation {
             Size(self.outlook.enough),
             self.doing(&self.outlook)
         );
-        out.push_str(&heading(policy, Step::Reclaim, "reclaimed from"));
-        let _ = write!(out, "{}", self.reclaimed(policy));
+        let reclaimed = self.reclaimed(policy);
+        if !reclaimed.is_empty() {
+            out.push_str(&heading(policy, Step::Reclaim, "reclaimed from"));
+            let _ = write!(out, "{reclaimed}");
+        }
         out.push_str(&heading(policy, Step::Kill, "killed"));
         let _ = write!(out, "{}", self.killed(policy));
         let others = self.others();
@@ -52,9 +56,17 @@ impl Explanation {
             let _ = write!(out, "\nNo candidates for a kill by themselves:\n{others}");
         }
         if self.left_out > 0 {
-            let _ = writeln!(out, "\n{} cgroups are not shown", self.left_out);
+            let _ = writeln!(out, "\n{} {many} are not shown", self.left_out);
         }
         out
+    }
+
+    /// The heading over those that are listed.
+    fn one(&self) -> &'static str {
+        match self.unit {
+            Unit::Cgroup => "cgroup",
+            Unit::Process => "process",
+        }
     }
 
     fn path(&self, row: &Row) -> &str {
@@ -94,7 +106,7 @@ impl Explanation {
         use Column::{Number, Text};
         let mut table = Table::new(
             [Number, Text, Text, Number, Number, Number, Text],
-            ["", "cgroup", "group", "kill", "usage", "frees", ""],
+            ["", self.one(), "group", "kill", "usage", "frees", ""],
         );
         for c in self.in_order(|c| c.kill) {
             table.line([
@@ -118,7 +130,7 @@ impl Explanation {
         use Column::{Number, Text};
         let mut table = Table::new(
             [Number, Text, Text, Number, Number, Text],
-            ["", "cgroup", "group", "reclaim", "cache", ""],
+            ["", self.one(), "group", "reclaim", "cache", ""],
         );
         for c in self.in_order(|c| c.reclaim) {
             table.line([
@@ -135,7 +147,7 @@ impl Explanation {
 
     fn others(&self) -> Table<3> {
         use Column::{Number, Text};
-        let mut table = Table::new([Text, Number, Text], ["cgroup", "usage", ""]);
+        let mut table = Table::new([Text, Number, Text], [self.one(), "usage", ""]);
         for c in self.cgroups.iter().filter(|c| !c.kill.is_ranked()) {
             table.line([
                 c.path.clone(),

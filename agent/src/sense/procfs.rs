@@ -1,0 +1,392 @@
+//! The engine for devices without memory cgroups to choose from: each process is a candidate by
+//! itself, read through a status file that stays open.
+
+use super::process::{Id, directory};
+use super::status::{STATUS, Status};
+use super::tree::open_dir;
+use super::{Engine, spare_descriptors};
+use lowtide_common::{CANDIDATES, NEVER, Request, Row, Rule, Survey};
+use lowtide_judge::Unit;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io;
+use std::mem::MaybeUninit;
+
+/// What the kernel keeps of a name, with a byte for its end (`TASK_COMM_LEN`).
+const COMM: usize = 16;
+
+struct Known {
+    id: Id,
+    /// Found in the last listing.
+    listed: bool,
+    kind: Kind,
+}
+
+enum Kind {
+    User {
+        status: OwnedFd,
+        /// `None`: not classified yet.
+        rule: Option<Rule>,
+        /// What its rule was found by: another program or user makes another process of it.
+        was: (heapless::Vec<u8, COMM>, u32),
+    },
+    /// A kernel thread, or exiting; its pidfd says when the pid becomes free for another.
+    WithoutMemory { pidfd: OwnedFd },
+}
+
+pub struct Procfs {
+    proc_dir: OwnedFd,
+    /// By pid, which is the order that /proc lists them in.
+    known: Vec<Known>,
+    room: usize,
+    left_out: u32,
+    survey: Box<Survey>,
+    rows: Vec<Row>,
+}
+
+impl Procfs {
+    /// `room` is how many processes are looked at, where there are descriptors for so many; `rows`
+    /// is how many a survey with [`Request::ALL_ROWS`] can show.
+    pub fn open(room: usize, rows: usize) -> io::Result<Self> {
+        let room = room.min(spare_descriptors()?);
+        let mut this = Self {
+            proc_dir: open_dir(rustix::fs::CWD, c"/proc")?,
+            known: Vec::with_capacity(room),
+            room,
+            left_out: 0,
+            survey: Box::new(Survey::EMPTY),
+            rows: Vec::with_capacity(rows),
+        };
+        this.list()?;
+        Ok(this)
+    }
+
+    /// Finds out who came and who went since the last time.
+    fn list(&mut self) -> io::Result<()> {
+        for known in &mut self.known {
+            known.listed = false;
+        }
+        self.left_out = 0;
+        rustix::fs::seek(&self.proc_dir, SeekFrom::Start(0))?;
+        let Self {
+            proc_dir,
+            known,
+            room,
+            left_out,
+            ..
+        } = self;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(proc_dir, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = core::str::from_utf8(entry.file_name().to_bytes());
+            let Some(pid) = name
+                .ok()
+                .and_then(|name| name.parse().ok())
+                .and_then(Pid::from_raw)
+            else {
+                continue;
+            };
+            match known.binary_search_by_key(&pid.as_raw_pid(), Known::pid) {
+                Ok(at) => known[at].listed = known[at].is_there() || known[at].reopen(),
+                Err(_) if known.len() == *room => *left_out += 1,
+                // One that cannot be opened has exited.
+                Err(at) => {
+                    if let Ok(new) = Known::open(pid) {
+                        known.insert(at, new);
+                    }
+                }
+            }
+        }
+        known.retain(|known| known.listed);
+        Ok(())
+    }
+
+    fn rank(&mut self, request: &Request) {
+        let Self {
+            known,
+            survey,
+            rows,
+            ..
+        } = self;
+        **survey = Survey {
+            // The list behind `unclassified_len` needs no clearing.
+            unclassified: survey.unclassified,
+            ..Survey::EMPTY
+        };
+        rows.clear();
+        for known in known {
+            let measured = known.measure().or_else(|error| {
+                if known.reopen() {
+                    known.measure()
+                } else {
+                    Err(error)
+                }
+            });
+            let Ok(Some((mut row, rule))) = measured else {
+                continue;
+            };
+            survey.memcgs += 1;
+            match rule {
+                None => {
+                    let at = survey.unclassified_len as usize;
+                    if let Some(slot) = survey.unclassified.get_mut(at) {
+                        *slot = known.id.0;
+                    }
+                    survey.unclassified_len += 1;
+                }
+                Some(rule) => {
+                    let inherits = rule.flags & Rule::INHERIT != 0;
+                    row.rule = if inherits { request.fallback } else { rule };
+                    row.flags |= Row::KILLABLE;
+                    if row.rule.kill != NEVER {
+                        keep(survey, request.enough, &row);
+                    }
+                }
+            }
+            if request.flags & Request::ALL_ROWS != 0 {
+                if rows.len() < rows.capacity() {
+                    rows.push(row);
+                }
+                survey.rows_len += 1;
+            }
+        }
+    }
+
+    fn find(&mut self, id: u64) -> Option<&mut Known> {
+        let at = self
+            .known
+            .binary_search_by_key(&Id(id).raw_pid(), Known::pid);
+        at.ok()
+            .map(|at| &mut self.known[at])
+            .filter(|known| known.id == Id(id))
+    }
+}
+
+impl Known {
+    fn pid(&self) -> i32 {
+        self.id.raw_pid()
+    }
+
+    fn open(pid: Pid) -> io::Result<Self> {
+        // Before its directory: whoever is read there is whom this means, or is not there at all.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let dir = directory(pid)?;
+        let id = Id::of(pid, &dir)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let status = rustix::fs::openat(&dir, c"status", flags, Mode::empty())?;
+        let mut buffer = [0; STATUS];
+        let has_memory = read(&status, &mut buffer)?.has_memory();
+        Ok(Self {
+            id,
+            listed: true,
+            kind: if has_memory {
+                Kind::User {
+                    status,
+                    rule: None,
+                    was: Default::default(),
+                }
+            } else {
+                Kind::WithoutMemory { pidfd }
+            },
+        })
+    }
+
+    /// Turns to who has its pid now; `false` where that is nobody.
+    fn reopen(&mut self) -> bool {
+        let new = self.id.pid().map(Self::open);
+        new.and_then(Result::ok).map(|new| *self = new).is_some()
+    }
+
+    /// `false` where its pid may be somebody else's by now. Of one with memory that shows when it
+    /// is read.
+    fn is_there(&self) -> bool {
+        let Kind::WithoutMemory { pidfd } = &self.kind else {
+            return true;
+        };
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+        poll(&mut fds, Some(&at_once)) == Ok(0)
+    }
+
+    /// Its figures, and its rule if that is known; `None` for one without memory, `ESRCH` when it
+    /// is gone.
+    fn measure(&mut self) -> io::Result<Option<(Row, Option<Rule>)>> {
+        let Kind::User { status, rule, was } = &mut self.kind else {
+            return Ok(None);
+        };
+        let mut buffer = [0; STATUS];
+        let text = read(status, &mut buffer)?;
+        let (true, Some(user)) = (text.has_memory(), text.effective_user()) else {
+            return Ok(None);
+        };
+        let is = (text.name().as_bytes(), user);
+        if (was.0.as_slice(), was.1) != is {
+            *rule = None;
+            was.0.clear();
+            // Cannot fail: the kernel keeps no more of a name.
+            let _ = was.0.extend_from_slice(is.0);
+            was.1 = is.1;
+        }
+        let (anon, shmem, swap) = (text.anon(), text.shmem(), text.swap());
+        let file = text.file().saturating_add(shmem);
+        let row = Row {
+            id: self.id.0,
+            usage: anon.saturating_add(file),
+            anon,
+            file,
+            shmem,
+            file_mapped: file,
+            swap,
+            level: 1,
+            flags: Row::POPULATED | Row::LEAF | Row::PROCESS,
+            ..Row::ZERO
+        };
+        Ok(Some((row, *rule)))
+    }
+}
+
+fn read<'a>(status: &OwnedFd, buffer: &'a mut [u8; STATUS]) -> io::Result<Status<'a>> {
+    let n = rustix::io::pread(status, &mut buffer[..], 0)?;
+    Ok(Status(&buffer[..n]))
+}
+
+/// Keeps the row if it is among the best kill candidates.
+fn keep(survey: &mut Survey, enough: u64, row: &Row) {
+    let key = row.kill_key(enough);
+    let kept = survey.kill_len as usize;
+    let at = survey.kill[..kept]
+        .partition_point(|other| (other.kill_key(enough), row.id) >= (key, other.id));
+    if at == CANDIDATES {
+        return;
+    }
+    let kept = CANDIDATES.min(kept + 1);
+    survey.kill[at..kept].rotate_right(1);
+    survey.kill[at] = *row;
+    survey.kill_len = kept as u32;
+}
+
+impl Engine for Procfs {
+    fn name(&self) -> &'static str {
+        "procfs"
+    }
+
+    fn unit(&self) -> Unit {
+        Unit::Process
+    }
+
+    fn run(&mut self, request: &Request) -> io::Result<()> {
+        self.list()?;
+        self.rank(request);
+        Ok(())
+    }
+
+    fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    fn left_out(&self) -> u32 {
+        self.left_out
+    }
+
+    fn classify(&mut self, id: u64, new: Rule) -> io::Result<()> {
+        if let Some(Known {
+            kind: Kind::User { rule, .. },
+            ..
+        }) = self.find(id)
+        {
+            *rule = Some(new);
+        }
+        Ok(())
+    }
+
+    fn forget_all(&mut self) -> io::Result<()> {
+        for known in &mut self.known {
+            if let Kind::User { rule, .. } = &mut known.kind {
+                *rule = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn process(id: u64, kill: u16, anon: u64) -> Row {
+        Row {
+            id,
+            anon,
+            rule: Rule {
+                kill,
+                ..Rule::UNTOUCHABLE
+            },
+            ..Row::ZERO
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_best_are_kept_in_order(
+            processes in proptest::collection::vec((0_u16..4, 0_u64..1 << 24), 0..100),
+            enough in 0_u64..1 << 24,
+        ) {
+            let rows: Vec<_> = processes
+                .iter()
+                .zip(1..)
+                .map(|(&(kill, anon), id)| process(id, kill, anon))
+                .collect();
+            let mut survey = Survey::EMPTY;
+            for row in &rows {
+                keep(&mut survey, enough, row);
+            }
+            let mut expected = rows;
+            expected.sort_by_key(|row| (std::cmp::Reverse(row.kill_key(enough)), row.id));
+            expected.truncate(CANDIDATES);
+            prop_assert_eq!(survey.kill(), &expected[..]);
+        }
+    }
+
+    #[test]
+    fn this_process_is_listed_once_and_classified_for_good() {
+        let mut engine = Procfs::open(4096, 4096).unwrap();
+        let request = Request {
+            enough: 0,
+            classified_up_to: 0,
+            fallback: Rule::UNTOUCHABLE,
+            flags: Request::ALL_ROWS,
+            _reserved: 0,
+        };
+        engine.run(&request).unwrap();
+        let pid = rustix::process::getpid();
+        let own: Vec<_> = engine
+            .rows()
+            .iter()
+            .filter(|row| Id(row.id).pid() == Some(pid))
+            .collect();
+        let [row] = own[..] else { panic!("{own:?}") };
+        let id = row.id;
+        assert!(row.anon > 0 && row.flags & Row::KILLABLE == 0);
+        assert!(engine.survey().unclassified().contains(&id));
+        engine.classify(id, Rule::UNTOUCHABLE).unwrap();
+        engine.run(&request).unwrap();
+        assert!(!engine.survey().unclassified().contains(&id));
+        assert!(
+            engine
+                .rows()
+                .iter()
+                .any(|row| row.id == id && row.flags & Row::KILLABLE != 0)
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! What /proc/PID/status says of a process, without allocating.
+
+/// Bytes of a status file that are looked at; what is wanted stands in the first half of it.
+pub const STATUS: usize = 4096;
+
+/// The text of a status file.
+#[derive(Clone, Copy, Debug)]
+pub struct Status<'a>(pub &'a [u8]);
+
+impl<'a> Status<'a> {
+    /// What the kernel calls it.
+    pub fn name(self) -> &'a str {
+        self.line("Name:")
+    }
+
+    /// `None` where there is no such line.
+    pub fn effective_user(self) -> Option<u32> {
+        self.line("Uid:").split('\t').nth(1)?.parse().ok()
+    }
+
+    /// Whether it has memory of its own: a kernel thread has none, and one that is exiting has it
+    /// no longer.
+    pub fn has_memory(self) -> bool {
+        !self.line("VmRSS:").is_empty()
+    }
+
+    pub fn anon(self) -> u64 {
+        self.bytes("RssAnon:")
+    }
+
+    /// Pages of files that are mapped.
+    pub fn file(self) -> u64 {
+        self.bytes("RssFile:")
+    }
+
+    pub fn shmem(self) -> u64 {
+        self.bytes("RssShmem:")
+    }
+
+    pub fn swap(self) -> u64 {
+        self.bytes("VmSwap:")
+    }
+
+    /// Bytes that come back when it dies: anonymous and shared memory that it has mapped, and
+    /// swap.
+    pub fn freed_by_kill(self) -> u64 {
+        self.anon()
+            .saturating_add(self.shmem())
+            .saturating_add(self.swap())
+    }
+
+    fn bytes(self, key: &str) -> u64 {
+        let kb = self.line(key).strip_suffix(" kB");
+        let kb = kb.and_then(|kb| kb.parse::<u64>().ok());
+        kb.unwrap_or(0).saturating_mul(1024)
+    }
+
+    /// What stands behind a key; empty where it is missing.
+    fn line(self, key: &str) -> &'a str {
+        self.0
+            .split(|b| *b == b'\n')
+            .find_map(|line| line.strip_prefix(key.as_bytes()))
+            .and_then(|rest| core::str::from_utf8(rest).ok())
+            .unwrap_or_default()
+            .trim_ascii()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEDIA: Status<'_> = Status(
+        b"Name:\tmediaserver\nPid:\t42\nUid:\t1000\t33\t1000\t1000\n\
+        VmRSS:\t   20480 kB\nRssAnon:\t   16384 kB\nRssFile:\t    3072 kB\nRssShmem:\t    1024 kB\n\
+        VmSwap:\t     512 kB\nThreads:\t3\n",
+    );
+
+    #[test]
+    fn a_process_frees_what_no_file_stands_behind() {
+        assert_eq!(MEDIA.freed_by_kill(), (16384 + 1024 + 512) << 10);
+        assert!(MEDIA.has_memory());
+    }
+
+    #[test]
+    fn a_kernel_thread_frees_nothing() {
+        let thread = Status(b"Name:\tkthreadd\nUid:\t0\t0\t0\t0\n");
+        assert_eq!(thread.freed_by_kill(), 0);
+        assert!(!thread.has_memory());
+    }
+
+    #[test]
+    fn a_name_may_have_blanks() {
+        assert_eq!(
+            Status(b"Name:\tWeb Content\nUmask:\t0022\n").name(),
+            "Web Content"
+        );
+    }
+
+    #[test]
+    fn the_effective_user_counts() {
+        assert_eq!(MEDIA.effective_user(), Some(33));
+    }
+}
