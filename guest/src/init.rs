@@ -24,7 +24,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-/// The init's own cgroup.
+/// The init's own cgroup, where any service has one.
 const OWN_CGROUP: &str = "init";
 
 pub fn main() -> ExitCode {
@@ -102,7 +102,11 @@ fn set_up(scenario: &Scenario, teller: &mut Teller) -> io::Result<()> {
     for (name, value) in &scenario.sysctls {
         teller.attempt(&format!("/proc/sys/{name}"), value)?;
     }
-    if Path::new(CGROUP_ROOT).join("cgroup.procs").exists() {
+    let divided = scenario
+        .services
+        .iter()
+        .any(|service| !service.cgroup.is_empty());
+    if divided && Path::new(CGROUP_ROOT).join("cgroup.procs").exists() {
         make_cgroup(OWN_CGROUP, teller)?;
         teller.attempt(&format!("{CGROUP_ROOT}/{OWN_CGROUP}/cgroup.procs"), "0")?;
         for cgroup in &scenario.cgroups {

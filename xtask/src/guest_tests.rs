@@ -7,7 +7,7 @@ use crate::firmware;
 use crate::kernel::{self, Kernel};
 use crate::programs::{self, Profile, Programs};
 use crate::qemu;
-use crate::scenarios::{self, only_the_hog_goes, oom_kills};
+use crate::scenarios::{self, GATEWAY, HOG, LIFELINE, SENSOR, only_the_hog_goes, oom_kills};
 use crate::shell::say;
 use crate::target::Arch;
 use crate::vm::{Guest, Run};
@@ -164,6 +164,46 @@ const CASES: &[Case] = &[
         check: |run| {
             says(run, "cgroupfs engine")?;
             only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_procfs_engine_where_all_share_a_cgroup",
+        scenario: || scenarios::in_one_cgroup(scenarios::fast_hog()),
+        check: |run| {
+            says(run, "all share one memory cgroup")?;
+            says(run, "procfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_procfs_engine_without_the_memory_controller",
+        append: "cgroup_disable=memory",
+        scenario: || scenarios::in_one_cgroup(scenarios::fast_hog()),
+        check: |run| {
+            says(run, "the kernel has no memory controller")?;
+            says(run, "procfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "explain_with_the_procfs_engine",
+        append: "cgroup_disable=memory",
+        scenario: || scenarios::in_one_cgroup(scenarios::explain()),
+        check: |run| {
+            ensure!(
+                run.lines("explain").any(|(_, line)| {
+                    let words: Vec<_> = line.split_whitespace().collect();
+                    matches!(words[..], ["1", _, "(media)", "media", "800", ..])
+                }),
+                "the hog is not first"
+            );
+            for service in [HOG, SENSOR, GATEWAY, LIFELINE, "lowtide"] {
+                ensure!(run.exited(service).is_none(), "{service} ended");
+            }
+            Ok(())
         },
         ..PLAIN
     },

@@ -252,6 +252,36 @@ pub fn with_more_config(mut scenario: Scenario, more: &str) -> Scenario {
     scenario
 }
 
+/// The same on a device that starts all services in one cgroup: the config tells them apart by the
+/// names of their programs.
+pub fn in_one_cgroup(mut scenario: Scenario) -> Scenario {
+    for service in &mut scenario.services {
+        service.cgroup.clear();
+        if let Some((GUEST, arguments)) = service.command.split_first().map(|(p, a)| (&**p, a)) {
+            let program = format!("/run/{}", service.name);
+            let run = format!(
+                "ln -s {GUEST} {program} && exec {program} {}",
+                arguments.join(" ")
+            );
+            service.command = ["/bin/sh", "-c", &run].map(String::from).to_vec();
+        }
+    }
+    let by_name = |line: &str| {
+        let cgroup = line.strip_prefix("cgroups = ")?;
+        let name = [LIFELINE, SENSOR, GATEWAY, HOG]
+            .into_iter()
+            .find(|name| cgroup.contains(name))?;
+        Some(format!("processes = [\"{name}\"]"))
+    };
+    for config in scenario.files.values_mut() {
+        let lines = config
+            .lines()
+            .map(|line| by_name(line).unwrap_or_else(|| line.to_owned()));
+        *config = lines.collect::<Vec<_>>().join("\n");
+    }
+    scenario
+}
+
 /// The same without the agent: what waited for it waits for the lifeline.
 pub fn without_agent(mut scenario: Scenario) -> Scenario {
     scenario.services.retain(|s| s.name != "lowtide");

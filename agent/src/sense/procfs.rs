@@ -215,14 +215,15 @@ impl Known {
     }
 
     /// Its figures, and its rule if that is known; `None` for one without memory, `ESRCH` when it
-    /// is gone.
+    /// is gone. Who is exiting still counts: it has given its memory out of hand, and that is not
+    /// back yet.
     fn measure(&mut self) -> io::Result<Option<(Row, Option<Rule>)>> {
         let Kind::User { status, rule, was } = &mut self.kind else {
             return Ok(None);
         };
         let mut buffer = [0; STATUS];
         let text = read(status, &mut buffer)?;
-        let (true, Some(user)) = (text.has_memory(), text.effective_user()) else {
+        let Some(user) = text.effective_user().filter(|_| !text.has_exited()) else {
             return Ok(None);
         };
         let is = (text.name().as_bytes(), user);

@@ -18,6 +18,11 @@ impl<'a> Status<'a> {
         self.line("Uid:").split('\t').nth(1)?.parse().ok()
     }
 
+    /// Whether all that is left of it is what its parent may want to know.
+    pub fn has_exited(self) -> bool {
+        matches!(self.line("State:").as_bytes(), [b'Z' | b'X', ..])
+    }
+
     /// Whether it has memory of its own: a kernel thread has none, and one that is exiting has it
     /// no longer.
     pub fn has_memory(self) -> bool {
@@ -71,7 +76,7 @@ mod tests {
     use super::*;
 
     const MEDIA: Status<'_> = Status(
-        b"Name:\tmediaserver\nPid:\t42\nUid:\t1000\t33\t1000\t1000\n\
+        b"Name:\tmediaserver\nState:\tS (sleeping)\nPid:\t42\nUid:\t1000\t33\t1000\t1000\n\
         VmRSS:\t   20480 kB\nRssAnon:\t   16384 kB\nRssFile:\t    3072 kB\nRssShmem:\t    1024 kB\n\
         VmSwap:\t     512 kB\nThreads:\t3\n",
     );
@@ -87,6 +92,14 @@ mod tests {
         let thread = Status(b"Name:\tkthreadd\nUid:\t0\t0\t0\t0\n");
         assert_eq!(thread.freed_by_kill(), 0);
         assert!(!thread.has_memory());
+    }
+
+    #[test]
+    fn who_is_exiting_has_no_memory_and_one_that_has_exited_is_a_zombie() {
+        let exiting = Status(b"Name:\tmedia\nState:\tR (running)\nUid:\t0\t0\t0\t0\n");
+        assert!(!exiting.has_memory() && !exiting.has_exited());
+        assert!(Status(b"State:\tZ (zombie)\n").has_exited());
+        assert!(!MEDIA.has_exited());
     }
 
     #[test]
