@@ -25,6 +25,7 @@ syslogd -O /tmp/messages
 step tells_procd 'param command /usr/bin/lowtide run'
 step tells_procd 'param reload_signal HUP'
 step tells_procd 'trigger lowtide'
+step grep -qw memory /sys/fs/cgroup/services/cgroup.subtree_control
 step has 'processes = ["netifd", "dropbear", "dnsmasq", "odhcpd", "odhcp6c", "hostapd", "wpa_supplicant"]'
 step lowtide check --offline "$RENDERED"
 
