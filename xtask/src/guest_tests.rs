@@ -208,6 +208,66 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "doctor_on_the_newest_kernel",
+        scenario: scenarios::doctor,
+        check: |run| {
+            let (engine, has) = scenarios::diagnosis(run)?;
+            ensure!(engine == "kfunc", "the {engine} engine");
+            let lacks: Vec<_> = has.iter().filter(|(_, has)| !**has).collect();
+            ensure!(
+                matches!(lacks[..], [(name, _)] if name == "swap on zram"),
+                "lacks {lacks:?}"
+            );
+            ensure!(has.len() > 20, "only {} findings", has.len());
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "doctor_on_6_1_without_psi",
+        kernel: Some("6.1"),
+        append: "psi=0",
+        scenario: scenarios::doctor,
+        check: |run| {
+            let (engine, has) = scenarios::diagnosis(run)?;
+            ensure!(engine == "cgroupfs", "the {engine} engine");
+            for (name, wanted) in [
+                ("PSI", false),
+                ("bpf_get_root_mem_cgroup", false),
+                ("memory.reclaim", true),
+                ("process_mrelease", true),
+            ] {
+                ensure!(
+                    has.get(name) == Some(&wanted),
+                    "{name}: {:?}",
+                    has.get(name)
+                );
+            }
+            let hint = "off by `psi=0` on the kernel's command line";
+            ensure!(
+                run.lines("doctor").any(|(_, line)| line.trim() == hint),
+                "no word about psi=0"
+            );
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "doctor_without_the_memory_controller",
+        append: "cgroup_disable=memory",
+        scenario: || scenarios::in_one_cgroup(scenarios::doctor()),
+        check: |run| {
+            let (engine, has) = scenarios::diagnosis(run)?;
+            ensure!(engine == "procfs", "the {engine} engine");
+            ensure!(
+                has.get("memory cgroups") == Some(&false),
+                "it finds memory cgroups"
+            );
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
         name: "without_psi_memory_is_looked_at_by_time",
         append: "psi=0",
         scenario: scenarios::fast_hog,

@@ -5,6 +5,7 @@ use crate::firmware;
 use crate::vm::{AGENT, GUEST, Run};
 use anyhow::{Context as _, Result, bail, ensure};
 use lowtide_guest::{CGROUP_ROOT, Cgroup, Report, Scenario, Service};
+use std::collections::BTreeMap;
 
 /// Service that must keep answering.
 pub const LIFELINE: &str = "lifeline";
@@ -314,6 +315,47 @@ pub fn with_load(mut scenario: Scenario, name: &str, arguments: &[&str]) -> Scen
 }
 
 /// cgroups whose events must not change when the device is only looked at.
+/// The device at rest, and what `doctor` says of it.
+pub fn doctor() -> Scenario {
+    let mut scenario = idle();
+    let ask = |name: &str, after: &str, arguments: &[&str]| Service {
+        name: name.into(),
+        command: [AGENT, "doctor"]
+            .iter()
+            .chain(arguments)
+            .map(|s| (*s).to_owned())
+            .collect(),
+        cgroup: "shell".into(),
+        after: Some(after.into()),
+        ..Service::default()
+    };
+    scenario.services.push(ask("doctor", "lowtide", &[]));
+    scenario.services.push(ask("json", "doctor", &["--json"]));
+    Scenario {
+        until: Some("json".into()),
+        ..scenario
+    }
+}
+
+/// What `doctor --json` found: the engine, and of each finding whether it is there.
+pub fn diagnosis(run: &Run) -> Result<(String, BTreeMap<String, bool>)> {
+    for asked in ["doctor", "json"] {
+        let code = run.exited(asked).and_then(|(_, code, _)| code);
+        ensure!(code == Some(0), "{asked} ends with {code:?}");
+    }
+    let (_, json) = run.lines("json").next().context("no JSON")?;
+    let json: serde_json::Value = serde_json::from_str(json)?;
+    let findings = json["findings"].as_array().into_iter().flatten();
+    let findings = findings.filter_map(|finding| {
+        Some((
+            finding["name"].as_str()?.to_owned(),
+            finding["has"].as_bool()?,
+        ))
+    });
+    let engine = json["engine"].as_str().context("no engine")?;
+    Ok((engine.to_owned(), findings.collect()))
+}
+
 const EXPLAINED: [&str; 4] = ["apps", "lifeline", "lowtide", "shell"];
 
 /// The device at rest, asked what would happen, in words and then as JSON.

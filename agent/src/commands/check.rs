@@ -1,8 +1,8 @@
 use crate::config::{self, Device, Paths, Problems, Process};
 use crate::sense::meminfo::Meminfo;
-use crate::sense::psi::{self, Triggers};
+use crate::sense::psi;
 use crate::sense::tree::Tree;
-use lowtide_judge::{Level, Trigger};
+use lowtide_judge::Trigger;
 use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -152,17 +152,6 @@ impl Device for ThisDevice {
     }
 
     fn arm(&self, trigger: &Trigger) -> Result<(), String> {
-        use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, Unsupported};
-        let armed =
-            Triggers::new().and_then(|mut t| t.arm(Path::new(psi::SYSTEM), trigger, Level::Watch));
-        armed.map_err(|e| match e.kind() {
-            NotFound | Unsupported => format!(
-                "cannot fire: no {}; the kernel needs CONFIG_PSI, and `psi=1` on its command line where it is off by default",
-                psi::SYSTEM
-            ),
-            PermissionDenied => "not tried: needs more rights, run it as root".to_owned(),
-            InvalidInput => "the kernel refuses this trigger; without CAP_SYS_RESOURCE it takes windows in multiples of 2s only".to_owned(),
-            _ => format!("the kernel refuses this trigger: {e}"),
-        })
+        psi::try_trigger(trigger)
     }
 }

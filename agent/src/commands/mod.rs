@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod doctor;
 mod explain;
 mod run;
 
@@ -20,6 +21,7 @@ enum Command {
     Run(run::Run),
     Check(check::Check),
     Config(config::ShowConfig),
+    Doctor(doctor::Doctor),
     Explain(explain::Explain),
 }
 
@@ -29,6 +31,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
         Command::Config(config) => config.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Explain(explain) => explain.run(),
     }
 }

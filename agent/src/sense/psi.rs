@@ -100,6 +100,25 @@ impl Triggers {
     }
 }
 
+/// Arms a trigger on the system and drops it; the error says why the kernel refuses, and what to
+/// do about it.
+pub fn try_trigger(trigger: &Trigger) -> Result<(), String> {
+    use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, Unsupported};
+    let armed = Triggers::new()
+        .and_then(|mut triggers| triggers.arm(Path::new(SYSTEM), trigger, Level::Watch));
+    armed.map_err(|error| match error.kind() {
+        NotFound | Unsupported => format!(
+            "cannot fire: no {SYSTEM}; the kernel needs CONFIG_PSI, and `psi=1` on its command \
+             line where it is off by default"
+        ),
+        PermissionDenied => "not tried: needs more rights, run it as root".to_owned(),
+        InvalidInput => "the kernel refuses this trigger; without CAP_SYS_RESOURCE it takes \
+                         windows in multiples of 2s only"
+            .to_owned(),
+        _ => format!("the kernel refuses this trigger: {error}"),
+    })
+}
+
 impl AsFd for Triggers {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()

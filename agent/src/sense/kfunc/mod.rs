@@ -20,7 +20,7 @@ use std::{fmt, io};
 static OBJECT: &[u8] = include_bytes!("survey.bpf.o");
 
 /// Where the kernel shows its BTF.
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// The switch of the BPF JIT.
 pub const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 
@@ -95,10 +95,10 @@ impl fmt::Display for Missing {
             Self::Btf(error) => {
                 write!(
                     f,
-                    "no kernel BTF ({KERNEL_BTF}: {error}); build the kernel with CONFIG_DEBUG_INFO_BTF=y"
+                    "no kernel BTF ({BTF}: {error}); build the kernel with CONFIG_DEBUG_INFO_BTF=y"
                 )
             }
-            Self::MalformedBtf => write!(f, "{KERNEL_BTF} is not BTF"),
+            Self::MalformedBtf => write!(f, "{BTF} is not BTF"),
             Self::Kfunc(name) => write!(
                 f,
                 "the kernel has no kfunc {name}; memcg kfuncs come with Linux 7.0"
@@ -263,7 +263,7 @@ pub fn kfuncs_here() -> Result<[bool; KFUNCS.len()], Missing> {
 }
 
 fn map_btf() -> Result<Mapped, Missing> {
-    let file = std::fs::File::open(KERNEL_BTF).map_err(Missing::Btf)?;
+    let file = std::fs::File::open(BTF).map_err(Missing::Btf)?;
     let length = file.metadata().map_err(Missing::Btf)?.len();
     // Since Linux 6.16; kernels before have no memcg kfuncs either.
     Mapped::file(&file, length as usize).map_err(|error| match error.raw_os_error() {

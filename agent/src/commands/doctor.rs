@@ -1,0 +1,290 @@
+use crate::config::{self, Paths};
+use crate::sense::choose::{self, Chosen, Wanted, no_memcgs};
+use crate::sense::kfunc::{self, KFUNCS};
+use crate::sense::meminfo::Meminfo;
+use crate::sense::psi;
+use crate::sense::tree::Tree;
+use crate::sys;
+use crate::tell::json::Json;
+use crate::tell::table::{Column, Table};
+use lowtide_judge::{Stall, Trigger};
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Says what this kernel offers, which engine that gives, and what to set to get more.
+/// Changes nothing.
+#[derive(argh::FromArgs)]
+#[argh(subcommand, name = "doctor")]
+pub struct Doctor {
+    /// read this file instead of those of the system; may be given more than once, later ones
+    /// set single keys over earlier ones
+    #[argh(option)]
+    config: Vec<PathBuf>,
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+impl Doctor {
+    /// Fails when the agent could not run here.
+    pub fn run(self) -> ExitCode {
+        // A config that cannot be used is for `lowtide check` to tell.
+        let wanted = config::load(&Paths::new(None, self.config)).map_or(
+            Wanted {
+                kind: None,
+                bpf_jit: true,
+                rows: 1,
+                verifier_log: false,
+            },
+            |config| config.engine,
+        );
+        match Diagnosis::make(&wanted) {
+            Ok(diagnosis) if self.json => println!("{}", diagnosis.json()),
+            Ok(diagnosis) => print!("{}", diagnosis.text()),
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+struct Diagnosis {
+    release: String,
+    has_psi: bool,
+    chosen: Chosen,
+    findings: Vec<Finding>,
+}
+
+/// One thing that a kernel has or lacks.
+struct Finding {
+    name: String,
+    has: bool,
+    /// What is lost without it, and how to get it.
+    lack: String,
+}
+
+impl Finding {
+    fn new(name: impl Into<String>, has: bool, lack: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            has,
+            lack: lack.into(),
+        }
+    }
+}
+
+impl Diagnosis {
+    fn make(wanted: &Wanted) -> io::Result<Self> {
+        let tree = Tree::open()?;
+        let has_psi = Meminfo::open()?.has_psi();
+        let mut findings = vec![pressure(has_psi), cgroups(&tree)];
+        findings.extend(cgroup_files(&tree));
+        findings.extend(bpf(wanted));
+        findings.push(mrelease());
+        findings.push(swap());
+        Ok(Self {
+            release: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            has_psi,
+            // What the agent would change on the way is left as it is.
+            chosen: choose::open(
+                &Wanted {
+                    bpf_jit: false,
+                    ..*wanted
+                },
+                &tree,
+            )?,
+            findings,
+        })
+    }
+
+    fn woken_by(&self) -> &'static str {
+        if self.has_psi { "PSI" } else { "time" }
+    }
+
+    fn text(&self) -> String {
+        let mut table = Table::new([Column::Text, Column::Text], ["", ""]);
+        for finding in &self.findings {
+            table.line([
+                finding.name.clone(),
+                if finding.has { "yes" } else { "no" }.to_owned(),
+            ]);
+        }
+        let mut out = format!(
+            "Linux {}: the {} engine, woken by {}\n",
+            self.release,
+            self.chosen.engine.name(),
+            self.woken_by()
+        );
+        out.push_str(&table.to_string());
+        let lacks: Vec<_> = self.findings.iter().filter(|f| !f.has).collect();
+        for same in lacks.chunk_by(|a, b| a.lack == b.lack) {
+            let more = match same.len() {
+                1 => String::new(),
+                n => format!(" and {} more", n - 1),
+            };
+            out.push_str(&format!("\n{}{more}:\n", same[0].name));
+            for line in wrapped(&same[0].lack) {
+                out.push_str(&format!("  {line}\n"));
+            }
+        }
+        out
+    }
+
+    fn json(&self) -> Json {
+        let finding = |f: &Finding| {
+            Json::Object(vec![
+                ("name", Json::text(&f.name)),
+                ("has", f.has.into()),
+                ("lack", Json::text(&f.lack)),
+            ])
+        };
+        Json::Object(vec![
+            ("kernel", Json::text(&self.release)),
+            ("engine", Json::text(self.chosen.engine.name())),
+            ("woken_by", Json::text(self.woken_by())),
+            ("notes", self.chosen.notes.iter().map(Json::text).collect()),
+            ("findings", self.findings.iter().map(finding).collect()),
+        ])
+    }
+}
+
+fn pressure(has_psi: bool) -> Finding {
+    let lack = if has_psi {
+        let trigger = Trigger {
+            stall: Stall::Some,
+            stall_us: 50_000,
+            window_us: 1_000_000,
+        };
+        match psi::try_trigger(&trigger) {
+            Ok(()) => return Finding::new("PSI", true, ""),
+            Err(why) => return Finding::new("PSI", false, why),
+        }
+    } else if command_line("psi=0") {
+        "off by `psi=0` on the kernel's command line"
+    } else {
+        "memory is looked at by time; build the kernel with CONFIG_PSI=y and boot it with psi=1 \
+         (OpenWrt: CONFIG_KERNEL_PSI=y; Yocto: DISTRO_FEATURES:append = \" lowtide\")"
+    };
+    Finding::new("PSI", false, lack)
+}
+
+fn cgroups(tree: &Tree) -> Finding {
+    let lack = no_memcgs(tree);
+    Finding::new("memory cgroups", lack.is_none(), lack.unwrap_or_default())
+}
+
+/// Files of a cgroup, and what is lost without them.
+const FILES: [(&str, &str); 6] = [
+    (
+        "memory.reclaim",
+        "file cache cannot be taken before a kill; Linux 5.19",
+    ),
+    (
+        "cgroup.kill",
+        "the processes of a cgroup are killed one by one; Linux 5.14",
+    ),
+    ("cgroup.freeze", "nobody can be held back; Linux 5.2"),
+    (
+        "memory.min",
+        "nobody can be protected from reclaim; Linux 4.18",
+    ),
+    (
+        "memory.oom.group",
+        "the kernel's own OOM killer takes single processes; Linux 4.19",
+    ),
+    (
+        "memory.pressure",
+        "stalls of one cgroup are not seen; CONFIG_PSI=y",
+    ),
+];
+
+fn cgroup_files(tree: &Tree) -> Vec<Finding> {
+    let entries = fs::read_dir(tree.mount()).into_iter().flatten().flatten();
+    let mut dirs = entries.map(|entry| entry.path());
+    // The root has not all of them.
+    let Some(memcg) = dirs.find(|dir| dir.join("memory.current").exists()) else {
+        return Vec::new();
+    };
+    FILES
+        .map(|(file, lack)| Finding::new(file, memcg.join(file).exists(), lack))
+        .into()
+}
+
+fn bpf(wanted: &Wanted) -> Vec<Finding> {
+    let kernel = "kfunc engine only; Linux 7.0 with CONFIG_MEMCG=y";
+    let btf = File::open(kfunc::BTF).is_ok();
+    let mut findings = vec![Finding::new(
+        "kernel BTF",
+        btf,
+        "kfunc engine only; CONFIG_DEBUG_INFO_BTF=y (OpenWrt: CONFIG_KERNEL_DEBUG_INFO_BTF=y; \
+         Yocto: KERNEL_DEBUG = \"True\")",
+    )];
+    if let Ok(here) = kfunc::kfuncs_here() {
+        let kfuncs = KFUNCS.iter().zip(here);
+        findings.extend(kfuncs.map(|(name, has)| Finding::new(*name, has, kernel)));
+    } else if btf {
+        findings.push(Finding::new(KFUNCS[0], false, kernel));
+    }
+    if let Ok(text) = fs::read_to_string(kfunc::JIT) {
+        let agent = if wanted.bpf_jit {
+            "the agent turns it on where it needs it"
+        } else {
+            "kfunc engine only; the config forbids the agent to turn it on: bpf_jit = true under \
+             [engine]"
+        };
+        findings.push(Finding::new("BPF JIT", text.trim() != "0", agent));
+    }
+    findings
+}
+
+fn mrelease() -> Finding {
+    let has = File::open("/proc")
+        .and_then(sys::process_mrelease)
+        .is_err_and(|error| error.raw_os_error() != Some(libc::ENOSYS));
+    Finding::new(
+        "process_mrelease",
+        has,
+        "a victim's memory comes back when it is scheduled to exit, and not before; Linux 5.15",
+    )
+}
+
+fn swap() -> Finding {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let zram = swaps.lines().any(|line| line.starts_with("/dev/zram"));
+    let lack = if swaps.lines().count() > 1 {
+        "swap is not zram: its figures are those of the swap space alone"
+    } else {
+        "no swap: memory ends with little warning; zram gives a warning and more room"
+    };
+    Finding::new("swap on zram", zram, lack)
+}
+
+/// Lines of at most 90 characters.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().filter(|line| line.len() + word.len() < 90);
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// Whether a word is on the kernel's command line.
+fn command_line(word: &str) -> bool {
+    fs::read_to_string("/proc/cmdline")
+        .is_ok_and(|line| line.split_ascii_whitespace().any(|w| w == word))
+}
