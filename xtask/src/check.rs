@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that tells whether the project is sound.
 
 use crate::dirs;
+use crate::ebpf;
 use crate::guest_tests;
 use crate::shell::say;
 use anyhow::{Context as _, Result};
@@ -56,6 +57,7 @@ impl Test {
                 for (name, arguments) in LINTS {
                     tally.count(cargo(name, arguments)?);
                 }
+                tally.add(bpf_object());
             }
             tally.add(cargo_test(filter)?);
         }
@@ -109,6 +111,29 @@ fn cargo(name: &str, arguments: &[&str]) -> Result<bool> {
         .context("cannot run cargo")?;
     println!("test {name} ... {}", verdict(status.success()));
     Ok(status.success())
+}
+
+/// Whether the committed BPF object is what its source gives; skipped where its compiler, the source
+/// of `core` or bpf-linker cannot be had.
+fn bpf_object() -> Tally {
+    say("the BPF object");
+    let mut tally = Tally::default();
+    let name = "test the committed BPF object";
+    let tools = match ebpf::Tools::get() {
+        Ok(tools) => tools,
+        Err(e) => {
+            println!("{name} ... SKIPPED\n    {e:#}");
+            tally.skipped += 1;
+            return tally;
+        }
+    };
+    let result = tools.check();
+    println!("{name} ... {}", verdict(result.is_ok()));
+    if let Err(e) = &result {
+        println!("    {e:#}");
+    }
+    tally.count(result.is_ok());
+    tally
 }
 
 /// Runs the workspace's unit and property tests and adds up what their harnesses counted.

@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod demo;
 mod dirs;
+mod ebpf;
 mod firmware;
 mod fuzz;
 mod guest_tests;
@@ -36,6 +37,7 @@ struct Xtask {
 enum Command {
     Fuzz(fuzz::Fuzz),
     Build(build::Build),
+    BuildEbpf(ebpf::BuildEbpf),
     Lint(lint::Lint),
     Demo(demo::Demo),
     Loads(loads::Loads),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Fuzz(command) => command.run(),
         Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
         Command::Build(command) => command.run(),
+        Command::BuildEbpf(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Loads(command) => command.run(),
         Command::Test(command) => command.run(),

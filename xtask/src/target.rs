@@ -83,6 +83,10 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
+    pub fn sysroot(&self) -> Result<PathBuf> {
+        self.copy.clone().map_or_else(sysroot, Ok)
+    }
+
     pub fn cargo(&self) -> Command {
         let Some(copy) = &self.copy else {
             return Command::new("cargo");
@@ -111,7 +115,7 @@ pub fn prepare(arch: Arch) -> Result<Toolchain> {
     if has_std(&sysroot, triple) {
         return Ok(Toolchain { copy: None });
     }
-    let copy = dirs::cache("toolchains")?.join(version()?);
+    let copy = copy_dir()?;
     if has_std(&copy, triple) {
         return Ok(Toolchain { copy: Some(copy) });
     }
@@ -128,7 +132,27 @@ pub fn prepare(arch: Arch) -> Result<Toolchain> {
     say(format_args!(
         "rustup has none here; building the standard library for {triple}, once"
     ));
-    dirs::make_once(&copy, |into| {
+    let toolchain = copy_with_source(&sysroot, &copy)?;
+    build_std(arch, &toolchain, &copy)?;
+    Ok(toolchain)
+}
+
+/// A toolchain that has the source of the standard library: the one in use, or a copy.
+pub fn with_source() -> Result<Toolchain> {
+    let sysroot = sysroot()?;
+    if has_source(&sysroot) {
+        return Ok(Toolchain { copy: None });
+    }
+    copy_with_source(&sysroot, &copy_dir()?)
+}
+
+/// Where a copy of the toolchain in use is, or would be.
+fn copy_dir() -> Result<PathBuf> {
+    Ok(dirs::cache("toolchains")?.join(version()?))
+}
+
+fn copy_with_source(sysroot: &Path, copy: &Path) -> Result<Toolchain> {
+    dirs::make_once(copy, |into| {
         for part in ["bin", "lib", "libexec"] {
             let from = sysroot.join(part);
             if from.exists() {
@@ -137,21 +161,20 @@ pub fn prepare(arch: Arch) -> Result<Toolchain> {
         }
         Ok(())
     })?;
-    let toolchain = Toolchain {
-        copy: Some(copy.clone()),
-    };
-    add_source(&copy)?;
-    build_std(arch, &toolchain, &copy)?;
-    Ok(toolchain)
+    add_source(copy)?;
+    Ok(Toolchain {
+        copy: Some(copy.to_owned()),
+    })
 }
 
-fn sysroot() -> Result<PathBuf> {
+/// Of the toolchain in use.
+pub fn sysroot() -> Result<PathBuf> {
     let path = output(Command::new("rustc").args(["--print", "sysroot"]))?;
     Ok(PathBuf::from(path.trim_end()))
 }
 
 /// Of rustc, as in `1.95.0`.
-fn version() -> Result<String> {
+pub fn version() -> Result<String> {
     let text = output(Command::new("rustc").arg("--version"))?;
     text.split_whitespace()
         .nth(1)
@@ -190,12 +213,20 @@ fn link_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+fn source(sysroot: &Path) -> PathBuf {
+    sysroot.join("lib/rustlib/src/rust")
+}
+
+fn has_source(sysroot: &Path) -> bool {
+    source(sysroot).join("library/Cargo.lock").exists()
+}
+
 /// Puts the source of the standard library where cargo's build-std looks for it.
 fn add_source(sysroot: &Path) -> Result<()> {
-    let source = sysroot.join("lib/rustlib/src/rust");
-    if source.join("library/Cargo.lock").exists() {
+    if has_source(sysroot) {
         return Ok(());
     }
+    let source = source(sysroot);
     let version = version()?;
     let unpacked = dirs::cache("rust-src")?.join(&version);
     dirs::make_once(&unpacked, |into| {

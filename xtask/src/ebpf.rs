@@ -1,0 +1,142 @@
+//! `cargo xtask build-ebpf`: the BPF object that the agent embeds, the same bytes on every machine.
+
+use crate::dirs;
+use crate::shell::{output, run, say};
+use crate::target::{self, Toolchain};
+use anyhow::{Result, bail};
+use argh::FromArgs;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// The compiler whose output is committed: another one emits other bytes.
+const RUST: &str = "1.95";
+/// The library of the LLVM that this compiler comes with; bpf-linker has to be of the same one.
+const LLVM: &str = "libLLVM.so.22.";
+const LINKER: &str = "0.13.0";
+const TARGET: &str = "bpfel-unknown-none";
+const OBJECT: &str = "agent/src/sense/kfunc/survey.bpf.o";
+
+/// build the BPF object that is committed beside the agent (Rust 1.95)
+#[derive(FromArgs)]
+#[argh(subcommand, name = "build-ebpf")]
+pub struct BuildEbpf {
+    /// leave the committed object alone, and fail if a fresh build differs from it
+    #[argh(switch)]
+    check: bool,
+}
+
+impl BuildEbpf {
+    pub fn run(self) -> Result<ExitCode> {
+        let tools = Tools::get()?;
+        if self.check {
+            tools.check()?;
+            println!("{OBJECT} is what its source gives");
+        } else {
+            fs::copy(tools.build()?, committed())?;
+            println!("{OBJECT}: {}", describe(&committed())?);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What turns Rust into BPF.
+pub struct Tools {
+    toolchain: Toolchain,
+    linker: PathBuf,
+}
+
+impl Tools {
+    /// Gets the source of `core` and bpf-linker, each once. An error where the compiler in use is
+    /// not the pinned one, or these cannot be had.
+    pub fn get() -> Result<Self> {
+        let version = target::version()?;
+        let llvm = llvm(&target::sysroot()?)?;
+        let (Some(llvm), true) = (llvm, version.starts_with(&format!("{RUST}."))) else {
+            bail!(
+                "the BPF object is built by Rust {RUST} with the LLVM that comes with it, and this \
+                 is Rust {version}: run `rustup toolchain install {RUST}.0 --component rust-src`, \
+                 then `cargo +{RUST}.0 xtask build-ebpf`"
+            );
+        };
+        let toolchain = target::with_source()?;
+        let root = dirs::cache("bpf-linker")?.join(format!("{LINKER}-rust-{version}"));
+        dirs::make_once(&root, |into| install_linker(&toolchain, &llvm, into))?;
+        Ok(Self {
+            toolchain,
+            linker: root.join("bin/bpf-linker"),
+        })
+    }
+
+    /// Says where the fresh object is.
+    fn build(&self) -> Result<PathBuf> {
+        let target = dirs::target().join("ebpf");
+        run(self
+            .toolchain
+            .cargo()
+            .current_dir(dirs::workspace().join("agent-ebpf"))
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("LD_LIBRARY_PATH", self.toolchain.sysroot()?.join("lib"))
+            .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker)
+            // None of the user's own.
+            .env("CARGO_ENCODED_RUSTFLAGS", "")
+            .args(["build", "--quiet", "--release", "--locked"])
+            .args(["-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+            .arg(&target))?;
+        Ok(target.join(TARGET).join("release/survey"))
+    }
+
+    /// An error that says what to do if a fresh build differs from the committed object.
+    pub fn check(&self) -> Result<()> {
+        let built = self.build()?;
+        if fs::read(&built)? != fs::read(committed())? {
+            bail!(
+                "{OBJECT} is not what its source gives:\n  committed  {}\n  built      {}\n\
+                 To fix it, run `cargo xtask build-ebpf` and commit the object.",
+                describe(&committed())?,
+                describe(&built)?
+            );
+        }
+        Ok(())
+    }
+}
+
+fn committed() -> PathBuf {
+    dirs::workspace().join(OBJECT)
+}
+
+/// Size and sha256 of a file.
+fn describe(path: &Path) -> Result<String> {
+    let sum = output(Command::new("sha256sum").arg(path))?;
+    let hash = sum.split_whitespace().next().unwrap_or_default();
+    let size = fs::metadata(path)?.len();
+    Ok(format!("{size:6} bytes, sha256 {hash}"))
+}
+
+/// The LLVM that a rustc from rustup brings along; none where the system's is used.
+fn llvm(sysroot: &Path) -> Result<Option<PathBuf>> {
+    let entries = fs::read_dir(sysroot.join("lib"))?.collect::<Result<Vec<_>, _>>()?;
+    Ok(entries
+        .into_iter()
+        .find(|e| e.file_name().to_string_lossy().starts_with(LLVM))
+        .map(|e| e.path()))
+}
+
+/// Builds bpf-linker against the compiler's own LLVM, so that none has to be installed.
+fn install_linker(toolchain: &Toolchain, llvm: &Path, root: &Path) -> Result<()> {
+    say(format_args!("building bpf-linker {LINKER}, once"));
+    let prefix = tempfile::tempdir()?;
+    let lib = prefix.path().join("lib");
+    fs::create_dir(&lib)?;
+    for name in [llvm.file_name().unwrap_or_default(), "libLLVM.so".as_ref()] {
+        std::os::unix::fs::symlink(llvm, lib.join(name))?;
+    }
+    run(toolchain
+        .cargo()
+        .env("LLVM_PREFIX", prefix.path())
+        .env_remove("CARGO_TARGET_DIR")
+        .args(["install", "--quiet", "--locked", "--no-track"])
+        .args(["bpf-linker", "--version", LINKER])
+        .args(["--no-default-features", "--features", "llvm-22", "--root"])
+        .arg(root))
+}
