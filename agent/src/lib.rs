@@ -6,6 +6,8 @@ pub mod act;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+#[cfg(test)]
+mod mdoc;
 pub mod sense;
 mod sys;
 pub mod tell;

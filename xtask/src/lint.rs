@@ -1,4 +1,4 @@
-//! Checks of what the compiler does not see: shell scripts, the Yocto layer.
+//! Checks of what the compiler does not see: shell scripts, manual pages, the Yocto layer.
 
 use crate::dirs::workspace;
 use crate::shell::{output, run};
@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const LAYER: &str = "yocto-layer";
+const PAGES: &str = "docs/man";
 
-/// check shell scripts (shellcheck) and the Yocto layer (oelint-adv)
+/// check shell scripts (shellcheck), manual pages (mandoc) and the Yocto layer (oelint-adv)
 #[derive(FromArgs)]
 #[argh(subcommand, name = "lint")]
 pub struct Lint {}
@@ -23,6 +24,12 @@ impl Lint {
         run(Command::new("shellcheck")
             .arg("--external-sources")
             .args(scripts)
+            .current_dir(workspace()))?;
+
+        let pages = files.iter().filter(|f| f.starts_with(PAGES));
+        run(Command::new("mandoc")
+            .args(["-Tlint", "-Wwarning"])
+            .args(pages)
             .current_dir(workspace()))?;
 
         YoctoCrates { check: true }.run()?;

@@ -11,13 +11,14 @@ use std::process::ExitCode;
 
 /// Says what is wrong with the config, and whether it can fire on this device at all.
 #[derive(argh::FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "check")]
 pub struct Check {
     /// check these files, in this order, instead of those of the system
-    #[argh(positional)]
+    #[argh(positional, arg_name = "file")]
     files: Vec<PathBuf>,
     /// directory that stands for `/`, such as an image's; implies --offline
-    #[argh(option)]
+    #[argh(option, arg_name = "dir")]
     root: Option<PathBuf>,
     /// look at the files only, not at this device
     #[argh(switch)]

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 /// Prints the config in force, each value with the file and line that set it.
 #[derive(argh::FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "config")]
 pub struct ShowConfig {
     /// read these files, in this order, instead of those of the system
-    #[argh(positional)]
+    #[argh(positional, arg_name = "file")]
     files: Vec<PathBuf>,
     /// directory that stands for `/`, such as an image's
-    #[argh(option)]
+    #[argh(option, arg_name = "dir")]
     root: Option<PathBuf>,
     /// print JSON
     #[argh(switch)]

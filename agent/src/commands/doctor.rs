@@ -16,11 +16,12 @@ use std::process::ExitCode;
 /// Says what this kernel offers, which engine that gives, and what to set to get more.
 /// Changes nothing.
 #[derive(argh::FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "doctor")]
 pub struct Doctor {
     /// read this file instead of those of the system; may be given more than once, later ones
     /// set single keys over earlier ones
-    #[argh(option)]
+    #[argh(option, arg_name = "file")]
     config: Vec<PathBuf>,
     /// print JSON
     #[argh(switch)]

@@ -5,17 +5,21 @@ mod config;
 mod doctor;
 mod explain;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 
 /// Out-of-memory agent for Linux edge devices.
 #[derive(argh::FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 struct Lowtide {
     #[argh(subcommand)]
     command: Command,
 }
 
 #[derive(argh::FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand)]
 enum Command {
     Run(run::Run),

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 /// Runs the agent until SIGTERM; SIGHUP reads the config anew.
 #[derive(argh::FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "run")]
 pub struct Run {
     /// read this file instead of those of the system; may be given more than once, later ones
     /// set single keys over earlier ones
-    #[argh(option)]
+    #[argh(option, arg_name = "file")]
     config: Vec<PathBuf>,
     /// show what the kernel's verifier says when it refuses the BPF program
     #[argh(switch)]

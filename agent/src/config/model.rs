@@ -68,7 +68,7 @@ table! {
 table! {
     /// Where the evidence comes from.
     pub struct Engine {
-        /// auto: the best that works here; or kfunc, cgroupfs.
+        /// `auto` takes the best that works here.
         pub kind: Setting<EngineKind>,
         /// May the BPF JIT be turned on where it is off? The kfunc engine needs it.
         pub bpf_jit: Setting<bool>,

@@ -663,9 +663,9 @@ table! {
         pub swap_free_below: Setting<Amount>,
         /// Free swap is above this, of all swap. Never holds without swap.
         pub swap_free_above: Setting<Amount>,
-        /// zram itself takes more than this, of RAM.
+        /// What zram itself takes is above this, of RAM.
         pub zram_above: Setting<Amount>,
-        /// zram itself takes less than this, of RAM.
+        /// What zram itself takes is below this, of RAM.
         pub zram_below: Setting<Amount>,
         /// More pages a second than this come back that had been reclaimed.
         pub refaults_above: Setting<u32>,

@@ -29,6 +29,16 @@ define LOWTIDE_INSTALL_CONFIG
 	$(INSTALL) -d $(TARGET_DIR)/usr/lib/lowtide/profiles
 	$(INSTALL) -m 0644 $(@D)/config/profiles/*.toml \
 		$(TARGET_DIR)/usr/lib/lowtide/profiles/
+	$(INSTALL) -D -m 0644 $(@D)/docs/man/lowtide.8 \
+		$(TARGET_DIR)/usr/share/man/man8/lowtide.8
+	$(INSTALL) -D -m 0644 $(@D)/docs/man/lowtide.toml.5 \
+		$(TARGET_DIR)/usr/share/man/man5/lowtide.toml.5
+	$(INSTALL) -D -m 0644 $(@D)/pkg/completions/lowtide.bash \
+		$(TARGET_DIR)/usr/share/bash-completion/completions/lowtide
+	$(INSTALL) -D -m 0644 $(@D)/pkg/completions/_lowtide \
+		$(TARGET_DIR)/usr/share/zsh/site-functions/_lowtide
+	$(INSTALL) -D -m 0644 $(@D)/pkg/completions/lowtide.fish \
+		$(TARGET_DIR)/usr/share/fish/vendor_completions.d/lowtide.fish
 	$(if $(LOWTIDE_PROFILE),printf 'profile = "%s"\n' $(LOWTIDE_PROFILE) \
 		> $(TARGET_DIR)/usr/lib/lowtide/config.toml)
 endef

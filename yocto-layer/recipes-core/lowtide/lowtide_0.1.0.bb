@@ -24,6 +24,7 @@ SRC_URI += "\
     file://agent;subdir=${BP} \
     file://agent-common;subdir=${BP} \
     file://config;subdir=${BP} \
+    file://docs/man;subdir=${BP} \
     file://guest;subdir=${BP} \
     file://judge;subdir=${BP} \
     file://pkg;subdir=${BP} \
@@ -31,7 +32,7 @@ SRC_URI += "\
     file://run-ptest \
 "
 
-inherit cargo ptest-cargo systemd update-rc.d
+inherit bash-completion cargo ptest-cargo systemd update-rc.d
 
 CARGO_SRC_DIR = "agent"
 # The other tests compare with files of the source tree.
@@ -56,6 +57,9 @@ do_install:append() {
         echo 'profile = "${LOWTIDE_PROFILE}"' > ${D}${nonarch_libdir}/lowtide/config.toml
     fi
     install -Dm 0644 ${S}/config/config.toml ${D}${docdir}/${BPN}/config.toml
+    install -Dm 0644 ${S}/docs/man/lowtide.8 ${D}${mandir}/man8/lowtide.8
+    install -Dm 0644 ${S}/docs/man/lowtide.toml.5 ${D}${mandir}/man5/lowtide.toml.5
+    install -Dm 0644 ${S}/pkg/completions/lowtide.bash ${D}${datadir}/bash-completion/completions/lowtide
 
     if ${@bb.utils.contains('DISTRO_FEATURES', 'systemd', 'true', 'false', d)}; then
         install -Dm 0644 ${S}/pkg/lowtide.service ${D}${systemd_system_unitdir}/lowtide.service

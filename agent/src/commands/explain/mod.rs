@@ -30,11 +30,12 @@ const SPARE_ROWS: u32 = 64;
 /// Says what would be reclaimed and killed if memory ran out now, in which order and why.
 /// Changes nothing.
 #[derive(argh::FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "explain")]
 pub struct Explain {
     /// read this file instead of those of the system; may be given more than once, later ones
     /// set single keys over earlier ones
-    #[argh(option)]
+    #[argh(option, arg_name = "file")]
     config: Vec<PathBuf>,
     /// print JSON
     #[argh(switch)]

@@ -1,5 +1,6 @@
 mod files;
 mod here;
+mod page;
 mod properties;
 mod said;
 mod schema;

@@ -1,0 +1,14 @@
+# Written from the code: UPDATE_EXPECT=1 cargo test -p lowtide commands
+_lowtide() {
+	local words=
+	case $COMP_CWORD:$2:${COMP_WORDS[1]} in
+	1:*) words='run check config doctor explain' ;;
+	*:-*:run) words='--help --config --verifier-log' ;;
+	*:-*:check) words='--help --root --offline --json' ;;
+	*:-*:config) words='--help --root --json' ;;
+	*:-*:doctor) words='--help --config --json' ;;
+	*:-*:explain) words='--help --config --json' ;;
+	esac
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$2")
+}
+complete -o default -F _lowtide lowtide
