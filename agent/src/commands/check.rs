@@ -5,7 +5,6 @@ use crate::sense::tree::Tree;
 use lowtide_judge::Trigger;
 use std::ffi::CStr;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -109,21 +108,17 @@ fn below(dir: &Path, path: &mut String, found: &mut Vec<String>) {
     }
 }
 
-/// Name, program and user of every process.
+/// Name, program and user of every process; without /proc there is none.
 fn processes() -> Vec<(String, Option<String>, u32)> {
-    let is_pid = |name: &str| name.bytes().all(|b| b.is_ascii_digit());
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
+    procfs::process::all_processes()
+        .into_iter()
         .flatten()
-        .filter(|e| e.file_name().to_str().is_some_and(is_pid))
-        .filter_map(|e| {
-            let dir = e.path();
-            let name = fs::read_to_string(dir.join("comm")).ok()?;
-            let exe = fs::read_link(dir.join("exe")).ok();
-            let exe = exe.and_then(|p| p.into_os_string().into_string().ok());
-            Some((name.trim_end().to_owned(), exe, e.metadata().ok()?.uid()))
+        .filter_map(|process| {
+            // Who exits meanwhile is left out.
+            let process = process.ok()?;
+            let exe = process.exe().ok();
+            let exe = exe.and_then(|path| path.into_os_string().into_string().ok());
+            Some((process.stat().ok()?.comm, exe, process.uid().ok()?))
         })
         .collect()
 }

@@ -13,6 +13,7 @@ use lowtide_judge::{
     History, Judged, Level, Memory, Millis, Outlook, Reason, Unit, Verdict, judge, rank_kill,
     rank_reclaim,
 };
+use procfs::process::Process;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -109,7 +110,7 @@ impl Explanation {
         let agent = agent();
         let protected: Vec<_> = agent.into_iter().chain([1]).collect();
         let tree = Tree::protecting(&protected)?;
-        let rows = descendants(&tree).max(processes()) + 1 + SPARE_ROWS;
+        let rows = descendants(&tree).max(processes().count() as u32) + 1 + SPARE_ROWS;
         let wanted = Wanted {
             bpf_jit: false,
             rows,
@@ -247,22 +248,18 @@ fn descendants(tree: &Tree) -> u32 {
     stat.lines().find_map(number).unwrap_or(0)
 }
 
-fn pids() -> impl Iterator<Item = i32> {
-    let names = fs::read_dir("/proc").into_iter().flatten().flatten();
-    names.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+fn processes() -> impl Iterator<Item = Process> {
+    let all = procfs::process::all_processes();
+    all.into_iter().flatten().flatten()
 }
 
-fn processes() -> u32 {
-    pids().count() as u32
-}
-
-/// pid of the running agent, whose cgroup is never touched.
+/// pid of the running agent, which is never touched.
 fn agent() -> Option<i32> {
-    let runs = |pid: &i32| {
-        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let mut words = words.split(|b| *b == 0);
-        let program = words.next()?.rsplit(|b| *b == b'/').next()?;
-        (program == b"lowtide" && words.next()? == b"run").then_some(())
+    let runs = |process: &Process| {
+        process.cmdline().is_ok_and(|words| match &words[..] {
+            [program, command, ..] => program.ends_with("lowtide") && command == "run",
+            _ => false,
+        })
     };
-    pids().find(|pid| runs(pid).is_some())
+    processes().find(runs).map(|process| process.pid)
 }
