@@ -64,14 +64,29 @@ impl Above {
     const UNDECIDED: u64 = 1;
     /// Part of a unit that is killed as a whole.
     const IN_UNIT: u64 = 2;
+    /// Not within what is asked for.
+    const OUTSIDE: u64 = 4;
 
-    /// Above the root; `fallback` is for what no rule covers.
+    /// Above the root.
     #[inline(always)]
-    pub const fn root(fallback: Rule) -> Self {
+    pub const fn root(request: &Request) -> Self {
         Self {
             id: 0,
-            rule: fallback,
-            state: 0,
+            rule: request.fallback,
+            state: if request.within == 0 {
+                0
+            } else {
+                Self::OUTSIDE
+            },
+        }
+    }
+
+    /// The same where the ranking begins.
+    #[inline(always)]
+    const fn entered(self) -> Self {
+        Self {
+            state: self.state & Self::UNDECIDED,
+            ..self
         }
     }
 
@@ -83,26 +98,27 @@ impl Above {
         Self {
             id,
             rule: own.unwrap_or(self.rule),
-            state: if new || (own.is_none() && self.state == Self::UNDECIDED) {
-                Self::UNDECIDED
-            } else if as_unit || self.state == Self::IN_UNIT {
-                Self::IN_UNIT
-            } else {
-                0
-            },
+            state: self.state & Self::OUTSIDE
+                | if new || (own.is_none() && self.state & Self::UNDECIDED != 0) {
+                    Self::UNDECIDED
+                } else if as_unit || self.state & Self::IN_UNIT != 0 {
+                    Self::IN_UNIT
+                } else {
+                    0
+                },
         }
     }
 
     /// Whether the rule in force is known: only then may anything be done.
     #[inline(always)]
     pub fn is_decided(&self) -> bool {
-        self.state != Self::UNDECIDED
+        self.state & Self::UNDECIDED == 0
     }
 
     /// Flags of a child's [`Row`].
     #[inline(always)]
     pub fn row_flags(&self, own: Option<Rule>, leaf: bool, populated: bool) -> u16 {
-        let part_of_unit = self.state == Self::IN_UNIT;
+        let ranked = self.state & (Self::IN_UNIT | Self::OUTSIDE) == 0;
         let as_unit = own.is_some_and(|rule| rule.flags & Rule::UNIT != 0);
         let mut flags = 0;
         if populated {
@@ -111,7 +127,7 @@ impl Above {
         if leaf {
             flags |= Row::LEAF;
         }
-        if (as_unit || leaf) && !part_of_unit && self.id != 0 {
+        if (as_unit || leaf) && ranked && self.id != 0 {
             flags |= Row::RECLAIMABLE;
             if populated {
                 flags |= Row::KILLABLE;
@@ -243,6 +259,9 @@ pub struct Request {
     pub classified_up_to: u64,
     /// For memcgs that no rule covers; also the root's.
     pub fallback: Rule,
+    /// Ranks only what is within this cgroup; 0: everything. The cgroup itself is no unit then: it
+    /// is ranked only where nothing is below it.
+    pub within: u64,
     /// [`Request::ALL_ROWS`] or 0.
     pub flags: u32,
     pub _reserved: u32,
@@ -251,6 +270,19 @@ pub struct Request {
 impl Request {
     /// Fill the table of all rows too (for showing).
     pub const ALL_ROWS: u32 = 1;
+
+    /// What is above the cgroup `id` and the rule of its `own`, as far as this request goes.
+    #[inline(always)]
+    pub fn begins_at(&self, id: u64, above: Above, own: Option<Rule>) -> (Above, Option<Rule>) {
+        if id != self.within {
+            return (above, own);
+        }
+        let part = |rule: Rule| Rule {
+            flags: rule.flags & !Rule::UNIT,
+            ..rule
+        };
+        (above.entered(), own.map(part))
+    }
 }
 
 /// What one survey answers. Fixed size: the ranking covers every memcg however many there are.

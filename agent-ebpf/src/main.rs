@@ -53,7 +53,7 @@ pub fn survey(request: *const Request) -> i32 {
     out.highest_id = 0;
     out.unclassified_len = 0;
     out.rows_len = 0;
-    state.above[0] = Above::root(request.fallback);
+    state.above[0] = Above::root(request);
     state.kill.clear();
     state.reclaim.clear();
     let found_root = walk(|css| {
@@ -75,10 +75,10 @@ pub fn survey(request: *const Request) -> i32 {
 #[inline(always)]
 fn place(node: Node, request: &Request, out: &mut Survey, state: &mut Walk) -> bool {
     let level = (node.level as usize).min(MAX_DEPTH - 2);
-    let above = state.above[level];
     // SAFETY: the value is read once, and a torn read is bounded to one survey: only the agent
     // writes, and it does not while it runs the program.
     let own = unsafe { RULES.get(node.id) }.filter(|rule| rule.flags & Rule::INHERIT == 0).copied();
+    let (above, own) = request.begins_at(node.id, state.above[level], own);
     let listed = RULES.get_ptr(node.id).is_some();
     let new = !listed && level > 0 && node.id > request.classified_up_to;
     if new {

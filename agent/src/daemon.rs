@@ -4,8 +4,9 @@
 use crate::act;
 use crate::act::kill::Victim;
 use crate::act::settings::Settings;
-use crate::act::settle::settle;
+use crate::act::settle::{OwnTrigger, settle};
 use crate::config::{self, Loaded, Paths, rule};
+use crate::domain::{Domain, WATCHED};
 use crate::sense::Surveyor;
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
@@ -15,12 +16,14 @@ use crate::tell::Log;
 use crate::tell::words::{Because, Figures, Many, Size, Target, Whom};
 use async_signal::{Signal, Signals};
 use lowtide_common::{NO_GROUP, Survey};
-use lowtide_judge::{History, Level, Millis, Outcome, Unit, Verdict, judge};
+use lowtide_judge::{Level, Memory, Millis, Outcome, Unit, Verdict, judge};
+use rustix::fs::CWD;
+use smol::Timer;
 use smol::future::FutureExt as _;
 use smol::stream::StreamExt as _;
-use smol::{Async, Timer};
+use std::future::poll_fn;
 use std::io;
-use std::path::Path;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Steps taken on one wake-up before the descriptors are looked at again; each step waits for
@@ -32,16 +35,16 @@ pub struct Daemon {
     surveyor: Surveyor,
     meminfo: Meminfo,
     settings: Settings,
-    history: History,
+    /// The system, and behind it the cgroups that are watched over by themselves.
+    domains: Vec<Domain>,
     log: Log,
     born: Instant,
-    /// What the last line about doing nothing said, so that it is said once.
-    last_why: Option<lowtide_judge::Why>,
 }
 
 /// Why the sleep ended.
 enum Woken {
-    Trigger,
+    /// Of the domain at this index.
+    Trigger(usize),
     LookAgain,
     Reload,
     Stop(Signal),
@@ -49,7 +52,7 @@ enum Woken {
 
 impl Daemon {
     /// Opens everything that the agent will ever need.
-    pub fn start(config: Loaded, mut log: Log, verifier_log: bool) -> io::Result<(Self, Triggers)> {
+    pub fn start(config: Loaded, mut log: Log, verifier_log: bool) -> io::Result<Self> {
         protect_self(&mut log);
         let tree = Tree::open()?;
         let chosen = choose::open(
@@ -101,28 +104,34 @@ impl Daemon {
             surveyor,
             meminfo,
             settings,
-            history: History::default(),
+            domains: vec![Domain::system(triggers)?],
             log,
             born: Instant::now(),
-            last_why: None,
         };
         this.settle();
-        Ok((this, triggers))
+        Ok(this)
     }
 
     /// Runs until SIGTERM or SIGINT, and leaves no setting behind.
-    pub async fn run(mut self, triggers: Triggers, paths: &Paths) -> io::Result<()> {
-        let result = self.watch(triggers, paths).await;
+    pub async fn run(mut self, paths: &Paths) -> io::Result<()> {
+        let result = self.watch(paths).await;
         self.settings.undo_all(&self.surveyor.tree);
         result
     }
 
-    async fn watch(&mut self, triggers: Triggers, paths: &Paths) -> io::Result<()> {
+    async fn watch(&mut self, paths: &Paths) -> io::Result<()> {
         let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
-        let mut look_again = self.episode(&triggers, false)?;
-        let mut triggers = Async::new_nonblocking(triggers)?;
+        self.episode(0, false)?;
         loop {
-            let fired = async { triggers.readable().await.map(|()| Woken::Trigger) };
+            let fired = poll_fn(|context| {
+                let ready = |(at, domain): (usize, &Domain)| {
+                    let poll = domain.triggers.poll_readable(context);
+                    poll.is_ready()
+                        .then(|| poll.map_ok(|()| Woken::Trigger(at)))
+                };
+                let mut domains = self.domains.iter().enumerate();
+                domains.find_map(ready).unwrap_or(Poll::Pending)
+            });
             let told = async {
                 match signals.next().await {
                     Some(Ok(Signal::Hup)) => Ok(Woken::Reload),
@@ -132,18 +141,33 @@ impl Daemon {
                 }
             };
             let timer = async {
-                match look_again {
-                    Some(ms) => Timer::after(Duration::from_millis(u64::from(ms))).await,
+                match self.next_look() {
+                    Some(at) => Timer::at(at).await,
                     None => std::future::pending().await,
                 };
                 Ok(Woken::LookAgain)
             };
             match fired.or(told).or(timer).await? {
-                Woken::Trigger => look_again = self.episode(triggers.get_ref(), true)?,
-                Woken::LookAgain => look_again = self.episode(triggers.get_ref(), false)?,
+                Woken::Trigger(at) => self.episode(at, true)?,
+                Woken::LookAgain => {
+                    self.let_go(false);
+                    let now = Instant::now();
+                    for at in 0..self.domains.len() {
+                        if self
+                            .domains
+                            .get(at)
+                            .is_some_and(|domain| domain.is_due(now))
+                        {
+                            self.episode(at, false)?;
+                        }
+                    }
+                }
                 Woken::Reload => {
-                    if let Some(new) = self.reload(paths) {
-                        triggers = Async::new_nonblocking(new)?;
+                    if self.reload(paths)? {
+                        // What fired and was not yet looked at is not lost with its trigger.
+                        for at in (0..self.domains.len()).rev() {
+                            self.episode(at, true)?;
+                        }
                     }
                 }
                 Woken::Stop(signal) => {
@@ -158,32 +182,53 @@ impl Daemon {
         self.born.elapsed().as_millis() as Millis
     }
 
-    /// Senses, judges and acts until there is nothing more to do now; returns when to look again
-    /// without a trigger.
-    fn episode(&mut self, triggers: &Triggers, mut woke: bool) -> io::Result<Option<u32>> {
+    /// When to look again without a trigger; who is held back is let go in time, whatever else
+    /// there is to look at.
+    fn next_look(&self) -> Option<Instant> {
+        let looks = self.domains.iter().filter_map(|domain| domain.look_again);
+        looks.chain(self.settings.next_thaw()).min()
+    }
+
+    /// Senses, judges and acts for one domain until there is nothing more to do now.
+    fn episode(&mut self, at: usize, mut woke: bool) -> io::Result<()> {
         for _ in 0..STEPS {
             let now = self.now();
-            let mut fired = false;
-            triggers.take(std::mem::take(&mut woke), |level| {
-                fired = true;
-                self.history.triggered(level, now);
-            })?;
+            let domain = &mut self.domains[at];
+            let fired = domain.take_fired(std::mem::take(&mut woke), now)?;
             let woken = Instant::now();
-            let (verdict, done) = without_allocating(|| self.step(fired, now))?;
+            let system = without_allocating(|| self.meminfo.read())?;
+            let memory = match without_allocating(|| domain.memory(&system)) {
+                Ok(Some(memory)) => memory,
+                Ok(None) => {
+                    domain.rest();
+                    return Ok(());
+                }
+                // The cgroup is gone.
+                Err(_) => {
+                    self.domains.remove(at);
+                    return Ok(());
+                }
+            };
+            let (verdict, done) = without_allocating(|| self.step(at, &memory, fired, now))?;
             let took = woken.elapsed();
-            self.tell(&verdict, done.as_ref(), took);
-            self.let_go(verdict.acting.is_none());
+            self.tell(at, &verdict, done.as_ref(), took);
+            let all_at_rest = self.domains.iter().all(|domain| !domain.acts);
+            self.let_go(all_at_rest);
             let Some(done) = done else {
+                let again = verdict.look_again_ms.map(u64::from);
+                self.domains[at].look_again =
+                    again.map(|ms| Instant::now() + Duration::from_millis(ms));
                 if verdict.level == Level::Calm && self.surveyor.take_found_new() {
                     self.settle();
                 }
-                return Ok(self.no_later_than_thaw(verdict.look_again_ms));
+                return Ok(());
             };
             if let Some(victim) = done.victim {
-                self.wait_for(&victim, verdict.memory.available)?;
+                self.wait_for(at, &victim, memory.available)?;
             }
         }
-        Ok(Some(0))
+        self.domains[at].look_again = Some(Instant::now());
+        Ok(())
     }
 
     /// Ends the time of who is held back, or of `all` who are.
@@ -196,41 +241,38 @@ impl Daemon {
         }
     }
 
-    /// Who is held back is let go in time, whatever else there is to look at.
-    fn no_later_than_thaw(&self, look_again: Option<u32>) -> Option<u32> {
-        let thaw = self.settings.next_thaw().map(|until| {
-            // Rounded up, so as not to wake just before.
-            let left = until.saturating_duration_since(Instant::now());
-            left.as_millis() as u32 + 1
-        });
-        look_again.into_iter().chain(thaw).min()
-    }
-
-    /// One turn of sense → judge → act. Allocates nothing.
-    fn step(&mut self, fired: bool, now: Millis) -> io::Result<(Verdict, Option<act::Done>)> {
+    /// One turn of judge → act, and of sensing whom it may concern. Allocates nothing.
+    fn step(
+        &mut self,
+        at: usize,
+        memory: &Memory,
+        fired: bool,
+        now: Millis,
+    ) -> io::Result<(Verdict, Option<act::Done>)> {
         let policy = &self.config.policy;
-        let memory = self.meminfo.read()?;
-        self.history.observe(&memory, now);
+        let domain = &mut self.domains[at];
+        let history = &mut domain.history;
+        history.observe(memory, now);
         // Between triggers the marks alone say whether it is worth while to look at every memcg;
         // on a trigger it always is: new cgroups are classified before it gets tight.
-        let survey = if fired || self.history.needs_survey(policy, &memory, now) {
-            let enough = policy.enough(&memory, self.history.reach(policy, &memory, now));
+        let survey = if fired || history.needs_survey(policy, memory, now) {
+            let enough = policy.enough(memory, history.reach(policy, memory, now));
             let fallback = rule(policy, NO_GROUP);
             self.surveyor
-                .survey(enough, fallback, 0, &self.config.matcher)?
+                .survey(enough, memory.within, fallback, 0, &self.config.matcher)?
         } else {
             &Survey::EMPTY
         };
-        let verdict = judge(policy, &memory, survey, &self.history, now);
-        self.history.remember(survey.kill(), now);
+        let verdict = judge(policy, memory, survey, history, now);
+        history.remember(survey.kill(), now);
         let done = act::carry_out(
             &verdict,
             &self.config,
             &self.surveyor.tree,
             &mut self.settings,
         );
-        self.history
-            .note(policy, &verdict, done.as_ref().map(|d| d.outcome), now);
+        history.note(policy, &verdict, done.as_ref().map(|d| d.outcome), now);
+        domain.acts = verdict.acting.is_some();
         Ok((verdict, done))
     }
 
@@ -245,14 +287,53 @@ impl Daemon {
                 &mut self.log,
             )
         });
-        if let Err(error) = settled {
-            self.log
-                .error(format_args!("settling the cgroups: {error}"));
+        match settled {
+            Ok(wanted) if self.meminfo.has_psi() && self.surveyor.unit() == Unit::Cgroup => {
+                self.watch_over(wanted);
+            }
+            Ok(_) => {}
+            Err(error) => self
+                .log
+                .error(format_args!("settling the cgroups: {error}")),
+        }
+    }
+
+    /// From now on these cgroups are watched over by themselves, and no others. One that is already
+    /// keeps its history.
+    fn watch_over(&mut self, wanted: Vec<OwnTrigger>) {
+        self.domains
+            .retain(|domain| domain.is_system() || wanted.iter().any(|own| domain.watches(own)));
+        for own in wanted {
+            if self.domains.iter().any(|domain| domain.watches(&own)) {
+                continue;
+            }
+            if self.domains.len() > WATCHED {
+                self.log.warning(format_args!(
+                    "more than {WATCHED} cgroups with a trigger of their own: /{} and others go without",
+                    own.path
+                ));
+                return;
+            }
+            match Domain::cgroup(&own) {
+                Ok(domain) => {
+                    if !domain.has_limit() {
+                        self.log.warning(format_args!(
+                            "/{} has neither memory.max nor memory.high: as long as that is so, its trigger means nothing",
+                            own.path
+                        ));
+                    }
+                    self.domains.push(domain);
+                }
+                Err(error) => self.log.warning(format_args!(
+                    "/{} goes without its trigger: {error}",
+                    own.path
+                )),
+            }
         }
     }
 
     /// No second victim while the first is still exiting.
-    fn wait_for(&mut self, victim: &Victim, was: u64) -> io::Result<()> {
+    fn wait_for(&mut self, at: usize, victim: &Victim, was: u64) -> io::Result<()> {
         let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
         let killed = Instant::now();
         let deadline = killed + limit;
@@ -267,8 +348,11 @@ impl Daemon {
                 return Ok(());
             }
         }
-        self.history.gone();
-        let available = self.meminfo.read()?.available;
+        let system = self.meminfo.read()?;
+        let domain = &mut self.domains[at];
+        domain.history.gone();
+        let memory = domain.memory(&system).ok().flatten();
+        let available = memory.unwrap_or(system).available;
         self.log.notice(format_args!(
             "gone after {} ms, available {} (was {})",
             killed.elapsed().as_millis(),
@@ -278,12 +362,15 @@ impl Daemon {
         Ok(())
     }
 
-    fn tell(&mut self, verdict: &Verdict, done: Option<&act::Done>, took: Duration) {
-        let repeated = self.last_why.replace(verdict.why) == Some(verdict.why);
+    fn tell(&mut self, at: usize, verdict: &Verdict, done: Option<&act::Done>, took: Duration) {
+        let Domain {
+            place, last_why, ..
+        } = &mut self.domains[at];
+        let repeated = last_why.replace(verdict.why) == Some(verdict.why);
         let Some(target) = verdict.action.target().filter(|_| done.is_some()) else {
             if !repeated && verdict.level > Level::Calm {
                 self.log.info(format_args!(
-                    "{}: {}; {}",
+                    "{place}{}: {}; {}",
                     verdict.level.name(),
                     Because(&verdict.why),
                     Figures(verdict)
@@ -292,7 +379,7 @@ impl Daemon {
             return;
         };
         self.log.info(format_args!(
-            "{}: {}; {}",
+            "{place}{}: {}; {}",
             verdict.level.name(),
             Because(&verdict.why),
             Figures(verdict)
@@ -327,8 +414,8 @@ impl Daemon {
         }
     }
 
-    /// Reads the config anew; the running one stays where the new one is bad.
-    fn reload(&mut self, paths: &Paths) -> Option<Triggers> {
+    /// Reads the config anew; the running one stays where the new one is bad, which is `false`.
+    fn reload(&mut self, paths: &Paths) -> io::Result<bool> {
         let config = match config::load(paths) {
             Ok(config) => config,
             Err(problems) => {
@@ -337,7 +424,7 @@ impl Daemon {
                 }
                 self.log
                     .error(format_args!("reload refused, the running config stays"));
-                return None;
+                return Ok(false);
             }
         };
         // The new triggers are armed before the old ones go: none is lost in between.
@@ -346,9 +433,10 @@ impl Daemon {
             Ok(triggers) => triggers,
             Err(error) => {
                 self.log.error(format_args!("reload refused: {error}"));
-                return None;
+                return Ok(false);
             }
         };
+        self.domains[0].rearm(triggers)?;
         if config.engine != self.config.engine {
             self.log.warning(format_args!(
                 "the engine is chosen at start: [engine] counts from the next one on"
@@ -364,7 +452,7 @@ impl Daemon {
             "reloaded: {} groups",
             self.config.policy.groups.len()
         ));
-        Some(triggers)
+        Ok(true)
     }
 }
 
@@ -394,7 +482,7 @@ fn arm(config: &Loaded, psi: bool, log: &mut Log) -> io::Result<Triggers> {
             if higher.iter().any(|rules| rules.triggers.contains(trigger)) {
                 continue;
             }
-            if let Err(error) = triggers.arm(Path::new(psi::SYSTEM), trigger, level) {
+            if let Err(error) = triggers.arm(CWD, psi::SYSTEM, trigger, level) {
                 log.error(format_args!(
                     "{}: the kernel refuses this trigger: {error}",
                     level.name()

@@ -6,6 +6,7 @@ pub mod act;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+mod domain;
 #[cfg(test)]
 mod mdoc;
 pub mod sense;

@@ -36,6 +36,7 @@ static POLICIES: LazyLock<[Policy; 6]> = LazyLock::new(|| {
 #[derive(Arbitrary, Debug)]
 struct Episode {
     policy: u8,
+    within: bool,
     moments: Vec<Moment>,
 }
 
@@ -91,7 +92,7 @@ impl Candidate {
 }
 
 impl Moment {
-    fn memory(&self) -> Memory {
+    fn memory(&self, within: bool) -> Memory {
         let [
             total,
             available,
@@ -104,6 +105,7 @@ impl Moment {
             full,
         ] = self.memory;
         Memory {
+            within: within.into(),
             total: bytes(total),
             available: bytes(available),
             swap_total: bytes(swap_total),
@@ -152,12 +154,13 @@ fuzz_target!(|episode: Episode| {
         if let Some(level) = moment.fired {
             history.triggered(Level::CONFIGURED[usize::from(level) % 3], now);
         }
-        let (memory, survey) = (moment.memory(), moment.survey());
+        let (memory, survey) = (moment.memory(episode.within), moment.survey());
         history.observe(&memory, now);
         let verdict = judge(policy, &memory, &survey, &history, now);
         assert_eq!(verdict, judge(policy, &memory, &survey, &history, now));
         if let Some(step) = step_of(&verdict.action) {
             assert!(verdict.level > Level::Calm);
+            assert!(step != Step::Reboot || !episode.within);
             assert!(policy.levels.iter().any(|l| l.actions.contains(&step)));
         }
         if let Some(target) = verdict.action.target() {

@@ -2,11 +2,16 @@
 
 use crate::policy::{Amount, Condition, Stall, Term};
 
-/// Figures of the system, in bytes.
+/// Figures of the system, or of a cgroup within its own limit as if it were a system of its own,
+/// in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
+    /// cgroup id of whom they are of; 0: the system.
+    pub within: u64,
+    /// RAM; of a cgroup its limit.
     pub total: u64,
-    /// MemAvailable: what can be had without swapping.
+    /// MemAvailable: what can be had without swapping. Of a cgroup what is left to its limit, and
+    /// its file cache.
     pub available: u64,
     pub swap_total: u64,
     pub swap_free: u64,

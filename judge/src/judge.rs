@@ -18,7 +18,8 @@ const GRACE_MS: u64 = 20;
 /// small device writes in a second.
 const FALL_PER_MS: u64 = 512 * 1024;
 
-/// Decides what to do about the pressure that `memory` and `survey` show.
+/// Decides what to do about the pressure that `memory` and `survey` show: in the system, or within
+/// one cgroup when both are of that, with a `history` of its own.
 ///
 /// The levels are tried from the highest in force down, and the steps of a level in the order of
 /// its `actions`; the first step that can do something is the verdict. What destroys work
@@ -226,7 +227,11 @@ impl Case<'_> {
         })
     }
 
+    /// What is short within a cgroup's own limit is no reason to restart everything.
     fn reboot(&self, verdict: &Verdict) -> Found {
+        if self.memory.within != 0 {
+            return Found::Nothing;
+        }
         let long_enough =
             self.history.helpless_ms(self.now) >= u64::from(self.policy.reboot_after_ms);
         if chosen(&verdict.judged).is_none() && self.policy.reboot_after_ms > 0 && long_enough {

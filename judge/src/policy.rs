@@ -252,8 +252,12 @@ impl Policy {
     /// Whether a stall comes before the end. Where hardly any file cache is left and there is no
     /// swap (all programs in RAM, say), an allocation has nothing to wait for: the kernel goes from
     /// no stall at all straight to its OOM killer, and PSI says nothing. Then, as without PSI, the
-    /// figures must be looked at by time.
+    /// figures must be looked at by time. Not within a cgroup's own limit: there the kernel's OOM
+    /// killer stays inside, and takes what the config ranks first.
     pub fn is_warned(&self, memory: &Memory) -> bool {
+        if memory.within != 0 {
+            return true;
+        }
         let critical = self.levels[LEVELS - 1]
             .confirm
             .available_mark(memory.total)

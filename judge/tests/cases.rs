@@ -367,6 +367,39 @@ fn a_reboot_needs_the_policy_to_say_so_and_time_without_a_way_out() {
 }
 
 #[test]
+fn what_is_short_within_a_limit_restarts_nothing_and_is_not_looked_at_by_time() {
+    let mut policy = policy();
+    policy.levels[2].actions = heapless::Vec::from_slice(&[Step::Reboot]).unwrap();
+    policy.reboot_after_ms = 1;
+    let inside = Memory {
+        within: 7,
+        file: 0,
+        ..memory(4 * MIB)
+    };
+    let mut history = History::default();
+    let verdict = judge(
+        &policy,
+        &inside,
+        &lowtide_common::Survey::EMPTY,
+        &history,
+        0,
+    );
+    assert_eq!((verdict.why, verdict.look_again_ms), (Why::Calm, None));
+    history.triggered(Level::Critical, 0);
+    for now in [0, 1_000] {
+        let verdict = judge(
+            &policy,
+            &inside,
+            &lowtide_common::Survey::EMPTY,
+            &history,
+            now,
+        );
+        assert!(verdict.helpless && verdict.action == Action::Nothing);
+        history.note(&policy, &verdict, None, now);
+    }
+}
+
+#[test]
 fn a_level_comes_down_after_its_quiet_time() {
     let (policy, mut history) = (policy(), History::default());
     history.triggered(Level::Critical, 0);

@@ -278,6 +278,31 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "pressure_inside_a_limit_is_solved_inside",
+        scenario: || scenarios::boxed(OWN_TRIGGER),
+        check: |run| {
+            says(run, "in /box: critical")?;
+            scenarios::solved_inside(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "pressure_inside_a_limit_is_solved_inside_on_6_12",
+        kernel: Some("6.12"),
+        scenario: || scenarios::boxed(OWN_TRIGGER),
+        check: |run| {
+            says(run, "cgroupfs engine")?;
+            scenarios::solved_inside(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "without_a_trigger_inside_a_limit_the_kernel_kills",
+        scenario: || scenarios::boxed(""),
+        check: scenarios::left_to_the_kernel,
+        ..PLAIN
+    },
+    Case {
         name: "protection_holds_and_goes_with_the_agent",
         scenario: scenarios::protect,
         check: firmware::passed,
@@ -331,6 +356,7 @@ pub struct Test {
 /// What a run must have been like.
 pub type Check = Box<dyn Fn(&Run) -> Result<()> + Sync>;
 
+const OWN_TRIGGER: &str = "trigger = \"some 20ms/500ms\"";
 const CGROUPFS: &str = "[engine]\nkind = \"cgroupfs\"\n";
 
 /// The agent says so.

@@ -116,6 +116,57 @@ pub fn fast_hog() -> Scenario {
     }
 }
 
+/// Worth less than all others, and not in the box.
+const SPARE: &str = "spare";
+
+/// The gateway and the hog share a box with a limit of its own, and there is plenty outside, where
+/// the one stands that would go first. `keys` are more for the box's group.
+pub fn boxed(keys: &str) -> Scenario {
+    let mut scenario = fast_hog();
+    for service in &mut scenario.services {
+        if [GATEWAY, HOG].contains(&service.name.as_str()) {
+            service.cgroup = format!("box/{}", service.name);
+        }
+    }
+    scenario
+        .services
+        .push(load(SPARE, SPARE, &["sleeper", "--size", "20M"]));
+    scenario.cgroups.push(Cgroup {
+        path: "box".into(),
+        attributes: [("memory.max".into(), "64M".into())].into(),
+    });
+    let inside = DEVICE
+        .replace("apps/gateway", "box/gateway")
+        .replace("apps/media", "box/media");
+    let config = format!(
+        "{inside}\n\
+         [[group]]\nname = \"spare\"\nkill = 900\ncgroups = [\"spare\"]\n\
+         [[group]]\nname = \"box\"\ncgroups = [\"box\"]\n{keys}\n"
+    );
+    scenario.files.insert(CONFIG.into(), config);
+    scenario
+}
+
+/// What is short in the box is solved in the box.
+pub fn solved_inside(run: &Run) -> Result<()> {
+    ensure!(run.exited(SPARE).is_none(), "who is outside goes");
+    only_the_hog_goes(run)
+}
+
+/// Without a trigger of its own the box is the kernel's to solve: the agent touches nobody.
+pub fn left_to_the_kernel(run: &Run) -> Result<()> {
+    ensure!(oom_kills(run) > 0, "the box was never short");
+    // The kernel may take the gateway as well, while the hog is still exiting.
+    for service in [SPARE, SENSOR, LIFELINE, "lowtide"] {
+        ensure!(run.exited(service).is_none(), "{service} ended");
+    }
+    let mut lines = run.lines("lowtide").map(|(_, line)| line);
+    match lines.find(|line| line.contains(" /")) {
+        Some(line) => bail!("the agent acts: {line}"),
+        None => Ok(()),
+    }
+}
+
 /// A test script of `guest/tests` on the device at rest; it starts the agent itself, and the guest
 /// ends with it. Its exit code says whether what it looked at was right.
 pub fn scripted(name: &str, script: &str, arguments: &[&str]) -> Scenario {

@@ -7,7 +7,7 @@ use crate::sense::tree::{OwnRule as _, Tree};
 use crate::sys;
 use crate::tell::Log;
 use lowtide_common::{NEVER, NO_GROUP};
-use lowtide_judge::{Policy, Unit};
+use lowtide_judge::{Policy, Trigger, Unit};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::io;
@@ -22,19 +22,30 @@ const LAST: i64 = -999;
 /// the distance to [`LAST`] lets even a large process that is never killed outlive it.
 const LOWEST: i64 = LAST / 2;
 
-/// Brings every cgroup in line with the config, and undoes what no longer applies. Walks the
-/// whole tree by name: not for times of pressure. What cannot be set is said and done without.
+/// A cgroup whose group has a trigger.
+pub struct OwnTrigger {
+    /// cgroup id.
+    pub id: u64,
+    /// Below the cgroup root.
+    pub path: String,
+    pub dir: OwnedFd,
+    pub trigger: Trigger,
+}
+
+/// Brings every cgroup in line with the config, and undoes what no longer applies; returns those
+/// with a trigger of their own. Walks the whole tree by name: not for times of pressure. What
+/// cannot be set is said and done without.
 pub fn settle(
     config: &Loaded,
     tree: &Tree,
     total: u64,
     settings: &mut Settings,
     log: &mut Log,
-) -> io::Result<()> {
-    if !settings.is_possible() {
-        return Ok(());
-    }
-    let root = rustix::fs::openat(tree.root()?, c".", DIRECTORY, Mode::empty())?;
+) -> io::Result<Vec<OwnTrigger>> {
+    let Ok(root) = tree.root() else {
+        return Ok(Vec::new());
+    };
+    let root = rustix::fs::openat(root, c".", DIRECTORY, Mode::empty())?;
     let mut walk = Walk {
         config,
         tree,
@@ -43,9 +54,10 @@ pub fn settle(
         settings,
         log,
         wanted: Vec::new(),
+        triggers: Vec::new(),
     };
     walk.children(&mut String::new(), &root, NO_GROUP)?;
-    let mut wanted = walk.wanted;
+    let (mut wanted, triggers) = (walk.wanted, walk.triggers);
     wanted.sort_unstable_by_key(|(id, setting)| (*id, setting.file()));
     settings.retain(tree, |id, setting| {
         // Who is held back has a time of its own.
@@ -54,7 +66,7 @@ pub fn settle(
                 .binary_search_by_key(&(id, setting.file()), |(id, s)| (*id, s.file()))
                 .is_ok()
     });
-    Ok(())
+    Ok(triggers)
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -98,6 +110,7 @@ struct Walk<'a> {
     settings: &'a mut Settings,
     log: &'a mut Log,
     wanted: Vec<(u64, Setting)>,
+    triggers: Vec<OwnTrigger>,
 }
 
 impl Walk<'_> {
@@ -142,6 +155,14 @@ impl Walk<'_> {
         let below = self.children(path, dir, group)?;
         let policy = &self.config.policy;
         let table = policy.group(group);
+        if let (Some(_), Some(trigger)) = (own, table.trigger) {
+            self.triggers.push(OwnTrigger {
+                id,
+                path: path.clone(),
+                dir: dir.try_clone()?,
+                trigger,
+            });
+        }
         let mut asks = Below {
             kill: Some((table.kill, table.kill)),
             ..Below::default()
@@ -189,6 +210,9 @@ impl Walk<'_> {
     }
 
     fn set(&mut self, path: &str, dir: BorrowedFd<'_>, id: u64, setting: Setting, value: i64) {
+        if !self.settings.is_possible() {
+            return;
+        }
         self.wanted.push((id, setting));
         match self.settings.set(dir, id, setting, value) {
             Ok(()) => {}

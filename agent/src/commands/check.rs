@@ -147,6 +147,13 @@ impl Device for ThisDevice {
         memory.map_or(u64::MAX, |memory| memory.total)
     }
 
+    fn is_limited(&self, path: &str) -> bool {
+        ["memory.max", "memory.high"].into_iter().any(|limit| {
+            let text = fs::read_to_string(self.mount.join(path).join(limit));
+            text.is_ok_and(|text| text.trim_end() != "max")
+        })
+    }
+
     fn arm(&self, trigger: &Trigger) -> Result<(), String> {
         psi::try_trigger(trigger)
     }

@@ -36,7 +36,7 @@ impl Run {
         for problem in config.warnings.iter() {
             log.warning(format_args!("{problem}"));
         }
-        let (daemon, triggers) = match Daemon::start(config, log, self.verifier_log) {
+        let daemon = match Daemon::start(config, log, self.verifier_log) {
             Ok(started) => started,
             Err(error) if self.verifier_log => {
                 eprintln!("{error}");
@@ -47,7 +47,7 @@ impl Run {
                 return ExitCode::FAILURE;
             }
         };
-        match smol::block_on(daemon.run(triggers, &paths)) {
+        match smol::block_on(daemon.run(&paths)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 Log::open().error(format_args!("stopped: {error}"));

@@ -125,13 +125,21 @@ impl Compiler<'_> {
         let Some(quiet) = &document.limits.quiet else {
             return;
         };
-        for (level, table) in Level::CONFIGURED.into_iter().zip(document.level.tables()) {
-            let Some(set) = &table.trigger else { continue };
-            let longest = set.value.0.iter().map(|t| t.window_us / 1_000).max();
-            if longest.is_some_and(|window| quiet.value.0 <= window) {
+        let levels = Level::CONFIGURED.into_iter().zip(document.level.tables());
+        let of_levels = levels.filter_map(|(level, table)| {
+            let set = table.trigger.as_ref()?;
+            let longest = set.value.0.iter().map(|t| t.window_us).max()?;
+            Some((format!("level.{}.trigger", level.name()), set.at, longest))
+        });
+        let of_groups = document.group.0.iter().filter_map(|(_, group)| {
+            let set = group.trigger.as_ref()?;
+            Some(("group.trigger".to_owned(), set.at, set.value.0?.window_us))
+        });
+        for (key, at, window_us) in of_levels.chain(of_groups) {
+            if quiet.value.0 <= window_us / 1_000 {
                 self.contradiction(
                     ("limits.quiet", quiet.at),
-                    (&format!("level.{}.trigger", level.name()), set.at),
+                    (&key, at),
                     "the quiet time must be longer than the window of every trigger, or a level comes down under pressure",
                 );
             }

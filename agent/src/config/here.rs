@@ -3,6 +3,7 @@
 use super::matcher::Process;
 use super::problem::{Problem, Problems};
 use super::{At, Loaded};
+use crate::domain::WATCHED;
 use lowtide_common::{NEVER, NO_GROUP};
 use lowtide_judge::{Group, Level, Trigger};
 use std::collections::BTreeSet;
@@ -22,6 +23,8 @@ pub trait Device {
     fn total(&self) -> u64;
     /// Arms a trigger on the system and drops it; the error says why the kernel refuses.
     fn arm(&self, trigger: &Trigger) -> Result<(), String>;
+    /// Whether the cgroup at a path has a limit of its own.
+    fn is_limited(&self, path: &str) -> bool;
 }
 
 impl Loaded {
@@ -32,6 +35,7 @@ impl Loaded {
         self.refused_triggers(device, &mut problems);
         self.marks(device.total(), &mut problems);
         self.protected(device.total(), &mut problems);
+        self.unlimited(device, &mut problems);
         self.unmatched(device, &mut problems);
         self.ties(device.cgroups(), &mut problems);
         self.all_never(device, &mut problems);
@@ -52,6 +56,37 @@ impl Loaded {
             if let Some(why) = refused.filter(|why| reasons.insert(why.clone())) {
                 let key = format!("level.{}.trigger", level.name());
                 self.warn(problems, set.at, key, why);
+            }
+        }
+    }
+
+    /// A trigger on a cgroup means something only where that has a limit; and there are only so
+    /// many.
+    fn unlimited(&self, device: &dyn Device, problems: &mut Problems) {
+        let mut watched = 0;
+        for (index, (_, table)) in self.effective.document.group.0.iter().enumerate() {
+            let Some(set) = table.trigger.as_ref().filter(|set| set.value.0.is_some()) else {
+                continue;
+            };
+            let own = |path: &&String| {
+                let nearest = self.matcher.nearest(path);
+                nearest.is_some_and(|(group, at)| usize::from(group) == index && at == **path)
+            };
+            let cgroups: Vec<_> = device.cgroups().iter().filter(own).collect();
+            let key = || "group.trigger".to_owned();
+            if let Some(path) = cgroups.iter().find(|path| !device.is_limited(path)) {
+                let message = format!(
+                    "{path} has neither memory.max nor memory.high: nothing can be short in it alone"
+                );
+                self.warn(problems, set.at, key(), message);
+            }
+            let before = watched;
+            watched += cgroups.len();
+            if before <= WATCHED && watched > WATCHED {
+                let message = format!(
+                    "{watched} cgroups with a trigger up to here, and at most {WATCHED} get theirs"
+                );
+                self.warn(problems, set.at, key(), message);
             }
         }
     }

@@ -138,7 +138,7 @@ table! {
         pub protect: Setting<Amount>,
         /// Memory that is reclaimed from it only when nothing else is left (memory.low), of RAM.
         pub protect_low: Setting<Amount>,
-        /// PSI trigger on each of its cgroups: pressure inside is solved inside.
+        /// PSI trigger on each of its cgroups that has a limit of its own (memory.max or memory.high): pressure inside is judged by that limit and solved inside, among the cgroups below it. At most 16 cgroups.
         pub trigger: Setting<OwnTrigger>,
     }
 }

@@ -181,10 +181,11 @@ impl Cgroupfs {
         rows.clear();
         above.clear();
         let (mut kill, mut reclaim) = (Best::new(), Best::new());
-        let over_root = Above::root(request.fallback);
+        let over_root = Above::root(request);
         for (i, memcg) in memcgs.iter().enumerate() {
             let over = above.get(memcg.parent as usize).unwrap_or(&over_root);
             let own = memcg.rule.filter(|rule| rule.flags & Rule::INHERIT == 0);
+            let (over, own) = request.begins_at(memcg.id, *over, own);
             let is_root = memcg.parent == NONE;
             let new = memcg.rule.is_none() && !is_root && memcg.id > request.classified_up_to;
             if new {

@@ -3,6 +3,7 @@
 pub mod cgroupfs;
 pub mod choose;
 pub mod kfunc;
+pub mod limited;
 pub mod meminfo;
 pub mod process;
 pub mod procfs;
@@ -102,16 +103,18 @@ impl Surveyor {
             Unit::Cgroup => self.tree.classify_all(rules, &mut *self.engine),
             Unit::Process => {
                 self.engine.forget_all()?;
-                let survey = self.survey(0, Rule::UNTOUCHABLE, 0, rules)?;
+                let survey = self.survey(0, 0, Rule::UNTOUCHABLE, 0, rules)?;
                 Ok(survey.memcgs as usize)
             }
         }
     }
 
-    /// One survey. New cgroups that are found on the way are classified first.
+    /// One survey, of all or `within` one cgroup, see [`Request::within`]. New cgroups that are
+    /// found on the way are classified first.
     pub fn survey(
         &mut self,
         enough: u64,
+        within: u64,
         fallback: Rule,
         flags: u32,
         rules: &dyn OwnRule,
@@ -121,6 +124,7 @@ impl Surveyor {
                 enough,
                 classified_up_to: self.classified_up_to,
                 fallback,
+                within,
                 flags,
                 _reserved: 0,
             };

@@ -367,6 +367,7 @@ mod tests {
             classified_up_to: 0,
             fallback: Rule::UNTOUCHABLE,
             flags: Request::ALL_ROWS,
+            within: 0,
             _reserved: 0,
         };
         engine.run(&request).unwrap();

@@ -4,12 +4,13 @@ use lowtide_judge::{Level, Trigger};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use std::io;
-use std::path::Path;
 
 /// The system's own PSI file.
 pub const SYSTEM: &str = "/proc/pressure/memory";
+/// That of a cgroup, in its directory.
+pub const CGROUP: &str = "memory.pressure";
 
 /// Armed triggers behind one epoll descriptor.
 ///
@@ -32,10 +33,17 @@ impl Triggers {
         })
     }
 
-    /// Arms one trigger on a PSI file. `EINVAL`: the kernel takes no such window (500 ms to 10 s,
+    /// Arms one trigger on the PSI file at `file` below `dir`. `EINVAL`: the kernel takes no such window (500 ms to 10 s,
     /// without CAP_SYS_RESOURCE multiples of 2 s only); `EOPNOTSUPP`: PSI is off by command line.
-    pub fn arm(&mut self, file: &Path, trigger: &Trigger, level: Level) -> io::Result<()> {
-        let fd = rustix::fs::open(
+    pub fn arm(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        file: &str,
+        trigger: &Trigger,
+        level: Level,
+    ) -> io::Result<()> {
+        let fd = rustix::fs::openat(
+            dir,
             file,
             OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
             Mode::empty(),
@@ -104,8 +112,8 @@ impl Triggers {
 /// do about it.
 pub fn try_trigger(trigger: &Trigger) -> Result<(), String> {
     use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, Unsupported};
-    let armed = Triggers::new()
-        .and_then(|mut triggers| triggers.arm(Path::new(SYSTEM), trigger, Level::Watch));
+    let armed =
+        Triggers::new().and_then(|mut triggers| triggers.arm(CWD, SYSTEM, trigger, Level::Watch));
     armed.map_err(|error| match error.kind() {
         NotFound | Unsupported => format!(
             "cannot fire: no {SYSTEM}; the kernel needs CONFIG_PSI, and `psi=1` on its command \

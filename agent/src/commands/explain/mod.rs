@@ -121,7 +121,7 @@ impl Explanation {
         surveyor.classify_all(&config.matcher)?;
         let mut survey = |enough, flags| -> io::Result<(Survey, Vec<Row>)> {
             let fallback = rule(policy, NO_GROUP);
-            let survey = *surveyor.survey(enough, fallback, flags, &config.matcher)?;
+            let survey = *surveyor.survey(enough, 0, fallback, flags, &config.matcher)?;
             Ok((survey, surveyor.rows().to_vec()))
         };
 

@@ -40,6 +40,10 @@ impl Device for Fake {
             Stall::Full => Err("no such stall here".to_owned()),
         }
     }
+
+    fn is_limited(&self, path: &str) -> bool {
+        path.starts_with("box")
+    }
 }
 
 fn device(cgroups: &[&str]) -> Fake {
@@ -134,4 +138,25 @@ fn too_much_protected() {
             .contains("t:8:11: warning: group.protect: all groups together protect 51 of 100 MiB")
     );
     assert!(!said(&text.replace("21M", "20M"), &device(&["a", "b"])).contains("protect"));
+}
+
+#[test]
+fn a_trigger_of_a_cgroup_without_a_limit_is_named() {
+    let text = "[[group]]\nname = \"x\"\ncgroups = [\"*\"]\ntrigger = \"some 50ms/500ms\"\n";
+    assert!(!said(text, &device(&["box"])).contains("memory.max"));
+    let said = said(text, &device(&["box", "apps"]));
+    assert!(
+        said.contains("t:4:11") && said.contains("apps has neither"),
+        "{said}"
+    );
+}
+
+#[test]
+fn more_cgroups_with_a_trigger_than_are_watched_are_named() {
+    let text = "[[group]]\nname = \"x\"\ncgroups = [\"box/*\"]\ntrigger = \"some 50ms/500ms\"\n";
+    let boxes: Vec<_> = (0..17).map(|n| format!("box/{n}")).collect();
+    let mut boxes: Vec<_> = boxes.iter().map(String::as_str).collect();
+    assert!(said(text, &device(&boxes)).contains("17 cgroups with a trigger"));
+    boxes.pop();
+    assert!(!said(text, &device(&boxes)).contains("cgroups with a trigger"));
 }

@@ -129,6 +129,12 @@ fn a_contradiction_is_mended_in_the_higher_layer() {
             && text.contains("(limits.quiet is at built in:"),
         "{text}"
     );
+    let of_group =
+        problems("[[group]]\nname = \"x\"\ncgroups = [\"x\"]\ntrigger = \"some 1s/10s\"\n");
+    assert!(
+        of_group.contains("test.toml:4:11: group.trigger: "),
+        "{of_group}"
+    );
     assert!(
         text.contains("test.toml:5:11: level.critical.confirm: ")
             && text.contains("(level.critical.relief is at built in:"),

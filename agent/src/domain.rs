@@ -1,0 +1,110 @@
+//! What is judged by itself, with triggers and a history of its own: the system, or a cgroup within
+//! its own limit.
+
+use crate::act::settle::OwnTrigger;
+use crate::sense::limited::Limited;
+use crate::sense::psi::{self, Triggers};
+use lowtide_judge::{History, Level, Memory, Millis, Trigger, Why};
+use rustix::fd::AsFd;
+use smol::Async;
+use std::io;
+use std::time::Instant;
+
+/// Cgroups that are watched over by themselves at a time.
+pub const WATCHED: usize = 16;
+
+pub struct Domain {
+    cgroup: Option<(Limited, Trigger)>,
+    /// `in /PATH: ` for lines about a cgroup; empty for the system.
+    pub place: String,
+    pub triggers: Async<Triggers>,
+    pub history: History,
+    /// Its last verdict belongs to an episode that has not ended.
+    pub acts: bool,
+    /// When to look again without a trigger.
+    pub look_again: Option<Instant>,
+    /// What the last line about doing nothing said, so that it is said once.
+    pub last_why: Option<Why>,
+}
+
+impl Domain {
+    pub fn system(triggers: Triggers) -> io::Result<Self> {
+        Self::new(None, String::new(), triggers)
+    }
+
+    /// Arms the trigger, for all levels: what their conditions say is all that counts inside.
+    pub fn cgroup(own: &OwnTrigger) -> io::Result<Self> {
+        let mut triggers = Triggers::new()?;
+        triggers.arm(own.dir.as_fd(), psi::CGROUP, &own.trigger, Level::Critical)?;
+        let limited = Limited::open(own.dir.as_fd())?;
+        Self::new(
+            Some((limited, own.trigger)),
+            format!("in /{}: ", own.path),
+            triggers,
+        )
+    }
+
+    fn new(
+        cgroup: Option<(Limited, Trigger)>,
+        place: String,
+        triggers: Triggers,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            cgroup,
+            place,
+            triggers: Async::new_nonblocking(triggers)?,
+            history: History::default(),
+            acts: false,
+            look_again: None,
+            last_why: None,
+        })
+    }
+
+    /// Replaces its triggers.
+    pub fn rearm(&mut self, triggers: Triggers) -> io::Result<()> {
+        self.triggers = Async::new_nonblocking(triggers)?;
+        Ok(())
+    }
+
+    pub fn is_system(&self) -> bool {
+        self.cgroup.is_none()
+    }
+
+    pub fn watches(&self, own: &OwnTrigger) -> bool {
+        let cgroup = self.cgroup.as_ref();
+        cgroup.is_some_and(|(limited, trigger)| limited.id == own.id && *trigger == own.trigger)
+    }
+
+    /// Whether there is anything that could be short in it alone.
+    pub fn has_limit(&self) -> bool {
+        let cgroup = self.cgroup.as_ref();
+        cgroup.is_none_or(|(limited, _)| limited.limit().is_ok_and(|limit| limit.is_some()))
+    }
+
+    /// Its figures, given the system's; see [`Limited::read`].
+    pub fn memory(&self, system: &Memory) -> io::Result<Option<Memory>> {
+        match &self.cgroup {
+            Some((limited, _)) => limited.read(system),
+            None => Ok(Some(*system)),
+        }
+    }
+
+    /// Takes in what fired, see [`Triggers::take`]; whether anything did.
+    pub fn take_fired(&mut self, woke: bool, now: Millis) -> io::Result<bool> {
+        let mut fired = false;
+        self.triggers.get_ref().take(woke, |level| {
+            fired = true;
+            self.history.triggered(level, now);
+        })?;
+        Ok(fired)
+    }
+
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.look_again.is_some_and(|at| at <= now)
+    }
+
+    /// Nothing can be short in it.
+    pub fn rest(&mut self) {
+        (self.acts, self.look_again) = (false, None);
+    }
+}
