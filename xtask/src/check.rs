@@ -2,6 +2,7 @@
 
 use crate::dirs;
 use crate::ebpf;
+use crate::fuzz::Fuzz;
 use crate::guest_tests;
 use crate::shell::say;
 use anyhow::{Context as _, Result};
@@ -58,6 +59,7 @@ impl Test {
                     tally.count(cargo(name, arguments)?);
                 }
                 tally.add(bpf_object());
+                tally.add(fuzz());
             }
             tally.add(cargo_test(filter)?);
         }
@@ -128,6 +130,23 @@ fn bpf_object() -> Tally {
         }
     };
     let result = tools.check();
+    println!("{name} ... {}", verdict(result.is_ok()));
+    if let Err(e) = &result {
+        println!("    {e:#}");
+    }
+    tally.count(result.is_ok());
+    tally
+}
+
+fn fuzz() -> Tally {
+    let mut tally = Tally::default();
+    let name = "test fuzz targets";
+    if let Some(missing) = Fuzz::missing() {
+        println!("{name} ... SKIPPED\n    {missing}");
+        tally.skipped += 1;
+        return tally;
+    }
+    let result = Fuzz::briefly();
     println!("{name} ... {}", verdict(result.is_ok()));
     if let Err(e) = &result {
         println!("    {e:#}");
