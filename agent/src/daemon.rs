@@ -13,6 +13,7 @@ use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
 use crate::sense::tree::{PATH, Tree};
 use crate::tell::Log;
+use crate::tell::manager::Manager;
 use crate::tell::words::{Because, Figures, Many, Size, Target, Whom};
 use async_signal::{Signal, Signals};
 use lowtide_common::{NO_GROUP, Survey};
@@ -38,6 +39,7 @@ pub struct Daemon {
     /// The system, and behind it the cgroups that are watched over by themselves.
     domains: Vec<Domain>,
     log: Log,
+    manager: Manager,
     born: Instant,
 }
 
@@ -54,6 +56,10 @@ impl Daemon {
     /// Opens everything that the agent will ever need.
     pub fn start(config: Loaded, mut log: Log, verifier_log: bool) -> io::Result<Self> {
         protect_self(&mut log);
+        let manager = Manager::from_env().unwrap_or_else(|error| {
+            log.warning(format_args!("cannot reach the service manager: {error}"));
+            Manager::default()
+        });
         let tree = Tree::open()?;
         let chosen = choose::open(
             &Wanted {
@@ -70,17 +76,9 @@ impl Daemon {
         let meminfo = Meminfo::open()?;
         let memory = meminfo.read()?;
         let triggers = arm(&config, memory.psi, &mut log)?;
-        let groups = config.policy.groups.len();
-        log.info(format_args!(
-            "{} engine, {} triggers armed, {groups} groups {} {ruled} {}",
-            surveyor.engine(),
-            triggers.len(),
-            match surveyor.unit() {
-                Unit::Cgroup => "cover",
-                Unit::Process => "for",
-            },
-            Many(surveyor.unit()),
-        ));
+        let standing = standing(&surveyor, triggers.len(), &config, ruled);
+        log.info(format_args!("{standing}"));
+        manager.status(format_args!("{standing}"));
         if !memory.psi {
             log.warning(format_args!(
                 "the kernel measures no stalls: memory is looked at by time, which is second best; \
@@ -106,6 +104,7 @@ impl Daemon {
             settings,
             domains: vec![Domain::system(triggers)?],
             log,
+            manager,
             born: Instant::now(),
         };
         this.settle();
@@ -115,12 +114,14 @@ impl Daemon {
     /// Runs until SIGTERM or SIGINT, and leaves no setting behind.
     pub async fn run(mut self, paths: &Paths) -> io::Result<()> {
         let result = self.watch(paths).await;
+        self.manager.stopping();
         self.settings.undo_all(&self.surveyor.tree);
         result
     }
 
     async fn watch(&mut self, paths: &Paths) -> io::Result<()> {
         let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
+        self.manager.ready();
         self.episode(0, false)?;
         loop {
             let fired = poll_fn(|context| {
@@ -152,6 +153,7 @@ impl Daemon {
                 Woken::LookAgain => {
                     self.let_go(false);
                     let now = Instant::now();
+                    self.manager.alive(now);
                     for at in 0..self.domains.len() {
                         if self
                             .domains
@@ -163,12 +165,14 @@ impl Daemon {
                     }
                 }
                 Woken::Reload => {
+                    self.manager.reloading();
                     if self.reload(paths)? {
                         // What fired and was not yet looked at is not lost with its trigger.
                         for at in (0..self.domains.len()).rev() {
                             self.episode(at, true)?;
                         }
                     }
+                    self.manager.ready();
                 }
                 Woken::Stop(signal) => {
                     self.log.info(format_args!("{signal:?}: stopping"));
@@ -183,10 +187,11 @@ impl Daemon {
     }
 
     /// When to look again without a trigger; who is held back is let go in time, whatever else
-    /// there is to look at.
+    /// there is to look at, and signs of life are given where they are asked for.
     fn next_look(&self) -> Option<Instant> {
         let looks = self.domains.iter().filter_map(|domain| domain.look_again);
-        looks.chain(self.settings.next_thaw()).min()
+        let looks = looks.chain(self.settings.next_thaw());
+        looks.chain(self.manager.alive_due()).min()
     }
 
     /// Senses, judges and acts for one domain until there is nothing more to do now.
@@ -196,6 +201,7 @@ impl Daemon {
             let domain = &mut self.domains[at];
             let fired = domain.take_fired(std::mem::take(&mut woke), now)?;
             let woken = Instant::now();
+            self.manager.alive(woken);
             let system = without_allocating(|| self.meminfo.read())?;
             let memory = match without_allocating(|| domain.memory(&system)) {
                 Ok(Some(memory)) => memory,
@@ -337,9 +343,14 @@ impl Daemon {
         let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
         let killed = Instant::now();
         let deadline = killed + limit;
-        // Who is held back meanwhile is let go in time.
-        while !victim.wait_gone(self.settings.next_thaw().unwrap_or(deadline).min(deadline)) {
+        // Who is held back meanwhile is let go in time, and signs of life go on.
+        loop {
+            let sooner = [self.settings.next_thaw(), self.manager.alive_due()];
+            if victim.wait_gone(sooner.into_iter().flatten().fold(deadline, Instant::min)) {
+                break;
+            }
             self.let_go(false);
+            self.manager.alive(Instant::now());
             if Instant::now() >= deadline {
                 self.log.warning(format_args!(
                     "the victim has not exited after {} ms",
@@ -436,6 +447,7 @@ impl Daemon {
                 return Ok(false);
             }
         };
+        let armed = triggers.len();
         self.domains[0].rearm(triggers)?;
         if config.engine != self.config.engine {
             self.log.warning(format_args!(
@@ -443,17 +455,33 @@ impl Daemon {
             ));
         }
         self.config = config;
-        if let Err(error) = self.surveyor.classify_all(&self.config.matcher) {
+        let ruled = self.surveyor.classify_all(&self.config.matcher);
+        let ruled = ruled.unwrap_or_else(|error| {
             self.log
                 .error(format_args!("classifying who is there: {error}"));
-        }
+            0
+        });
         self.settle();
-        self.log.info(format_args!(
-            "reloaded: {} groups",
-            self.config.policy.groups.len()
-        ));
+        let standing = standing(&self.surveyor, armed, &self.config, ruled);
+        self.log.info(format_args!("reloaded: {standing}"));
+        self.manager.status(format_args!("{standing}"));
         Ok(true)
     }
+}
+
+/// What the agent stands on, in a line.
+fn standing(surveyor: &Surveyor, armed: usize, config: &Loaded, ruled: usize) -> String {
+    let unit = surveyor.unit();
+    format!(
+        "{} engine, {armed} triggers armed, {} groups {} {ruled} {}",
+        surveyor.engine(),
+        config.policy.groups.len(),
+        match unit {
+            Unit::Cgroup => "cover",
+            Unit::Process => "for",
+        },
+        Many(unit),
+    )
 }
 
 /// From trigger to kill nothing may be allocated: memory is what there is none of.
