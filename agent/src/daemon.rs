@@ -17,7 +17,7 @@ use crate::tell::manager::Manager;
 use crate::tell::words::{Because, Figures, Many, Size, Target, Whom};
 use async_signal::{Signal, Signals};
 use lowtide_common::{NO_GROUP, Survey};
-use lowtide_judge::{Level, Memory, Millis, Outcome, Unit, Verdict, judge};
+use lowtide_judge::{Action, Level, Memory, Millis, Outcome, Unit, Verdict, judge};
 use rustix::fs::CWD;
 use smol::Timer;
 use smol::future::FutureExt as _;
@@ -378,23 +378,21 @@ impl Daemon {
             place, last_why, ..
         } = &mut self.domains[at];
         let repeated = last_why.replace(verdict.why) == Some(verdict.why);
-        let Some(target) = verdict.action.target().filter(|_| done.is_some()) else {
-            if !repeated && verdict.level > Level::Calm {
-                self.log.info(format_args!(
-                    "{place}{}: {}; {}",
-                    verdict.level.name(),
-                    Because(&verdict.why),
-                    Figures(verdict)
-                ));
-            }
-            return;
+        let target = verdict.action.target().filter(|_| done.is_some());
+        // Cache goes in many small steps: why is said once.
+        let is_news = match &verdict.action {
+            Action::Nothing | Action::Reclaim { .. } => !repeated,
+            _ => true,
         };
-        self.log.info(format_args!(
-            "{place}{}: {}; {}",
-            verdict.level.name(),
-            Because(&verdict.why),
-            Figures(verdict)
-        ));
+        if is_news && (target.is_some() || verdict.level > Level::Calm) {
+            self.log.info(format_args!(
+                "{place}{}: {}; {}",
+                verdict.level.name(),
+                Because(&verdict.why),
+                Figures(verdict)
+            ));
+        }
+        let Some(target) = target else { return };
         let mut buffer = [std::mem::MaybeUninit::uninit(); PATH];
         let tree = &self.surveyor.tree;
         let whom = Whom::new(

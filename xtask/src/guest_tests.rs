@@ -189,6 +189,27 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "the_procfs_engine_on_a_hybrid_host",
+        kernel: Some("6.1"),
+        scenario: || scenarios::hybrid(scenarios::fast_hog()),
+        check: |run| {
+            says(run, "the memory controller is on cgroup v1")?;
+            says(run, "procfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_cgroupfs_engine_in_a_container",
+        scenario: || scenarios::in_a_container(scenarios::fast_hog()),
+        check: |run| {
+            says(run, "is not the root of the cgroup tree")?;
+            says(run, "cgroupfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
         name: "explain_with_the_procfs_engine",
         append: "cgroup_disable=memory",
         scenario: || scenarios::in_one_cgroup(scenarios::explain()),

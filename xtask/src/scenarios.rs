@@ -334,6 +334,37 @@ pub fn in_one_cgroup(mut scenario: Scenario) -> Scenario {
     scenario
 }
 
+/// Puts a shell around the agent's command.
+fn agent_by_shell(scenario: &mut Scenario, shell: &[&str], before: &str) {
+    for agent in scenario.services.iter_mut().filter(|s| s.name == "lowtide") {
+        let run = format!("{before} && exec {}", agent.command.join(" "));
+        agent.command = [shell, &["/bin/sh", "-c", &run]]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+    }
+}
+
+/// The same on a device whose memory controller is on cgroup v1, beside an empty cgroup2.
+pub fn hybrid(scenario: Scenario) -> Scenario {
+    let mut scenario = in_one_cgroup(scenario);
+    let v1 = "mkdir /tmp/memory && mount -t cgroup -o memory memory /tmp/memory";
+    agent_by_shell(&mut scenario, &[], v1);
+    scenario
+}
+
+/// The same with an agent that sees of the cgroup tree only what is below `apps`, as in a
+/// container.
+pub fn in_a_container(mut scenario: Scenario) -> Scenario {
+    let mount = format!("mount --bind {CGROUP_ROOT}/apps {CGROUP_ROOT}");
+    agent_by_shell(&mut scenario, &["/bin/busybox", "unshare", "-m"], &mount);
+    for config in scenario.files.values_mut() {
+        *config = config.replace("\"apps/", "\"");
+    }
+    scenario
+}
+
 /// The same without the agent: what waited for it waits for the lifeline.
 pub fn without_agent(mut scenario: Scenario) -> Scenario {
     scenario.services.retain(|s| s.name != "lowtide");
