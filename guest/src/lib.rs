@@ -163,7 +163,9 @@ pub struct CgroupSample {
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum Report {
     /// Bytes that a hog, a tmpfs filler or a sleeper holds.
-    Holds { bytes: u64 },
+    Holds {
+        bytes: u64,
+    },
     /// The load has all that it was told to take.
     Full,
     /// Once a second: ticks so far and the worst delay of a tick, in this second and ever.
@@ -173,9 +175,37 @@ pub enum Report {
         worst_us: u64,
     },
     /// One pass over the working set is done.
-    Pass { number: u64, ms: u64 },
+    Pass {
+        number: u64,
+        ms: u64,
+    },
     /// Children started so far.
-    Forks { count: u64 },
+    Forks {
+        count: u64,
+    },
     /// Cgroups made.
-    Made { cgroups: u64 },
+    Made {
+        cgroups: u64,
+    },
+    Footprint(Footprint),
+}
+
+/// What a service costs while it does nothing: the sum over its processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footprint {
+    pub processes: u64,
+    pub threads: u64,
+    pub pss_kb: u64,
+    /// The most that was ever resident at once.
+    pub peak_kb: u64,
+    /// PSS in kB by mapping, each named by what it maps and its permissions.
+    pub mappings: BTreeMap<String, u64>,
+    /// `memory.current` of the cgroup of the first process, in bytes; absent without a memory
+    /// controller.
+    pub cgroup_bytes: Option<u64>,
+    /// What that is made of, in bytes: the figures of `memory.stat` that are not 0.
+    pub charged: BTreeMap<String, u64>,
+    /// How often a thread went to sleep again during `quiet_ms`.
+    pub sleeps: u64,
+    pub quiet_ms: u64,
 }

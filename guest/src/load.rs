@@ -1,5 +1,6 @@
 //! The loads, each a subcommand. They report on stdout; a load that has nothing more to do sleeps.
 
+use crate::footprint::Measure;
 use argh::FromArgs;
 use lowtide_guest::{CGROUP_ROOT, DISK, Report};
 use rustix::fs::MemfdFlags;
@@ -31,6 +32,7 @@ enum Kind {
     Many(Many),
     Churn(Churn),
     Exec(Exec),
+    Footprint(Measure),
 }
 
 /// allocate and touch memory at a set rate
@@ -164,6 +166,7 @@ impl Load {
             Kind::Many(l) => l.run(),
             Kind::Churn(l) => l.run(),
             Kind::Exec(l) => l.run(),
+            Kind::Footprint(l) => l.run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -436,7 +439,7 @@ fn touch(bytes: &mut [u8], value: u8) {
     std::hint::black_box(bytes);
 }
 
-fn report(report: &Report) {
+pub fn report(report: &Report) {
     let line = serde_json::to_string(report).expect("plain data");
     // Nobody may be reading any more; the load goes on.
     let _ = writeln!(io::stdout().lock(), "{line}");

@@ -7,6 +7,7 @@ mod demo;
 mod dirs;
 mod ebpf;
 mod firmware;
+mod footprint;
 mod fuzz;
 mod guest_tests;
 mod initramfs;
@@ -40,6 +41,7 @@ enum Command {
     BuildEbpf(ebpf::BuildEbpf),
     Lint(lint::Lint),
     Demo(demo::Demo),
+    Footprint(footprint::Footprint),
     Loads(loads::Loads),
     Setup(Setup),
     Test(check::Test),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Build(command) => command.run(),
         Command::BuildEbpf(command) => command.run(),
         Command::Demo(command) => command.run(),
+        Command::Footprint(command) => command.run(),
         Command::Loads(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Lint(command) => command.run(),

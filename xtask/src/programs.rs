@@ -46,6 +46,10 @@ pub fn build_agent(arch: Arch, profile: Profile) -> Result<PathBuf> {
     Ok(cargo_build(arch, profile, &["lowtide"])?.join("lowtide"))
 }
 
+/// Leaves out an eighth of a program that is never used, also of the standard library as rustup
+/// ships it.
+const NO_UNWIND_TABLES: &str = "-Clink-arg=-Tcross/no-unwind-tables.ld";
+
 /// Builds packages and says in which directory their programs are.
 fn cargo_build(arch: Arch, profile: Profile, packages: &[&str]) -> Result<PathBuf> {
     let toolchain = target::prepare(arch)?;
@@ -60,6 +64,11 @@ fn cargo_build(arch: Arch, profile: Profile, packages: &[&str]) -> Result<PathBu
         .args(["build", "--quiet", "--locked", "--profile", profile.name()])
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .args((profile == Profile::Guest).then_some("--features=lowtide/abort-on-alloc"))
+        .arg("--config")
+        .arg(format!(
+            "target.{}.rustflags=[{NO_UNWIND_TABLES:?}]",
+            arch.triple()
+        ))
         .args(["--target", arch.triple(), "--target-dir"])
         .arg(dirs::target()))?;
     Ok(dirs::target().join(arch.triple()).join(profile.name()))

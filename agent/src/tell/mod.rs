@@ -11,10 +11,12 @@ use std::fmt::{Arguments, Write as _};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
-use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
 /// Longest line; a longer one is cut.
 const LINE: usize = 480;
+
+/// Facility `daemon` of syslog (RFC 3164), where the priority of a message takes it.
+const DAEMON: u8 = 3 << 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
@@ -24,10 +26,22 @@ pub enum Weight {
     Error,
 }
 
+impl Weight {
+    /// Severity of syslog.
+    const fn severity(self) -> u8 {
+        match self {
+            Self::Info => 6,
+            Self::Notice => 5,
+            Self::Warning => 4,
+            Self::Error => 3,
+        }
+    }
+}
+
 /// Writes without ever waiting for a reader: under memory pressure the one who reads the log may
 /// be stalled, and the agent must not stall with it. A line that cannot be written is dropped.
 pub struct Log {
-    syslog: Option<Logger<LoggerBackend, Formatter3164>>,
+    syslog: Option<UnixDatagram>,
     kmsg: Option<File>,
 }
 
@@ -49,14 +63,8 @@ impl Log {
             socket.set_nonblocking(true).ok()?;
             Some(socket)
         };
-        let formatter = Formatter3164 {
-            facility: Facility::LOG_DAEMON,
-            hostname: None,
-            process: "lowtide".into(),
-            pid: std::process::id(),
-        };
         Self {
-            syslog: connect().map(|socket| Logger::new(LoggerBackend::Unix(socket), formatter)),
+            syslog: connect(),
             kmsg: File::options().write(true).open("/dev/kmsg").ok(),
         }
     }
@@ -88,18 +96,26 @@ impl Log {
         if is_writable(&stderr) {
             let _ = stderr.lock().write_all(framed.as_bytes());
         }
-        if let Some(syslog) = &mut self.syslog {
-            let _ = match weight {
-                Weight::Info => syslog.info(&line),
-                Weight::Notice => syslog.notice(&line),
-                Weight::Warning => syslog.warning(&line),
-                Weight::Error => syslog.err(&line),
-            };
+        if let Some(syslog) = &self.syslog {
+            let _ = syslog.send(for_syslog(weight, &line).as_bytes());
         }
         if let Some(kmsg) = self.kmsg.as_mut().filter(|_| weight >= Weight::Notice) {
             let _ = kmsg.write_all(framed.as_bytes());
         }
     }
+}
+
+/// A message as a daemon takes it on its local socket. It puts the time in by itself.
+fn for_syslog(weight: Weight, line: &str) -> heapless::String<{ LINE + 32 }> {
+    let mut message = heapless::String::new();
+    let priority = DAEMON | weight.severity();
+    // There is room for the longest line.
+    let _ = write!(
+        message,
+        "<{priority}>lowtide[{}]: {line}",
+        std::process::id()
+    );
+    message
 }
 
 /// A pipe that polls as writable takes a whole line without waiting.
@@ -110,4 +126,19 @@ fn is_writable(fd: impl AsFd) -> bool {
         tv_nsec: 0,
     };
     poll(&mut fds, Some(&now)).is_ok_and(|n| n == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_line_fits_a_syslog_message() {
+        let line = "x".repeat(LINE);
+        let id = std::process::id();
+        assert_eq!(
+            for_syslog(Weight::Error, &line).as_str(),
+            format!("<27>lowtide[{id}]: {line}")
+        );
+    }
 }

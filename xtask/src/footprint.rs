@@ -1,0 +1,176 @@
+//! `cargo xtask footprint`: what the agent costs while nothing happens, by engine.
+
+use crate::guest_tests::Test;
+use crate::kernel;
+use crate::programs::{self, Profile};
+use crate::qemu;
+use crate::scenarios;
+use crate::target::Arch;
+use crate::vm::{Guest, Run};
+use anyhow::{Context as _, Result, ensure};
+use argh::FromArgs;
+use lowtide_guest::{Footprint as Cost, Report, Scenario, Service, What};
+use std::fs;
+use std::process::ExitCode;
+
+/// Of the guests, in MiB.
+const MEMORY_MB: u32 = 256;
+/// Service that measures.
+const MEASURE: &str = "footprint";
+
+/// A way to run the agent.
+struct Variant {
+    name: &'static str,
+    /// On top of the config of the device.
+    config: &'static str,
+    /// On the kernel's command line.
+    append: &'static str,
+}
+
+const VARIANTS: [Variant; 4] = [
+    Variant {
+        name: "kfunc",
+        config: "[engine]\nkind = \"kfunc\"\n",
+        append: "",
+    },
+    Variant {
+        name: "cgroupfs",
+        config: "[engine]\nkind = \"cgroupfs\"\n",
+        append: "",
+    },
+    Variant {
+        name: "procfs",
+        config: "[engine]\nkind = \"procfs\"\n",
+        append: "",
+    },
+    Variant {
+        name: "kfunc, no PSI",
+        config: "[engine]\nkind = \"kfunc\"\n",
+        append: "psi=0",
+    },
+];
+
+/// measure what the agent costs while nothing happens, in guests, by engine
+#[derive(FromArgs)]
+#[argh(subcommand, name = "footprint")]
+pub struct Footprint {
+    /// x86_64 (default), aarch64 or riscv64
+    #[argh(option, default = "Arch::X86_64")]
+    arch: Arch,
+    /// kernel version, e.g. 7.2; the newest 7.x if absent
+    #[argh(option)]
+    kernel: Option<String>,
+    /// only engines whose name contains this
+    #[argh(positional)]
+    filter: Option<String>,
+}
+
+impl Footprint {
+    pub fn run(self) -> Result<ExitCode> {
+        let kernel = kernel::find(self.arch, self.kernel.as_deref())?;
+        qemu::install(self.arch)?;
+        let programs = programs::build(self.arch, Profile::Release)?;
+        let binary = fs::metadata(&programs.agent)?.len();
+        let wanted = |v: &&Variant| self.filter.as_ref().is_none_or(|f| v.name.contains(f));
+        println!(
+            "Linux {}, {}, binary {} KiB; all else in KiB\n\n\
+             | engine | PSS | peak RSS | cgroup with BPF maps | wakeups a minute | exec to armed, ms |\n\
+             |---|---|---|---|---|---|",
+            kernel.release,
+            self.arch.name(),
+            binary.div_ceil(1024),
+        );
+        let mut all_parts = String::new();
+        // One at a time: how fast the agent starts is not to depend on another guest.
+        for variant in VARIANTS.iter().filter(wanted) {
+            let test = Test {
+                name: format!("footprint_{}", variant.name.replace(", ", "_")),
+                guest: Guest {
+                    kernel: kernel.clone(),
+                    programs: programs.clone(),
+                    memory_mb: MEMORY_MB,
+                    scenario: quiet(variant.config),
+                    files: Vec::new(),
+                    append: variant.append.to_owned(),
+                },
+                check: Box::new(|_| Ok(())),
+            };
+            let (cost, armed_ms) = measured(&test.record()?)?;
+            println!("| {} {}", variant.name, row(&cost, armed_ms));
+            all_parts.push_str(&format!("\n{}: {}\n", variant.name, parts(&cost)));
+        }
+        ensure!(!all_parts.is_empty(), "no such engine");
+        print!("{all_parts}");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The device at rest. The agent starts alone, so that the time it takes is its own.
+fn quiet(config: &str) -> Scenario {
+    let mut scenario = scenarios::with_more_config(scenarios::idle(), config);
+    scenario.services.push(scenarios::load(
+        MEASURE,
+        MEASURE,
+        &[MEASURE, "--program", "lowtide"],
+    ));
+    for service in &mut scenario.services {
+        if service.name != "lowtide" {
+            *service = Service {
+                after: Some("lowtide".into()),
+                ..service.clone()
+            };
+        }
+    }
+    Scenario {
+        until: Some(MEASURE.into()),
+        limit_s: 150,
+        ..scenario
+    }
+}
+
+/// What the guest measured, and the time in milliseconds from the agent's start until it said that
+/// it is armed.
+fn measured(run: &Run) -> Result<(Cost, u64)> {
+    let cost = run
+        .reports(MEASURE)
+        .find_map(|(_, report)| match report {
+            Report::Footprint(cost) => Some(cost),
+            _ => None,
+        })
+        .context("nothing was measured")?;
+    let started = run.events.iter().find_map(|e| match &e.what {
+        What::Started { service, .. } if service == "lowtide" => Some(e.t),
+        _ => None,
+    });
+    let armed = run.lines("lowtide").find(|(_, l)| l.contains(" armed, "));
+    let (armed, _) = armed.context("the agent does not say that it is armed")?;
+    Ok((cost, armed - started.context("the agent was not started")?))
+}
+
+fn row(cost: &Cost, armed_ms: u64) -> String {
+    format!(
+        "| {} | {} | {} | {:.1} | {armed_ms} |",
+        cost.pss_kb,
+        cost.peak_kb,
+        cost.cgroup_bytes
+            .map_or_else(|| "-".into(), |bytes| bytes.div_ceil(1024).to_string()),
+        cost.sleeps as f64 * 60_000.0 / cost.quiet_ms as f64,
+    )
+}
+
+/// What the figures are made of, in KiB.
+fn parts(cost: &Cost) -> String {
+    let list = |parts: &mut dyn Iterator<Item = (&String, u64)>| {
+        parts
+            .filter(|(_, kb)| *kb > 0)
+            .map(|(name, kb)| format!("{name} {kb}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    format!(
+        "{} threads\n  PSS: {}\n  cgroup: {}",
+        cost.threads,
+        list(&mut cost.mappings.iter().map(|(name, kb)| (name, *kb))),
+        list(&mut cost.charged.iter().map(|(name, b)| (name, b / 1024))),
+    )
+}
