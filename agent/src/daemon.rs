@@ -167,9 +167,8 @@ impl Daemon {
                 Woken::Reload => {
                     self.manager.reloading();
                     if self.reload(paths)? {
-                        // What fired and was not yet looked at is not lost with its trigger.
                         for at in (0..self.domains.len()).rev() {
-                            self.episode(at, true)?;
+                            self.episode(at, false)?;
                         }
                     }
                     self.manager.ready();
@@ -445,8 +444,8 @@ impl Daemon {
                 return Ok(false);
             }
         };
-        let armed = triggers.len();
-        self.domains[0].rearm(triggers)?;
+        let (armed, now) = (triggers.len(), self.now());
+        self.domains[0].rearm(triggers, now)?;
         if config.engine != self.config.engine {
             self.log.warning(format_args!(
                 "the engine is chosen at start: [engine] counts from the next one on"

@@ -8,6 +8,7 @@ use lowtide_judge::{History, Level, Memory, Millis, Trigger, Why};
 use rustix::fd::AsFd;
 use smol::Async;
 use std::io;
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 /// Cgroups that are watched over by themselves at a time.
@@ -60,9 +61,13 @@ impl Domain {
         })
     }
 
-    /// Replaces its triggers.
-    pub fn rearm(&mut self, triggers: Triggers) -> io::Result<()> {
-        self.triggers = Async::new_nonblocking(triggers)?;
+    /// Replaces its triggers. What fired and was not yet looked at counts all the same.
+    pub fn rearm(&mut self, triggers: Triggers, now: Millis) -> io::Result<()> {
+        let new = Async::new_nonblocking(triggers)?;
+        let mut context = Context::from_waker(Waker::noop());
+        let woke = self.triggers.poll_readable(&mut context).is_ready();
+        self.take_fired(woke, now)?;
+        self.triggers = new;
         Ok(())
     }
 

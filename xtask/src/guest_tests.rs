@@ -342,6 +342,12 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a_config_is_checked_and_exchanged_while_the_agent_runs",
+        scenario: scenarios::reload,
+        check: firmware::passed,
+        ..PLAIN
+    },
+    Case {
         name: "the_kernel_kills_the_configured_victim",
         scenario: || scenarios::kernel_oom(&["agent"]),
         check: firmware::passed,

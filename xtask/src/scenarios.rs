@@ -282,6 +282,37 @@ pub fn process() -> Scenario {
     scenario
 }
 
+/// Configs that are exchanged while the agent runs: who goes is the hog, or nobody, and one that is
+/// wrong; and one to check that is right but means nothing on this device.
+pub fn reload() -> Scenario {
+    let mut scenario = scripted("reload", include_str!("../../guest/tests/reload.sh"), &[]);
+    let config = |hog: &str| {
+        format!(
+            "[level.critical]\n\
+             confirm = {{ available_below = \"99%\" }}\n\
+             relief = {{ available_above = \"99.5%\" }}\n\
+             actions = [\"kill\"]\n\
+             [everything_else]\nkill = \"never\"\n\
+             [[group]]\nname = \"media\"\ncgroups = [\"{HOG_CGROUP}\"]\nkill = {hog}\n"
+        )
+    };
+    scenario.files.extend([
+        (
+            "/etc/lowtide/nobody.toml".into(),
+            config("\"never\"\nprotect = \"1M\""),
+        ),
+        ("/etc/lowtide/media.toml".into(), config("800")),
+        ("/etc/lowtide/wrong.toml".into(), config("\"nevr\"")),
+        (
+            "/etc/lowtide/idle.toml".into(),
+            "[[group]]\nname = \"ghost\"\ncgroups = [\"no/such\"]\n\
+             [[group]]\nname = \"media\"\ncgroups = [\"apps/*\"]\ntrigger = \"some 20ms/500ms\"\n"
+                .into(),
+        ),
+    ]);
+    scenario
+}
+
 /// The device's config with one more key for the hog, and one action as soon as 40 % are left.
 fn early(action: &str, key: &str) -> String {
     let media = "name    = \"media\"\n";

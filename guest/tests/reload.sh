@@ -1,0 +1,80 @@
+#!/bin/sh
+# `lowtide check` says what is wrong with a file, and what of it means nothing on this device. SIGHUP
+# puts a good file in force, under pressure that goes on all the time, and leaves the old one in force
+# where the new one is wrong.
+
+# shellcheck source=guest/tests/device.sh
+. "${0%/*}/device.sh"
+
+NOW=/etc/lowtide/now.toml
+
+says() {
+	grep -q "$1" /run/said || { cat /run/said; false; }
+}
+
+check() {
+	lowtide check "/etc/lowtide/$1.toml" > /run/said 2>&1
+}
+
+reload_with() {
+	cp "/etc/lowtide/$1.toml" "$NOW"
+	kill -HUP "$agent"
+}
+
+logged() {
+	dmesg | grep -q "lowtide: $1"
+}
+
+start_media() {
+	lowtide-guest exec apps/media lowtide-guest sleeper --size 40M &
+	media=$!
+}
+
+has_ended() {
+	! kill -0 "$media" 2> /dev/null
+}
+
+media_is_killed() {
+	soon has_ended || return 1
+	wait "$media"
+	[ "$?" -eq 137 ]
+}
+
+# Nobody goes in the file that protects it.
+nobody_in_force() {
+	is apps/media/memory.min $((1 << 20))
+}
+
+step fails check wrong
+step says 'wrong.toml:10:8: group.kill'
+step check idle
+step says 'idle.toml:1:.* ghost: 1 of 1 patterns match nothing here now: no/such'
+step says 'idle.toml:7:.* apps/.* has neither memory.max nor memory.high'
+
+# Its cache does not fit: it stalls from now on.
+echo 12M > "$CGROUPS/apps/gateway/memory.high"
+
+start_media
+step soon holds media 40
+cp /etc/lowtide/nobody.toml "$NOW"
+start_agent "$NOW"
+step soon nobody_in_force
+sleep 3
+step fails has_ended
+
+reload_with media
+step media_is_killed
+
+reload_with wrong
+step soon logged 'reload refused'
+start_media
+step media_is_killed
+
+reload_with nobody
+step soon nobody_in_force
+start_media
+step soon holds media 40
+sleep 3
+step fails has_ended
+step kill -0 "$agent"
+end_agent TERM
