@@ -5,6 +5,7 @@ use crate::check::{Tally, verdict};
 use crate::dirs;
 use crate::firmware;
 use crate::kernel::{self, Kernel};
+use crate::loads;
 use crate::programs::{self, Profile, Programs};
 use crate::qemu;
 use crate::scenarios::{self, GATEWAY, HOG, LIFELINE, SENSOR, only_the_hog_goes, oom_kills};
@@ -395,29 +396,43 @@ fn says(run: &Run, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs the cases whose name contains the filter, as many at a time as there are cores.
+/// Runs the cases and loads whose name contains the filter, as many at a time as there are cores.
 pub fn run(filter: Option<&str>) -> Result<Tally> {
     let arch = Arch::X86_64;
-    let wanted = CASES
+    let is_wanted = |name: &str| filter.is_none_or(|f| name.contains(f));
+    let cases = CASES
         .iter()
-        .filter(|c| filter.is_none_or(|f| c.name.contains(f)))
+        .filter(|c| is_wanted(c.name))
         .map(|case| Ok((case, kernel::find(arch, case.kernel)?)))
         .collect::<Result<Vec<_>>>()?;
-    if wanted.is_empty() {
-        return Ok(Tally::default());
+    let (mut loads, left_out) = loads::for_every_run();
+    loads.retain(|cell| is_wanted(&cell.name()));
+    let mut tally = Tally::default();
+    for (cell, why) in left_out {
+        if is_wanted(&cell.name()) {
+            println!("test guest::{} ... LEFT OUT, it fails: {why}", cell.name());
+            tally.skipped += 1;
+        }
+    }
+    if cases.is_empty() && loads.is_empty() {
+        return Ok(tally);
     }
     qemu::install(arch)?;
     let programs = programs::build(arch, Profile::Guest)?;
-    let tests: Vec<_> = wanted
+    let mut tests: Vec<_> = cases
         .into_iter()
         .map(|(case, kernel)| case.test(kernel, &programs))
-        .collect();
+        .collect::<Result<_>>()?;
+    if !loads.is_empty() {
+        let kernel = kernel::find(arch, None)?;
+        tests.extend(loads.iter().map(|l| l.test(kernel.clone(), &programs)));
+    }
     say(format_args!(
         "{} guests; what they say goes to {}",
         tests.len(),
         records()?.display()
     ));
-    let tally = Mutex::new(Tally::default());
+    let tally = Mutex::new(tally);
     in_parallel(&tests, |test| {
         let start = Instant::now();
         let result = test.record().and_then(|run| (test.check)(&run));

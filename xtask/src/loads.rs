@@ -109,6 +109,8 @@ struct Load {
     real: fn(&Run) -> Result<()>,
     /// More that must be true with the agent.
     also: fn(&Run) -> Result<()>,
+    /// Why the agent is known not to cope.
+    fails: Option<&'static str>,
 }
 
 const LOADS: &[Load] = &[
@@ -166,6 +168,10 @@ const LOADS: &[Load] = &[
             ensure!(inside > 0, "no OOM kill at its own limit");
             Ok(())
         },
+        fails: Some(
+            "no trigger is armed on a cgroup of its own yet, so the kernel's OOM killer is the one \
+             to solve it inside the limit",
+        ),
         ..HOGLIKE
     },
     Load {
@@ -242,6 +248,7 @@ const HOGLIKE: Load = Load {
     swaps: Swap::BOTH,
     real: kernel_kills,
     also: |_| Ok(()),
+    fails: None,
 };
 
 /// A device with its services, pressed by nothing.
@@ -364,9 +371,9 @@ pub struct Cell {
 }
 
 impl Cell {
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         format!(
-            "{}_{}_{}{}",
+            "load_{}_{}_{}{}",
             self.load.name,
             self.device.0,
             self.swap.name(),
@@ -374,7 +381,7 @@ impl Cell {
         )
     }
 
-    fn test(self, kernel: kernel::Kernel, programs: &programs::Programs) -> Test {
+    pub fn test(self, kernel: kernel::Kernel, programs: &programs::Programs) -> Test {
         let mut scenario = at_rest(self.device, self.swap);
         (self.load.press)(&mut scenario, self.device);
         if !self.with_agent {
@@ -486,9 +493,10 @@ impl Cell {
             let before = first.map_or(0, |(_, s)| total(s));
             last.map_or(0, |s| total(s).saturating_sub(before)) / 1000
         };
-        let verdict = match verdict {
-            Ok(()) => "ok".into(),
-            Err(e) => format!("FAILED: {e:#}"),
+        let verdict = match (verdict, self.load.fails) {
+            (Ok(()), _) => "ok".into(),
+            (Err(e), Some(why)) => format!("FAILED: {e:#}. Known: {why}"),
+            (Err(e), None) => format!("FAILED: {e:#}"),
         };
         format!(
             "{head} | {} | {} | {gap} | {} | {} / {} | {verdict} |",
@@ -499,6 +507,33 @@ impl Cell {
             stalled(|s| s.full_us),
         )
     }
+}
+
+/// The part of the table that fits into every test run: each load where it is hardest, without swap
+/// on the smallest device, and with zram on a common one, and its control. Those that the agent is
+/// known not to cope with come back as the second value.
+pub fn for_every_run() -> (Vec<Cell>, Vec<(Cell, &'static str)>) {
+    let cell = |load, memory_mb, swap, with_agent| Cell {
+        load,
+        device: Device(memory_mb),
+        swap,
+        with_agent,
+    };
+    let (mut run, mut left_out) = (Vec::new(), Vec::new());
+    for load in LOADS {
+        for (memory_mb, swap) in [(64, Swap::None), (256, Swap::Zram)] {
+            if !load.swaps.contains(&swap) {
+                continue;
+            }
+            let cell = cell(load, memory_mb, swap, true);
+            match load.fails {
+                None => run.push(cell),
+                Some(why) => left_out.push((cell, why)),
+            }
+        }
+        run.push(cell(load, 128, load.swaps[0], false));
+    }
+    (run, left_out)
 }
 
 const HEADER: &str = "\
