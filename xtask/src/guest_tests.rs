@@ -422,7 +422,7 @@ pub fn run(filter: Option<&str>) -> Result<Tally> {
     let mut tests: Vec<_> = cases
         .into_iter()
         .map(|(case, kernel)| case.test(kernel, &programs))
-        .collect::<Result<_>>()?;
+        .collect();
     if !loads.is_empty() {
         let kernel = kernel::find(arch, None)?;
         tests.extend(loads.iter().map(|l| l.test(kernel.clone(), &programs)));
@@ -435,14 +435,26 @@ pub fn run(filter: Option<&str>) -> Result<Tally> {
     let tally = Mutex::new(tally);
     in_parallel(&tests, |test| {
         let start = Instant::now();
-        let result = test.record().and_then(|run| (test.check)(&run));
+        let once = || test.record().and_then(|run| (test.check)(&run));
+        // Agent and kernel race in an emulated machine: one that stands still at the wrong moment,
+        // because its host is busy, is no verdict. That it was so is said.
+        let first = once();
+        let result = if first.is_ok() { Ok(()) } else { once() };
         let seconds = start.elapsed().as_secs();
+        let again = if first.is_err() {
+            ", at the second try"
+        } else {
+            ""
+        };
         println!(
-            "test guest::{} ... {} ({seconds} s)",
+            "test guest::{} ... {} ({seconds} s{again})",
             test.name,
             verdict(result.is_ok())
         );
-        if let Err(e) = &result {
+        for e in [&first, &result]
+            .into_iter()
+            .filter_map(|r| r.as_ref().err())
+        {
             println!("    {e:#}");
         }
         tally
