@@ -1,8 +1,12 @@
-//! The scripts that firmware images start the agent with, run by BusyBox in a guest.
+//! What firmware images start the agent with, run in a guest: scripts by BusyBox, the unit by systemd.
 
+use crate::apt::Apt;
+use crate::dirs;
+use crate::target::Arch;
 use crate::vm::{AGENT, Run};
 use anyhow::{Context as _, Result, ensure};
 use lowtide_guest::{Scenario, Service};
+use std::path::PathBuf;
 
 /// Name of the service that a test script runs as.
 pub const TEST: &str = "test";
@@ -44,9 +48,68 @@ pub fn openwrt_scripts() -> Scenario {
     )
 }
 
+/// For systemd: ready, reload, watchdog, and again after a kill of the agent.
+pub fn unit() -> Scenario {
+    let scenario = scenario(
+        "/tests/container.sh",
+        files! {
+            "pkg/lowtide.service" => "/os/usr/lib/systemd/system/lowtide.service",
+            "pkg/config.toml" => "/os/etc/lowtide/config.toml",
+            "pkg/tests/container.sh" => "/tests/container.sh",
+            "pkg/tests/systemd.service" => "/os/etc/systemd/system/test.service",
+            "pkg/tests/systemd.sh" => "/os/tests/systemd.sh",
+            "pkg/tests/steps.sh" => "/os/tests/steps.sh",
+        },
+    );
+    Scenario {
+        limit_s: 180,
+        ..scenario
+    }
+}
+
+/// systemd as Debian has it, with what it needs to run as PID 1 of a container in `/os`.
+pub fn systemd() -> Result<Vec<(PathBuf, String)>> {
+    const PACKAGES: [&str; 18] = [
+        "libacl1",
+        "libapparmor1",
+        "libaudit1",
+        "libblkid1",
+        "libc6",
+        "libcap-ng0",
+        "libcap2",
+        "libcrypt1",
+        "libmount1",
+        "libpam0g",
+        "libpcre2-8-0",
+        "libseccomp2",
+        "libselinux1",
+        "libssl3t64",
+        "libsystemd-shared",
+        "libzstd1",
+        "systemd",
+        "zlib1g",
+    ];
+    const PARTS: [&str; 8] = [
+        "bin/systemctl",
+        "bin/systemd-analyze",
+        "lib/systemd/systemd",
+        "lib/systemd/systemd-executor",
+        "lib/systemd/system/local-fs.target",
+        "lib/systemd/system/sysinit.target",
+        "lib/x86_64-linux-gnu",
+        "lib64",
+    ];
+    let dir = dirs::cache("systemd")?.join("trixie");
+    dirs::make_once(&dir, |into| {
+        Apt::open("trixie", Arch::X86_64.debian())?.unpack(&PACKAGES, into)
+    })?;
+    let place = |part| (dir.join("usr").join(part), format!("/os/usr/{part}"));
+    Ok(PARTS.map(place).to_vec())
+}
+
 fn scenario(test: &str, files: impl IntoIterator<Item = (String, String)>) -> Scenario {
     // What packages and a booted system have done before.
-    let prepare = "mkdir -p /usr/bin /usr/lib /var/run && find /etc/init.d /usr/lib -type f -exec chmod +x {} +";
+    let prepare = "mkdir -p /etc/init.d /usr/bin /usr/lib /var/run && find /etc/init.d /usr/lib -type f -exec chmod +x {} +";
     let command = format!("{prepare}; ln -s {AGENT} /usr/bin/lowtide && exec sh {test}");
     Scenario {
         files: files.into_iter().collect(),

@@ -29,6 +29,8 @@ struct Case {
     /// More for the kernel's command line.
     append: &'static str,
     scenario: fn() -> Scenario,
+    /// More files and directories from the host, and where they go.
+    files: fn() -> Result<Vec<(PathBuf, String)>>,
     check: fn(&Run) -> Result<()>,
 }
 
@@ -39,6 +41,7 @@ const PLAIN: Case = Case {
     memory_mb: 256,
     append: "",
     scenario: scenarios::fast_hog,
+    files: || Ok(Vec::new()),
     check: only_the_hog_goes,
 };
 
@@ -372,6 +375,14 @@ const CASES: &[Case] = &[
         check: firmware::passed,
         ..PLAIN
     },
+    Case {
+        name: "unit_under_systemd",
+        memory_mb: 512,
+        scenario: firmware::unit,
+        files: firmware::systemd,
+        check: firmware::passed,
+        ..PLAIN
+    },
 ];
 
 /// A guest to run and what must be true of it afterwards.
@@ -422,7 +433,7 @@ pub fn run(filter: Option<&str>) -> Result<Tally> {
     let mut tests: Vec<_> = cases
         .into_iter()
         .map(|(case, kernel)| case.test(kernel, &programs))
-        .collect();
+        .collect::<Result<_>>()?;
     if !loads.is_empty() {
         let kernel = kernel::find(arch, None)?;
         tests.extend(loads.iter().map(|l| l.test(kernel.clone(), &programs)));
@@ -488,19 +499,19 @@ fn records() -> Result<PathBuf> {
 }
 
 impl Case {
-    fn test(&self, kernel: Kernel, programs: &Programs) -> Test {
-        Test {
+    fn test(&self, kernel: Kernel, programs: &Programs) -> Result<Test> {
+        Ok(Test {
             name: self.name.into(),
             guest: Guest {
                 kernel,
                 programs: programs.clone(),
                 memory_mb: self.memory_mb,
                 scenario: (self.scenario)(),
-                files: Vec::new(),
+                files: (self.files)()?,
                 append: self.append.to_owned(),
             },
             check: Box::new(self.check),
-        }
+        })
     }
 }
 

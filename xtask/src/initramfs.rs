@@ -32,16 +32,28 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// A file from the host, with its permissions.
+    /// A file from the host with its permissions, or a directory with all that is below it, where
+    /// links stay links.
     pub fn copy(&mut self, guest: &str, host: &Path) -> Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         let reading = || format!("cannot read {}", host.display());
-        let contents = fs::read(host).with_context(reading)?;
-        let mode = fs::metadata(host)
-            .with_context(reading)?
-            .permissions()
-            .mode();
-        self.file(guest, mode & 0o777, &contents)
+        let metadata = fs::metadata(host).with_context(reading)?;
+        if !metadata.is_dir() {
+            let contents = fs::read(host).with_context(reading)?;
+            return self.file(guest, metadata.permissions().mode() & 0o777, &contents);
+        }
+        for entry in fs::read_dir(host).with_context(reading)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let inside = format!("{guest}/{}", name.to_str().context("name is not UTF-8")?);
+            if entry.file_type()?.is_symlink() {
+                let to = fs::read_link(entry.path())?;
+                self.link(&inside, to.to_str().context("path is not UTF-8")?)?;
+            } else {
+                self.copy(&inside, &entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// A file with these contents.

@@ -69,7 +69,7 @@ do_install:append() {
     fi
 }
 
-PACKAGE_BEFORE_PN = "${PN}-profiles"
+PACKAGE_BEFORE_PN += "${PN}-profiles"
 
 # nooelint: oelint.var.filesoverride
 FILES:${PN}-profiles = "${nonarch_libdir}/lowtide"

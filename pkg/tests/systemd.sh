@@ -1,0 +1,64 @@
+#!/bin/sh
+# lowtide.service under systemd with the real agent.
+
+# shellcheck source=pkg/tests/steps.sh
+. "${0%/*}/steps.sh"
+
+CONFIG=/etc/lowtide/config.toml
+
+show() {
+	systemctl show lowtide --value --property "$1"
+}
+
+# A property is exactly this.
+is() {
+	[ "$(show "$1")" = "$2" ]
+}
+
+# What `systemctl status` shows has this in it.
+says() {
+	show StatusText | grep -q "$1"
+}
+
+contents() {
+	[ "$(cat "$1")" = "$2" ]
+}
+
+# More time than the watchdog gives it, twice, goes by.
+lives() {
+	sleep 25
+	is MainPID "$1" && is ActiveState active
+}
+
+# What waits for it is started only when it is armed.
+step is ActiveState active
+step says 'triggers armed, 1 groups cover'
+
+step contents "/proc/$(show MainPID)/oom_score_adj" -1000
+step contents "/sys/fs/cgroup$(show ControlGroup)/memory.min" 2097152
+
+first="$(show MainPID)"
+printf '[[group]]\nname = "more"\nkill = 1\ncgroups = ["more"]\n' > "$CONFIG"
+step systemctl reload lowtide
+step says ' 2 groups cover'
+echo 'profile = "no such"' > "$CONFIG"
+step fails systemctl reload lowtide
+step says ' 2 groups cover'
+step lives "$first"
+
+rm "$CONFIG"
+kill -KILL "$first"
+step soon is NRestarts 1
+step soon is ActiveState active
+step fails is MainPID "$first"
+
+# One that hangs.
+kill -STOP "$(show MainPID)"
+step soon is NRestarts 2
+step soon is ActiveState active
+
+step systemctl stop lowtide
+step is ActiveState inactive
+step is Result success
+
+systemd-analyze security --no-pager lowtide | tail -n 1
