@@ -9,8 +9,10 @@ for dir in bin lib lib64; do
 done
 cp -L /bin/busybox /bin/lowtide usr/bin/
 ln -s busybox usr/bin/sh
-# As `systemctl enable lowtide` does.
-ln -s /usr/lib/systemd/system/lowtide.service "$units/sysinit.target.wants/"
+# As `systemctl enable` does.
+for unit in lowtide.service systemd-journald.service systemd-journald-dev-log.socket; do
+	ln -s "/usr/lib/systemd/system/$unit" "$units/sysinit.target.wants/"
+done
 printf '[Service]\nWatchdogSec=10s\n' > "$units/lowtide.service.d/impatient.conf"
 echo ID=test > etc/os-release
 echo root:x:0:0::/:/bin/sh > etc/passwd

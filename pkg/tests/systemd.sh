@@ -20,6 +20,11 @@ says() {
 	show StatusText | grep -q "$1"
 }
 
+# How many such lines with these words the journal has of the agent.
+logged() {
+	[ "$(journalctl --unit lowtide --priority "$1" --grep "$2" --output cat | wc -l)" -eq "$3" ]
+}
+
 contents() {
 	[ "$(cat "$1")" = "$2" ]
 }
@@ -34,6 +39,8 @@ lives() {
 step is ActiveState active
 step says 'triggers armed, 1 groups cover'
 
+step logged info 'triggers armed' 1
+
 step contents "/proc/$(show MainPID)/oom_score_adj" -1000
 step contents "/sys/fs/cgroup$(show ControlGroup)/memory.min" 2097152
 
@@ -44,6 +51,7 @@ step says ' 2 groups cover'
 echo 'profile = "no such"' > "$CONFIG"
 step fails systemctl reload lowtide
 step says ' 2 groups cover'
+step logged err 'reload refused' 1
 step lives "$first"
 
 rm "$CONFIG"

@@ -89,13 +89,18 @@ pub fn systemd() -> Result<Vec<(PathBuf, String)>> {
         "systemd",
         "zlib1g",
     ];
-    const PARTS: [&str; 8] = [
+    const PARTS: [&str; 13] = [
+        "bin/journalctl",
         "bin/systemctl",
         "bin/systemd-analyze",
         "lib/systemd/systemd",
         "lib/systemd/systemd-executor",
+        "lib/systemd/systemd-journald",
         "lib/systemd/system/local-fs.target",
         "lib/systemd/system/sysinit.target",
+        "lib/systemd/system/systemd-journald-dev-log.socket",
+        "lib/systemd/system/systemd-journald.service",
+        "lib/systemd/system/systemd-journald.socket",
         "lib/x86_64-linux-gnu",
         "lib64",
     ];

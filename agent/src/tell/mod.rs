@@ -9,11 +9,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use std::fmt::{Arguments, Write as _};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::IoSlice;
 use std::os::unix::net::UnixDatagram;
 
 /// Longest line; a longer one is cut.
 const LINE: usize = 480;
+/// Before each line where nothing else says whose it is.
+const NAME: &str = "lowtide: ";
 
 /// Facility `daemon` of syslog (RFC 3164), where the priority of a message takes it.
 const DAEMON: u8 = 3 << 3;
@@ -41,6 +43,8 @@ impl Weight {
 /// Writes without ever waiting for a reader: under memory pressure the one who reads the log may
 /// be stalled, and the agent must not stall with it. A line that cannot be written is dropped.
 pub struct Log {
+    /// stderr is the journal.
+    journal: bool,
     syslog: Option<UnixDatagram>,
     kmsg: Option<File>,
 }
@@ -49,14 +53,16 @@ impl Log {
     /// Only to stderr, for commands that a person runs.
     pub fn stderr() -> Self {
         Self {
+            journal: false,
             syslog: None,
             kmsg: None,
         }
     }
 
-    /// To stderr, to syslog where a daemon listens, and what was done also to the kernel log,
-    /// which survives in pstore.
+    /// To stderr, to syslog where a daemon listens that is not the journal behind stderr, and what
+    /// was done also to the kernel log, which survives in pstore.
     pub fn open() -> Self {
+        let journal = stderr_is_journal();
         let connect = || {
             let socket = UnixDatagram::unbound().ok()?;
             socket.connect("/dev/log").ok()?;
@@ -64,7 +70,8 @@ impl Log {
             Some(socket)
         };
         Self {
-            syslog: connect(),
+            journal,
+            syslog: if journal { None } else { connect() },
             kmsg: File::options().write(true).open("/dev/kmsg").ok(),
         }
     }
@@ -90,17 +97,17 @@ impl Log {
         let mut line = heapless::String::<LINE>::new();
         // An error means that the line was cut, which is what the bound is for.
         let _ = line.write_fmt(text);
-        let mut framed = heapless::String::<{ LINE + 16 }>::new();
-        let _ = writeln!(framed, "lowtide: {line}");
         let stderr = std::io::stderr();
         if is_writable(&stderr) {
-            let _ = stderr.lock().write_all(framed.as_bytes());
+            let severity = for_journal(weight);
+            let prefix = if self.journal { &severity } else { NAME };
+            write_line(stderr.lock(), prefix, &line);
         }
         if let Some(syslog) = &self.syslog {
             let _ = syslog.send(for_syslog(weight, &line).as_bytes());
         }
         if let Some(kmsg) = self.kmsg.as_mut().filter(|_| weight >= Weight::Notice) {
-            let _ = kmsg.write_all(framed.as_bytes());
+            write_line(kmsg, NAME, &line);
         }
     }
 }
@@ -116,6 +123,26 @@ fn for_syslog(weight: Weight, line: &str) -> heapless::String<{ LINE + 32 }> {
         std::process::id()
     );
     message
+}
+
+/// What the journal takes the severity of a line from.
+fn for_journal(weight: Weight) -> heapless::String<4> {
+    let mut prefix = heapless::String::new();
+    let _ = write!(prefix, "<{}>", weight.severity());
+    prefix
+}
+
+/// In one call, so that it is one record. It is dropped where it cannot be written.
+fn write_line(mut to: impl std::io::Write, prefix: &str, line: &str) {
+    let parts = [prefix, line, "\n"].map(|part| IoSlice::new(part.as_bytes()));
+    let _ = to.write_vectored(&parts);
+}
+
+/// Whether systemd says so, in `JOURNAL_STREAM`, of the file that stderr is.
+fn stderr_is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM");
+    let stat = rustix::fs::fstat(std::io::stderr());
+    stream.is_ok_and(|s| stat.is_ok_and(|stat| s == format!("{}:{}", stat.st_dev, stat.st_ino)))
 }
 
 /// A pipe that polls as writable takes a whole line without waiting.
