@@ -88,7 +88,9 @@ pub fn open_cgroup(root: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
 /// Gives back the memory of a process that was killed, without waiting for it to be scheduled.
 /// `ESRCH` when it is already gone.
 pub fn process_mrelease(pidfd: impl AsFd) -> io::Result<()> {
+    /// The same on every architecture (include/uapi/asm-generic/unistd.h); the libc crate does not
+    /// have it for riscv64 with musl.
+    const SYS_PROCESS_MRELEASE: libc::c_long = 448;
     // SAFETY: takes a descriptor and flags, no pointers.
-    check(unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_fd().as_raw_fd(), 0) })
-        .map(drop)
+    check(unsafe { libc::syscall(SYS_PROCESS_MRELEASE, pidfd.as_fd().as_raw_fd(), 0) }).map(drop)
 }
