@@ -14,8 +14,11 @@ use std::process::ExitCode;
 #[derive(argh::FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 struct Lowtide {
+    /// print the version
+    #[argh(switch)]
+    version: bool,
     #[argh(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(argh::FromArgs)]
@@ -31,7 +34,16 @@ enum Command {
 
 /// The whole of the program.
 pub fn main() -> ExitCode {
-    match argh::from_env::<Lowtide>().command {
+    let asked: Lowtide = argh::from_env();
+    if asked.version {
+        println!("lowtide {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = asked.command else {
+        eprintln!("lowtide: no command; `lowtide --help` lists them");
+        return ExitCode::FAILURE;
+    };
+    match command {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
         Command::Config(config) => config.run(),
