@@ -3,7 +3,7 @@
 
 use crate::dirs;
 use crate::shell::{output, run, say};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,10 +41,33 @@ impl Apt {
             for below in ["lists/partial", "cache/archives/partial"] {
                 fs::create_dir_all(apt.dir.join(below))?;
             }
-            run(apt.command("apt-get").args(["-qq", "update"]))?;
+            output(apt.command("apt-get").args(["-qq", "update"])).map_err(|e| {
+                let text = format!("{e:#}");
+                let why = text.lines().find(|l| l.starts_with("E: ")).unwrap_or(&text);
+                anyhow!("no package list of Debian {suite} for {architecture}: {why}")
+            })?;
             fs::write(stamp, "")?;
         }
         Ok(apt)
+    }
+
+    /// Unpacks packages of the first of several suites that has them. A mirror that is not in step
+    /// may lack the list of a suite, or a package that is in it.
+    pub fn unpack_first(
+        suites: &[&str],
+        architecture: &'static str,
+        packages: &[impl AsRef<str>],
+        into: &Path,
+    ) -> Result<()> {
+        let (last, others) = suites.split_last().context("no suite to look in")?;
+        let unpack = |suite| Self::open(suite, architecture)?.unpack(packages, into);
+        for suite in others {
+            match unpack(suite) {
+                Ok(()) => return Ok(()),
+                Err(e) => say(format_args!("{e:#}; trying the next suite")),
+            }
+        }
+        unpack(last)
     }
 
     /// An apt command that sees this suite only.

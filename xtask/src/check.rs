@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that tells whether the project is sound.
 
+use crate::binaries;
 use crate::dirs;
 use crate::ebpf;
 use crate::fuzz::Fuzz;
@@ -62,6 +63,7 @@ impl Test {
                 tally.add(fuzz());
             }
             tally.add(cargo_test(filter)?);
+            tally.add(binaries::test(&binaries::EVERY_RUN, filter)?);
         }
         if self.guest || !self.unit {
             tally.add(guest_tests::run(filter)?);

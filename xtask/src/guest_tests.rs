@@ -6,6 +6,7 @@ use crate::dirs;
 use crate::firmware;
 use crate::kernel::{self, Kernel};
 use crate::loads;
+use crate::matrix;
 use crate::programs::{self, Profile, Programs};
 use crate::qemu;
 use crate::scenarios::{self, GATEWAY, HOG, LIFELINE, SENSOR, only_the_hog_goes, oom_kills};
@@ -57,12 +58,6 @@ const CASES: &[Case] = &[
             ensure!(oom_kills(run) > 0, "the kernel counts no OOM kill");
             Ok(())
         },
-        ..PLAIN
-    },
-    Case {
-        name: "the_configured_victim_goes_and_nothing_else",
-        scenario: scenarios::fast_hog,
-        check: only_the_hog_goes,
         ..PLAIN
     },
     Case {
@@ -122,27 +117,6 @@ const CASES: &[Case] = &[
                 "no line names file and line"
             );
             Ok(())
-        },
-        ..PLAIN
-    },
-    Case {
-        name: "the_cgroupfs_engine_on_6_12",
-        kernel: Some("6.12"),
-        scenario: scenarios::fast_hog,
-        check: |run| {
-            says(run, "cgroupfs engine")?;
-            says(run, "the kernel has no kfunc bpf_get_root_mem_cgroup")?;
-            only_the_hog_goes(run)
-        },
-        ..PLAIN
-    },
-    Case {
-        name: "the_cgroupfs_engine_on_6_1",
-        kernel: Some("6.1"),
-        scenario: scenarios::fast_hog,
-        check: |run| {
-            says(run, "cgroupfs engine")?;
-            only_the_hog_goes(run)
         },
         ..PLAIN
     },
@@ -399,7 +373,7 @@ const OWN_TRIGGER: &str = "trigger = \"some 20ms/500ms\"";
 const CGROUPFS: &str = "[engine]\nkind = \"cgroupfs\"\n";
 
 /// The agent says so.
-fn says(run: &Run, words: &str) -> Result<()> {
+pub fn says(run: &Run, words: &str) -> Result<()> {
     ensure!(
         run.lines("lowtide").any(|(_, line)| line.contains(words)),
         "the agent does not say {words:?}"
@@ -407,7 +381,8 @@ fn says(run: &Run, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs the cases and loads whose name contains the filter, as many at a time as there are cores.
+/// Runs the cases and loads whose name contains the filter, and the part of the kernel matrix that
+/// is for every run.
 pub fn run(filter: Option<&str>) -> Result<Tally> {
     let arch = Arch::X86_64;
     let is_wanted = |name: &str| filter.is_none_or(|f| name.contains(f));
@@ -418,33 +393,41 @@ pub fn run(filter: Option<&str>) -> Result<Tally> {
         .collect::<Result<Vec<_>>>()?;
     let (mut loads, left_out) = loads::for_every_run();
     loads.retain(|cell| is_wanted(&cell.name()));
-    let mut tally = Tally::default();
+    let (mut tests, mut tally) = matrix::for_every_run(filter)?;
     for (cell, why) in left_out {
         if is_wanted(&cell.name()) {
             println!("test guest::{} ... LEFT OUT, it fails: {why}", cell.name());
             tally.skipped += 1;
         }
     }
-    if cases.is_empty() && loads.is_empty() {
-        return Ok(tally);
+    if !(cases.is_empty() && loads.is_empty()) {
+        qemu::install(arch)?;
+        let programs = programs::build(arch, Profile::Guest)?;
+        for (case, kernel) in cases {
+            tests.push(case.test(kernel, &programs)?);
+        }
+        if !loads.is_empty() {
+            let kernel = kernel::find(arch, None)?;
+            tests.extend(loads.iter().map(|l| l.test(kernel.clone(), &programs)));
+        }
     }
-    qemu::install(arch)?;
-    let programs = programs::build(arch, Profile::Guest)?;
-    let mut tests: Vec<_> = cases
-        .into_iter()
-        .map(|(case, kernel)| case.test(kernel, &programs))
-        .collect::<Result<_>>()?;
-    if !loads.is_empty() {
-        let kernel = kernel::find(arch, None)?;
-        tests.extend(loads.iter().map(|l| l.test(kernel.clone(), &programs)));
+    for ok in carry_out(&tests)? {
+        tally.count(ok);
+    }
+    Ok(tally)
+}
+
+/// Runs tests, as many at a time as there are cores, and says of each whether it passed.
+pub fn carry_out(tests: &[Test]) -> Result<Vec<bool>> {
+    if tests.is_empty() {
+        return Ok(Vec::new());
     }
     say(format_args!(
         "{} guests; what they say goes to {}",
         tests.len(),
         records()?.display()
     ));
-    let tally = Mutex::new(tally);
-    in_parallel(&tests, |test| {
+    Ok(in_parallel(tests, |test| {
         let start = Instant::now();
         let once = || test.record().and_then(|run| (test.check)(&run));
         // Agent and kernel race in an emulated machine: one that stands still at the wrong moment,
@@ -468,27 +451,36 @@ pub fn run(filter: Option<&str>) -> Result<Tally> {
         {
             println!("    {e:#}");
         }
-        tally
-            .lock()
-            .expect("no panic under it")
-            .count(result.is_ok());
-    });
-    Ok(tally.into_inner().expect("no panic under it"))
+        result.is_ok()
+    }))
 }
 
-/// Does every item, as many at a time as there are cores.
-pub fn in_parallel<T: Sync>(items: &[T], f: impl Fn(&T) + Sync) {
-    let queue = Mutex::new(items.iter());
+/// Does every item, as many at a time as there are cores. Results are in the order of the items.
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let queue = Mutex::new(items.iter().enumerate());
+    let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 // The lock is held for this line only.
-                while let Some(item) = { queue.lock().expect("no panic under it").next() } {
-                    f(item);
+                while let Some((at, item)) = { queue.lock().expect("no panic under it").next() } {
+                    let result = f(item);
+                    results
+                        .lock()
+                        .expect("no panic under it")
+                        .push((at, result));
                 }
             });
         }
     });
+    let mut results = results.into_inner().expect("no panic under it");
+    results.sort_unstable_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// [`scenarios::fast_hog`] on a device of 256 MB.
+pub fn fast_hog(kernel: Kernel, programs: &Programs) -> Result<Test> {
+    PLAIN.test(kernel, programs)
 }
 
 /// Where what the guests say goes.

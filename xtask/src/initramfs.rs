@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub fn busybox(arch: Arch) -> Result<PathBuf> {
     let dir = dirs::cache("busybox")?.join(arch.name());
     dirs::make_once(&dir, |into| {
-        Apt::open("trixie", arch.debian())?.unpack(&["busybox-static"], into)
+        Apt::unpack_first(&["trixie", "sid"], arch.debian(), &["busybox-static"], into)
     })?;
     let places = ["usr/bin/busybox", "bin/busybox"].map(|p| dir.join(p));
     places

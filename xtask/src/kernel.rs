@@ -5,6 +5,7 @@ use crate::dirs;
 use crate::shell::say;
 use crate::target::Arch;
 use anyhow::{Context as _, Result, bail};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -53,8 +54,16 @@ pub fn find(arch: Arch, version: Option<&str>) -> Result<Kernel> {
 
 fn fetch(arch: Arch, version: &str, dir: &Path) -> Result<String> {
     let flavour = flavour(arch)?;
+    let mut unread = Vec::new();
     for suite in SUITES {
-        let apt = Apt::open(suite, arch.debian())?;
+        let apt = match Apt::open(suite, arch.debian()) {
+            Ok(apt) => apt,
+            Err(e) => {
+                say(format_args!("{e:#}; going on without {suite}"));
+                unread.push(suite);
+                continue;
+            }
+        };
         let names = apt.names(&format!("^linux-(image|binary|modules)-[0-9].*-{flavour}$"))?;
         let having = |part: &str| -> Vec<&str> {
             let prefix = format!("linux-{part}-");
@@ -85,8 +94,47 @@ fn fetch(arch: Arch, version: &str, dir: &Path) -> Result<String> {
         })?;
         return Ok(release.to_owned());
     }
-    bail!("Debian has no kernel {version} for {}", arch.name())
+    if unread.len() == SUITES.len() {
+        bail!("no package list of Debian for {} can be had", arch.name());
+    }
+    Err(Unavailable {
+        arch,
+        version: version.to_owned(),
+        unread,
+    }
+    .into())
 }
+
+/// None of the suites has such a kernel.
+#[derive(Debug)]
+pub struct Unavailable {
+    arch: Arch,
+    version: String,
+    /// Suites whose package list the mirror did not have.
+    unread: Vec<&'static str>,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Debian has no kernel {} for {} in {}",
+            self.version,
+            self.arch.name(),
+            SUITES.join(", ")
+        )?;
+        if !self.unread.is_empty() {
+            write!(
+                f,
+                ", of which the mirror lacks the list of {}",
+                self.unread.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Unavailable {}
 
 /// Suffix of the package names: the smallest build that virtual machines need.
 fn flavour(arch: Arch) -> Result<&'static str> {

@@ -1,6 +1,7 @@
 //! `cargo xtask …`: builds, boots and measures.
 
 mod apt;
+mod binaries;
 mod build;
 mod check;
 mod demo;
@@ -14,6 +15,7 @@ mod initramfs;
 mod kernel;
 mod lint;
 mod loads;
+mod matrix;
 mod programs;
 mod qemu;
 mod scenarios;
@@ -43,6 +45,7 @@ enum Command {
     Demo(demo::Demo),
     Footprint(footprint::Footprint),
     Loads(loads::Loads),
+    Matrix(matrix::Matrix),
     Setup(Setup),
     Test(check::Test),
     Vm(vm_command::Vm),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Footprint(command) => command.run(),
         Command::Loads(command) => command.run(),
+        Command::Matrix(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Lint(command) => command.run(),
         Command::Vm(command) => command.run(),

@@ -1,10 +1,12 @@
 //! QEMU: getting it, and what it is told for each architecture.
 
-use crate::apt;
+use crate::apt::{self, Apt};
+use crate::dirs;
 use crate::shell::{exists, say};
 use crate::target::Arch;
-use anyhow::{Result, bail};
-use std::fs::File;
+use anyhow::{Context as _, Result, bail};
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Name of the emulator and the Debian package that has it.
@@ -32,6 +34,25 @@ pub fn install(arch: Arch) -> Result<()> {
         bail!("{package} was installed, but there is no {program}");
     }
     Ok(())
+}
+
+/// The emulator of single programs, from Debian's package; nothing is installed.
+pub fn user(arch: Arch) -> Result<PathBuf> {
+    let dir = dirs::cache("qemu-user")?;
+    let name = match arch {
+        Arch::Armv7 => "qemu-arm",
+        Arch::X86_64 | Arch::Aarch64 | Arch::Riscv64 => &format!("qemu-{}", arch.name()),
+    };
+    let kept = dir.join(name);
+    dirs::make_once(&kept, |into| {
+        // It has one for each of forty architectures.
+        let unpacked = tempfile::tempdir_in(&dir)?;
+        let host = Arch::host()?.debian();
+        Apt::unpack_first(&["trixie", "sid"], host, &["qemu-user"], unpacked.path())?;
+        fs::rename(unpacked.path().join("usr/bin").join(name), into.join(name))
+            .with_context(|| format!("no {name} in qemu-user"))
+    })?;
+    Ok(kept.join(name))
 }
 
 /// The emulator with the machine that guests of this architecture get, and the name of its serial
@@ -62,7 +83,7 @@ pub fn command(arch: Arch, kvm: bool) -> (Command, &'static str) {
 
 /// Whether KVM can be tried at all for this architecture here.
 pub fn kvm_is_offered(arch: Arch) -> bool {
-    arch.name() == std::env::consts::ARCH
+    Arch::host().is_ok_and(|host| host == arch)
         && File::options()
             .read(true)
             .write(true)

@@ -20,6 +20,12 @@ pub enum Arch {
 impl Arch {
     pub const ALL: [Self; 4] = [Self::X86_64, Self::Aarch64, Self::Riscv64, Self::Armv7];
 
+    /// Of this machine.
+    pub fn host() -> Result<Self> {
+        let host = std::env::consts::ARCH;
+        host.parse().map_err(anyhow::Error::msg)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -262,8 +268,13 @@ fn build_std(arch: Arch, toolchain: &Toolchain, sysroot: &Path) -> Result<()> {
         fs::create_dir_all(&startup)?;
         let work = tempfile::tempdir()?;
 
-        // musl as old as this lacks what the standard library calls since Rust 1.93.
-        Apt::open("trixie", arch.debian())?.unpack(&["musl-dev"], work.path())?;
+        // An older musl lacks what the standard library calls since Rust 1.93.
+        Apt::unpack_first(
+            &["trixie", "sid"],
+            arch.debian(),
+            &["musl-dev"],
+            work.path(),
+        )?;
         let musl = work.path().join("usr/lib").join(arch.musl());
         for name in ["crt1.o", "crti.o", "crtn.o", "rcrt1.o", "Scrt1.o", "libc.a"] {
             fs::copy(musl.join(name), startup.join(name))

@@ -1,0 +1,125 @@
+//! Tests of the binaries as they are shipped: what they are, and that they run, those for other
+//! architectures under QEMU's user mode.
+
+use crate::check::{Tally, verdict};
+use crate::dirs;
+use crate::programs::{self, Profile};
+use crate::qemu;
+use crate::shell::say;
+use crate::target::Arch;
+use anyhow::{Context as _, Result, ensure};
+use object::{Architecture, Object as _};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Those of `cargo xtask test`. Where rustup has no standard library, building it for each of the
+/// others takes too long for every run; `cargo xtask matrix` tests them all.
+pub const EVERY_RUN: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
+
+/// Builds and tests those whose test name contains the filter. Skipped where the emulator cannot
+/// be had.
+pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for &arch in archs {
+        let name = format!("binary::{}", arch.name());
+        if filter.is_some_and(|f| !name.contains(f)) {
+            continue;
+        }
+        say(&name);
+        let emulator = if Arch::host().is_ok_and(|host| host == arch) {
+            None
+        } else {
+            match qemu::user(arch) {
+                Ok(emulator) => Some(emulator),
+                Err(e) => {
+                    println!("test {name} ... SKIPPED\n    no emulator: {e:#}");
+                    tally.skipped += 1;
+                    continue;
+                }
+            }
+        };
+        let binary = programs::build_agent(arch, Profile::Release)?;
+        let lowtide = || match &emulator {
+            None => Command::new(&binary),
+            Some(emulator) => {
+                let mut command = Command::new(emulator);
+                command.arg(&binary);
+                command
+            }
+        };
+        let result = is_static_and_stripped(&binary, arch).and_then(|()| runs(lowtide));
+        println!("test {name} ... {}", verdict(result.is_ok()));
+        if let Err(e) = &result {
+            println!("    {e:#}");
+        }
+        tally.count(result.is_ok());
+    }
+    Ok(tally)
+}
+
+fn is_static_and_stripped(binary: &Path, arch: Arch) -> Result<()> {
+    let contents = fs::read(binary)?;
+    let file = object::File::parse(&*contents)?;
+    let wanted = match arch {
+        Arch::X86_64 => Architecture::X86_64,
+        Arch::Aarch64 => Architecture::Aarch64,
+        Arch::Riscv64 => Architecture::Riscv64,
+        Arch::Armv7 => Architecture::Arm,
+    };
+    ensure!(
+        file.architecture() == wanted,
+        "it is for {:?}",
+        file.architecture()
+    );
+    ensure!(
+        file.section_by_name(".interp").is_none(),
+        "it needs a loader"
+    );
+    ensure!(file.imports()?.is_empty(), "it needs libraries");
+    ensure!(file.symbols().next().is_none(), "it is not stripped");
+    Ok(())
+}
+
+fn runs(lowtide: impl Fn() -> Command) -> Result<()> {
+    let run = |arguments: &[&Path]| -> Result<Output> {
+        let mut command = lowtide();
+        command.args(arguments);
+        command
+            .output()
+            .with_context(|| format!("cannot run {command:?}"))
+    };
+    let version = run(&["--version".as_ref()])?;
+    ensure!(
+        version.status.success()
+            && version.stdout == format!("lowtide {}\n", env!("CARGO_PKG_VERSION")).as_bytes(),
+        "--version: {version:?}"
+    );
+    let router = dirs::workspace().join("config/profiles/router.toml");
+    let check = run(&["check".as_ref(), "--offline".as_ref(), &router])?;
+    ensure!(check.status.success(), "check: {check:?}");
+    let dir = tempfile::tempdir()?;
+    let bad = dir.path().join("bad.toml");
+    fs::write(&bad, "[level.critical]\ntrigger = \"lots\"\n")?;
+    let check = run(&["check".as_ref(), "--offline".as_ref(), &bad])?;
+    ensure!(
+        check.status.code() == Some(1)
+            && String::from_utf8_lossy(&check.stderr).contains("bad.toml:2:"),
+        "check of a bad file: {check:?}"
+    );
+    let config = run(&["config".as_ref(), &router])?;
+    let shown = String::from_utf8_lossy(&config.stdout);
+    ensure!(
+        config.status.success() && shown.contains("router.toml:"),
+        "config: {config:?}"
+    );
+    // What is printed is a config again, and the same.
+    let printed = dir.path().join("printed.toml");
+    fs::write(&printed, &config.stdout)?;
+    let check = run(&["check".as_ref(), "--offline".as_ref(), &printed])?;
+    ensure!(
+        check.status.success(),
+        "check of what config printed: {check:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! `cargo xtask matrix`: the kernels and architectures that the agent is tested on, and the engine
+//! that it has to choose on each.
+
+use crate::check::{Tally, verdict};
+use crate::guest_tests::{self, Test, says};
+use crate::kernel::{self, Kernel};
+use crate::loads;
+use crate::programs::{self, Profile, Programs};
+use crate::qemu;
+use crate::shell::say;
+use crate::target::Arch;
+use anyhow::Result;
+use argh::FromArgs;
+use std::process::ExitCode;
+
+struct Platform {
+    arch: Arch,
+    /// As [`kernel::find`] takes it.
+    version: &'static str,
+    engine: &'static str,
+    /// Part of `cargo xtask test`; the others take too long for every run.
+    every_run: bool,
+}
+
+const PLATFORMS: [Platform; 9] = [
+    platform(Arch::X86_64, "6.1", "cgroupfs", true),
+    platform(Arch::X86_64, "6.12", "cgroupfs", true),
+    platform(Arch::X86_64, "6.18", "cgroupfs", false),
+    platform(Arch::X86_64, "7.0", "kfunc", false),
+    platform(Arch::X86_64, "7", "kfunc", true),
+    platform(Arch::Aarch64, "6.12", "cgroupfs", false),
+    platform(Arch::Aarch64, "7", "kfunc", true),
+    platform(Arch::Riscv64, "6.12", "cgroupfs", false),
+    platform(Arch::Riscv64, "7", "kfunc", false),
+];
+
+const fn platform(
+    arch: Arch,
+    version: &'static str,
+    engine: &'static str,
+    every_run: bool,
+) -> Platform {
+    Platform {
+        arch,
+        version,
+        engine,
+        every_run,
+    }
+}
+
+/// How a test for a kernel is made.
+type Make = fn(Kernel, &Programs) -> Result<Test>;
+
+/// What must be true on every platform.
+const CORE: [(&str, Make); 2] = [
+    (VICTIM, guest_tests::fast_hog),
+    ("a_refault_load_is_survived", |kernel, programs| {
+        Ok(loads::refault(REFAULT_MB, kernel, programs))
+    }),
+];
+
+/// The one that `cargo xtask test` runs.
+const VICTIM: &str = "the_configured_victim_goes_and_nothing_else";
+
+/// RAM of the device that a refault load is run on.
+const REFAULT_MB: u32 = 128;
+
+impl Platform {
+    /// What its guest has to do, with the kernel and the programs that it needs. `None` if Debian
+    /// has no such kernel, which is said.
+    fn tests(&self, names: &[&str]) -> Result<Option<(Kernel, Vec<Test>)>> {
+        let kernel = match kernel::find(self.arch, Some(self.version)) {
+            Err(e) if e.is::<kernel::Unavailable>() => {
+                println!("test guest::{self} ... SKIPPED\n    {e}");
+                return Ok(None);
+            }
+            found => found?,
+        };
+        qemu::install(self.arch)?;
+        let programs = programs::build(self.arch, Profile::Guest)?;
+        let tests = CORE.iter().filter(|(name, _)| names.contains(name));
+        let tests = tests.map(|(name, test)| {
+            let test = test(kernel.clone(), &programs)?;
+            let (engine, arch) = (self.engine, self.arch);
+            Ok(Test {
+                name: format!("{self}_{name}"),
+                check: Box::new(move |run| {
+                    says(run, &format!("{engine} engine, "))?;
+                    if engine == "cgroupfs" {
+                        says(run, "the kernel has no kfunc bpf_get_root_mem_cgroup")?;
+                    } else if arch == Arch::Riscv64 {
+                        says(run, "turned the BPF JIT on")?;
+                    }
+                    (test.check)(run)
+                }),
+                ..test
+            })
+        });
+        let tests = tests.collect::<Result<_>>()?;
+        Ok(Some((kernel, tests)))
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", self.arch.name(), self.version)
+    }
+}
+
+/// The part for every test run, of that what a filter leaves; and how many platforms cannot be had.
+pub fn for_every_run(filter: Option<&str>) -> Result<(Vec<Test>, Tally)> {
+    let mut tests = Vec::new();
+    let mut tally = Tally::default();
+    let (run, left): (Vec<_>, Vec<_>) = PLATFORMS.iter().partition(|p| p.every_run);
+    for platform in &run {
+        let name = format!("{platform}_{VICTIM}");
+        if filter.is_some_and(|f| !name.contains(f)) {
+            continue;
+        }
+        match platform.tests(&[VICTIM])? {
+            Some((_, more)) => tests.extend(more),
+            None => tally.skipped += 1,
+        }
+    }
+    if filter.is_none() {
+        say(format_args!(
+            "of the kernel matrix {}; not {}, for which there is `cargo xtask matrix`",
+            names(&run),
+            names(&left)
+        ));
+    }
+    Ok((tests, tally))
+}
+
+fn names(platforms: &[&Platform]) -> String {
+    platforms
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// run the core scenarios on every kernel and architecture and print a table of what came of them
+#[derive(FromArgs)]
+#[argh(subcommand, name = "matrix")]
+pub struct Matrix {
+    /// x86_64, aarch64 or riscv64; all of them if absent
+    #[argh(option)]
+    arch: Option<Arch>,
+    /// kernel version of the matrix, e.g. 6.12 or 7; all of them if absent
+    #[argh(option)]
+    kernel: Option<String>,
+}
+
+impl Matrix {
+    pub fn run(self) -> Result<ExitCode> {
+        let wanted = PLATFORMS.iter().filter(|p| {
+            self.arch.is_none_or(|arch| arch == p.arch)
+                && self.kernel.as_ref().is_none_or(|v| v == p.version)
+        });
+        let names = CORE.map(|(name, _)| name);
+        let mut table = format!("| arch | kernel | engine | {} |\n", names.join(" | "));
+        table.push_str(&"|---".repeat(3 + names.len()));
+        table.push_str("|\n");
+        let mut ok = true;
+        let mut any = false;
+        for platform in wanted {
+            any = true;
+            let (kernel, results) = match platform.tests(&names)? {
+                Some((kernel, tests)) => (kernel.release, guest_tests::carry_out(&tests)?),
+                None => (format!("{}: not in Debian", platform.version), Vec::new()),
+            };
+            ok &= !results.contains(&false);
+            let results = results.iter().map(|ok| verdict(*ok));
+            let cells = results.chain(std::iter::repeat("-")).take(names.len());
+            table.push_str(&format!(
+                "| {} | {kernel} | {} | {} |\n",
+                platform.arch.name(),
+                platform.engine,
+                cells.collect::<Vec<_>>().join(" | ")
+            ));
+        }
+        anyhow::ensure!(any, "the matrix has no such kernel");
+        print!("\n{table}");
+        Ok(if ok {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
