@@ -1,0 +1,84 @@
+//! What the docs tell people to type exists, and the configs that they show can be used.
+
+use lowtide::config::{Paths, load};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn tree() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Blocks of code in one language, with the name of their file.
+fn blocks(language: &str) -> Vec<(String, String)> {
+    let mut files = vec![
+        tree().join("README.md"),
+        tree().join("yocto-layer/README.md"),
+    ];
+    files.extend(
+        fs::read_dir(tree().join("docs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path()),
+    );
+    files.retain(|path| path.extension().is_some_and(|kind| kind == "md"));
+    let mut blocks = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let opening = format!("```{language}\n");
+        let found = text
+            .split(&opening)
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap());
+        blocks.extend(found.map(|block| (path.display().to_string(), block.to_owned())));
+    }
+    blocks
+}
+
+#[test]
+fn configs_in_the_docs_can_be_used() {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docs");
+    let profiles = root.join("usr/lib/lowtide/profiles");
+    fs::create_dir_all(&profiles).unwrap();
+    for profile in fs::read_dir(tree().join("config/profiles")).unwrap() {
+        let profile = profile.unwrap();
+        fs::copy(profile.path(), profiles.join(profile.file_name())).unwrap();
+    }
+    let file = root.join("example.toml");
+    let examples = blocks("toml");
+    assert!(!examples.is_empty());
+    for (doc, text) in examples {
+        fs::write(&file, &text).unwrap();
+        let loaded = load(&Paths::new(Some(root.clone()), vec![file.clone()]));
+        let loaded = loaded.unwrap_or_else(|problems| panic!("{doc}: {problems}\n{text}"));
+        assert!(
+            loaded.warnings.is_empty(),
+            "{doc}: {}\n{text}",
+            loaded.warnings
+        );
+    }
+}
+
+#[test]
+fn commands_in_the_docs_exist() {
+    let mut seen = 0;
+    for (doc, text) in blocks("sh") {
+        for line in text
+            .lines()
+            .filter_map(|line| line.strip_prefix("lowtide "))
+        {
+            let line = line.split('#').next().unwrap();
+            let (command, arguments) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+            let output = Command::new(env!("CARGO_BIN_EXE_lowtide"))
+                .args([command, "--help"])
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{doc}: lowtide {command}");
+            let help = String::from_utf8(output.stdout).unwrap();
+            for option in arguments.split(' ').filter(|word| word.starts_with("--")) {
+                assert!(help.contains(option), "{doc}: lowtide {command} {option}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
+}
