@@ -326,6 +326,12 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "cgroups_that_are_no_memcgs_count_for_the_one_above",
+        scenario: scenarios::uncounted,
+        check: firmware::passed,
+        ..PLAIN
+    },
+    Case {
         name: "the_kernel_kills_the_configured_victim",
         scenario: || scenarios::kernel_oom(&["agent"]),
         check: firmware::passed,

@@ -220,6 +220,21 @@ pub fn protect() -> Scenario {
     scenario
 }
 
+/// Some cgroups have the memory controller off in those below them.
+pub fn uncounted() -> Scenario {
+    let mut scenario = scripted(
+        "uncounted",
+        include_str!("../../guest/tests/uncounted.sh"),
+        &[],
+    );
+    let groups = "[[group]]\nname = \"shop\"\nkill = \"never\"\ncgroups = [\"apps/shop/inner\"]\n\
+                  [[group]]\nname = \"stall\"\nkill = 900\ncgroups = [\"apps/stall/inner\"]\n";
+    scenario
+        .files
+        .insert(CONFIG.into(), format!("{DEVICE}{groups}"));
+    scenario
+}
+
 /// What is ranked first is many small processes; what grows when the script says so is the sensor.
 pub fn kernel_oom(arguments: &[&str]) -> Scenario {
     let mut scenario = scripted("oom", include_str!("../../guest/tests/oom.sh"), arguments);

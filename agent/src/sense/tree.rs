@@ -6,7 +6,7 @@ use crate::config::Process;
 use crate::sys;
 use lowtide_common::Rule;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io;
@@ -248,6 +248,9 @@ impl Tree {
         split(&mut ancestors, rule, engine)
     }
 
+    /// Of a memcg, with what is below it and no memcg itself: what those use is charged to it, so
+    /// it goes only when the last of them may go. procd, for one, leaves the controller off in the
+    /// cgroups of the instances of a service.
     fn rule_of(
         &self,
         id: u64,
@@ -258,7 +261,21 @@ impl Tree {
         if self.is_protected(id) {
             return Some(Rule::UNTOUCHABLE);
         }
-        rules.own_rule(path, dir)
+        let mut rule = rules.own_rule(path, dir);
+        // Without the controller below it, it is a leaf among memcgs.
+        let _ = each_uncounted(path, dir, &mut |path, dir| {
+            let inner = sys::cgroup_id(dir, c"")
+                .ok()
+                .and_then(|id| self.rule_of(id, path, dir, rules));
+            // `never` is last to be killed, though its number is the highest.
+            let turn = |rule: Rule| rule.kill.wrapping_add(1);
+            rule = match (rule, inner) {
+                (Some(rule), Some(inner)) if turn(inner) >= turn(rule) => Some(rule),
+                (_, Some(inner)) => Some(inner),
+                (rule, None) => rule,
+            };
+        });
+        rule
     }
 }
 
@@ -269,6 +286,45 @@ fn split(ancestors: &mut [(u64, Rule)], inner: Rule, engine: &mut dyn Engine) ->
         if rule.flags & Rule::UNIT != 0 && rule.kill != inner.kill {
             rule.flags &= !Rule::UNIT;
             engine.classify(*id, *rule)?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `f` with path and directory of each cgroup below `dir` where the memory controller is not
+/// on for them.
+fn each_uncounted(
+    path: &str,
+    dir: BorrowedFd<'_>,
+    f: &mut dyn FnMut(&str, BorrowedFd<'_>),
+) -> io::Result<()> {
+    let mut buffer = [0; 128];
+    let on = read_at(dir, c"cgroup.subtree_control", &mut buffer)?;
+    if on
+        .split(u8::is_ascii_whitespace)
+        .any(|word| word == b"memory")
+    {
+        return Ok(());
+    }
+    let dir = open_dir(dir, c".")?;
+    let mut buffer = [MaybeUninit::uninit(); 1024];
+    let mut entries = RawDir::new(&dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
+        if entry.file_type() != FileType::Directory || matches!(name, "." | "..") {
+            continue;
+        }
+        let mut below = heapless::String::<PATH>::new();
+        let fits = below.push_str(path).and_then(|()| below.push('/'));
+        // One that vanishes needs no rule.
+        if let (Ok(()), Ok(child)) = (
+            fits.and_then(|()| below.push_str(name)),
+            open_dir(&dir, name),
+        ) {
+            f(&below, child.as_fd());
         }
     }
     Ok(())
