@@ -2,7 +2,7 @@
 _lowtide() {
 	local words=
 	case $COMP_CWORD:$2:${COMP_WORDS[1]} in
-	1:*) words='run check config doctor explain' ;;
+	1:*) words='--help --version run check config doctor explain' ;;
 	*:-*:run) words='--help --config --verifier-log' ;;
 	*:-*:check) words='--help --root --offline --json' ;;
 	*:-*:config) words='--help --root --json' ;;

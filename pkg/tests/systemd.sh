@@ -69,4 +69,10 @@ step systemctl stop lowtide
 step is ActiveState inactive
 step is Result success
 
+# One that cannot start holds up nobody who waits for it, and starts when it can.
+echo 'profile = "no such"' > "$CONFIG"
+step fails systemctl start lowtide
+rm "$CONFIG"
+step soon is ActiveState active
+
 systemd-analyze security --no-pager lowtide | tail -n 1

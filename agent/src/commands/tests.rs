@@ -12,6 +12,19 @@ fn commands() -> Vec<CommandInfoWithArgs> {
     commands.into_iter().map(|sub| sub.command).collect()
 }
 
+/// What may stand first, each with what it does: options of the program itself, and commands.
+fn first_words() -> Vec<(&'static str, &'static str)> {
+    let program = Lowtide::get_args_info();
+    let options = program
+        .flags
+        .iter()
+        .map(|flag| (flag.long, flag.description));
+    let commands = program.commands.into_iter();
+    options
+        .chain(commands.map(|sub| (sub.name, sub.command.description)))
+        .collect()
+}
+
 /// What an option wants to be given.
 fn value(flag: &FlagInfo<'static>) -> Option<&'static str> {
     match flag.kind {
@@ -65,11 +78,11 @@ const WRITTEN: &str = "# Written from the code: UPDATE_EXPECT=1 cargo test -p lo
 /// All values are files: what is not an option is left to the shell.
 #[test]
 fn bash_completes_every_option() {
-    let names: Vec<_> = commands().iter().map(|command| command.name).collect();
+    let first: Vec<_> = first_words().iter().map(|(word, _)| *word).collect();
     let mut script = format!(
         "{WRITTEN}_lowtide() {{\n\tlocal words=\n\tcase $COMP_CWORD:$2:${{COMP_WORDS[1]}} in\n"
     );
-    script += &format!("\t1:*) words='{}' ;;\n", names.join(" "));
+    script += &format!("\t1:*) words='{}' ;;\n", first.join(" "));
     for command in commands() {
         let options: Vec<_> = command.flags.iter().map(|flag| flag.long).collect();
         let options = options.join(" ");
@@ -89,8 +102,8 @@ fn zsh_completes_every_option() {
             .replace(']', "\\]")
     };
     let mut script = format!("#compdef lowtide\n{WRITTEN}local -a commands=(\n");
-    for command in commands() {
-        script += &format!("\t'{}:{}'\n", command.name, quoted(command.description));
+    for (word, about) in first_words() {
+        script += &format!("\t'{word}:{}'\n", quoted(about));
     }
     script += ")\nif (( CURRENT == 2 )); then\n\t_describe command commands\n\treturn\nfi\n\
                shift words\n(( CURRENT-- ))\ncase $words[1] in\n";
@@ -122,12 +135,13 @@ fn zsh_completes_every_option() {
 fn fish_completes_every_option() {
     let quoted = |text: &str| text.replace('\'', "\\'");
     let mut script = String::from(WRITTEN);
-    for command in commands() {
+    for (word, about) in first_words() {
         script += &format!(
-            "complete -c lowtide -f -n __fish_use_subcommand -a {} -d '{}'\n",
-            command.name,
-            quoted(command.description)
+            "complete -c lowtide -f -n __fish_use_subcommand -a {word} -d '{}'\n",
+            quoted(about)
         );
+    }
+    for command in commands() {
         for flag in command.flags {
             let value = if value(flag).is_some() { " -r" } else { "" };
             script += &format!(
