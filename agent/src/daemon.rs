@@ -217,6 +217,9 @@ impl Daemon {
             let (verdict, done) = without_allocating(|| self.step(at, &memory, fired, now))?;
             let took = woken.elapsed();
             self.tell(at, &verdict, done.as_ref(), took);
+            if verdict.action == Action::Reboot {
+                self.reboot();
+            }
             let all_at_rest = self.domains.iter().all(|domain| !domain.acts);
             self.let_go(all_at_rest);
             let Some(done) = done else {
@@ -279,6 +282,17 @@ impl Daemon {
         history.note(policy, &verdict, done.as_ref().map(|d| d.outcome), now);
         domain.acts = verdict.acting.is_some();
         Ok((verdict, done))
+    }
+
+    /// Returns only where that cannot be done; it is not tried again then.
+    fn reboot(&mut self) {
+        let after_ms = std::mem::take(&mut self.config.policy.reboot_after_ms);
+        self.log.error(format_args!(
+            "rebooting: nothing was left to do for {after_ms} ms"
+        ));
+        if let Err(error) = act::reboot::now() {
+            self.log.error(format_args!("could not reboot: {error}"));
+        }
     }
 
     /// Brings the cgroups in line with the config; what cannot be done is said, and done without.

@@ -40,6 +40,8 @@ pub struct Scenario {
     pub linger_ms: u64,
     /// Time from boot at which the guest ends in any case; 0 for [`Scenario::LIMIT_S`].
     pub limit_s: u64,
+    /// The guest is to be restarted by one of its services, and so does not come to its own end.
+    pub restarts: bool,
     /// Time between two [`Sample`]s; 0 for [`Scenario::SAMPLE_MS`].
     pub sample_ms: u64,
 }

@@ -320,6 +320,21 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a_device_that_stalls_for_ever_restarts_if_the_config_says_so",
+        scenario: || Scenario {
+            restarts: true,
+            ..scenarios::hopeless("2s")
+        },
+        check: |run| says(run, "rebooting: nothing was left to do"),
+        ..PLAIN
+    },
+    Case {
+        name: "a_device_that_stalls_for_ever_goes_on_if_the_config_says_nothing",
+        scenario: || scenarios::hopeless("0s"),
+        check: |run| says(run, "critical confirmed, nothing left to do"),
+        ..PLAIN
+    },
+    Case {
         name: "a_config_is_checked_and_exchanged_while_the_agent_runs",
         scenario: scenarios::reload,
         check: firmware::passed,

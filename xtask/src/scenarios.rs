@@ -297,6 +297,29 @@ pub fn process() -> Scenario {
     scenario
 }
 
+/// A device that stalls, where nobody may be killed.
+pub fn hopeless(reboot_after: &str) -> Scenario {
+    let mut scenario = idle();
+    // The gateway's cache does not fit.
+    scenario.cgroups.push(Cgroup {
+        path: "apps/gateway".into(),
+        attributes: [("memory.high".into(), "12M".into())].into(),
+    });
+    let config = format!(
+        "[level.critical]\n\
+         confirm = {{ available_below = \"99%\" }}\n\
+         relief = {{ available_above = \"99.5%\" }}\n\
+         actions = [\"kill\", \"reboot\"]\n\
+         [limits]\nreboot_after = \"{reboot_after}\"\n\
+         [everything_else]\nkill = \"never\"\n"
+    );
+    scenario.files.insert(CONFIG.into(), config);
+    Scenario {
+        limit_s: 30,
+        ..scenario
+    }
+}
+
 /// Configs that are exchanged while the agent runs: who goes is the hog, or nobody, and one that is
 /// wrong; and one to check that is right but means nothing on this device.
 pub fn reload() -> Scenario {

@@ -11,7 +11,7 @@ use lowtide_guest::{
 };
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
@@ -127,17 +127,19 @@ impl Guest {
             .with_context(|| format!("cannot run {qemu:?}"))?;
         let mut qemu = Running(qemu);
         let (events, ended) = collect(&mut qemu.0, limit, on_event)?;
-        if let Some(why) = ended {
+        let restarted = || read_console(&console).contains("reboot: Restarting system");
+        let failure = match ended {
+            None if self.scenario.restarts => Some("it was not restarted".to_owned()),
+            Some(_) if self.scenario.restarts && restarted() => None,
+            ended => ended,
+        };
+        if let Some(why) = failure {
             let mut stderr = String::new();
             qemu.stop();
             if let Some(pipe) = qemu.0.stderr.take() {
                 stderr = std::io::read_to_string(pipe).unwrap_or_default();
             }
-            let console = fs::read(&console).unwrap_or_default();
-            bail!(
-                "{why}\n{stderr}{}",
-                tail(&String::from_utf8_lossy(&console), 40)
-            );
+            bail!("{why}\n{stderr}{}", tail(&read_console(&console), 40));
         }
         Ok(Run { events })
     }
@@ -257,6 +259,10 @@ fn kvm_works(like: &Guest) -> Result<bool> {
         let _ = fs::write(&known, if works { "yes" } else { "no" });
         works
     }))
+}
+
+fn read_console(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 fn tail(text: &str, lines: usize) -> String {

@@ -2,7 +2,7 @@
 
 pub mod kill;
 pub mod process;
-mod reboot;
+pub mod reboot;
 mod reclaim;
 pub mod settings;
 pub mod settle;
@@ -45,7 +45,8 @@ pub fn carry_out(
     let one_by_one =
         |target: &Row| target.flags & Row::PROCESS != 0 || target.rule.flags & Rule::PROCESS != 0;
     let done = match &verdict.action {
-        Action::Nothing => return None,
+        // Restarting is told of before it is done.
+        Action::Nothing | Action::Reboot => return None,
         Action::Throttle { target, for_ms } => settings
             .freeze(tree, target.id, Duration::from_millis(u64::from(*for_ms)))
             .map(|()| Done::only(Outcome::Throttled)),
@@ -73,7 +74,6 @@ pub fn carry_out(
             settings.thaw(tree, |id, _| id == target.id);
             done
         }
-        Action::Reboot => reboot::now().map(|()| Done::only(Outcome::Killed)),
     };
     Some(done.unwrap_or_else(|error: io::Error| {
         Done::only(Outcome::Failed {
