@@ -8,13 +8,28 @@
 PROTECTED=$((16 << 20))
 
 as_found() {
-	is apps/memory.min 0 && is apps/gateway/memory.min 0 &&
+	is lowtide/memory.min 0 && is apps/memory.min 0 && is apps/gateway/memory.min 0 &&
 		is apps/media/memory.oom.group 0 && score_is sensor 0
 }
 
 as_configured() {
 	is apps/memory.min "$PROTECTED" && is apps/gateway/memory.min "$PROTECTED" &&
 		is apps/media/memory.oom.group 1 && score_is sensor -399
+}
+
+# In kB, of the agent.
+of_agent() {
+	sed -n "s/^$1:[^0-9]*\([0-9]*\) kB/\1/p" "/proc/$agent/status"
+}
+
+# The agent is locked in memory, all of which is protected, out of the kernel's choice, and first in
+# line for the CPU.
+protects_itself() {
+	is lowtide/memory.min "$((2 << 20))" &&
+		[ "$(cat "$CGROUPS/lowtide/memory.current")" -le "$((2 << 20))" ] &&
+		[ "$(of_agent VmLck)" -ge "$(of_agent VmRSS)" ] &&
+		[ "$(cat "/proc/$agent/oom_score_adj")" -eq -1000 ] &&
+		[ "$(cut -d ' ' -f 19 "/proc/$agent/stat")" -eq -20 ]
 }
 
 # Takes from everybody all that the kernel can get, while the gateway, which has its cache, stands
@@ -28,7 +43,8 @@ reclaim_all() {
 	echo "$(cat "$CGROUPS/apps/gateway/memory.current") bytes left of the gateway"
 }
 
-step as_found
+# Once all of it has been started.
+step soon as_found
 step reclaim_all
 step fails holds gateway 8
 # By itself, without its ancestor, it does not count.
@@ -39,6 +55,7 @@ echo 0 > "$CGROUPS/apps/gateway/memory.min"
 
 start_agent "$CONFIG"
 step soon as_configured
+step protects_itself
 step reclaim_all
 step holds gateway 15
 step fails lowtide run

@@ -15,6 +15,8 @@ use std::io;
 /// All protection together is at most this part of RAM: what is protected is missing for
 /// everybody else, and with more the kernel has nothing left to reclaim.
 const PROTECTED_PART: i64 = 2;
+/// memory.min of the agent's own cgroup: all that it takes there, kernel memory included.
+const OWN: i64 = 2 << 20;
 /// oom_score_adj of a group that is never killed. Not -1000: with that alone left the kernel
 /// would panic.
 const LAST: i64 = -999;
@@ -144,11 +146,16 @@ impl Walk<'_> {
         if self.tree.is_protected(id) {
             let protected =
                 PROTECTIONS.map(|setting| self.settings.without_us(dir.as_fd(), id, setting));
-            return Ok(Below {
+            let mut asks = Below {
                 protected: protected.map(|bytes| bytes.unwrap_or(0)),
                 kill: Some((NEVER, NEVER)),
                 ..Below::default()
-            });
+            };
+            if self.tree.is_own(id) && asks.protected[0] < OWN {
+                self.set(path, dir.as_fd(), id, Setting::Min, OWN);
+                (asks.protected[0], asks.ours[0]) = (OWN, true);
+            }
+            return Ok(asks);
         }
         let own = self.config.matcher.own_rule(path, dir.as_fd());
         let group = own.map_or(inherited, |rule| rule.group);

@@ -37,6 +37,8 @@ pub struct Tree {
     protected_processes: heapless::Vec<i32, 2>,
     /// Their cgroups.
     protected: heapless::Vec<u64, 2>,
+    /// That of the first of them, unless it runs in the root.
+    own: Option<u64>,
     /// Their ancestors: what is done to one of these is done to them, too.
     above_protected: heapless::Vec<u64, { 2 * DEPTH }>,
 }
@@ -56,9 +58,10 @@ impl Tree {
             mount: mount.unwrap_or_default(),
             protected_processes: pids.iter().take(2).copied().collect(),
             protected: heapless::Vec::new(),
+            own: None,
             above_protected: heapless::Vec::new(),
         };
-        for pid in pids {
+        for (i, pid) in pids.iter().enumerate() {
             let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             let path = line
                 .lines()
@@ -69,6 +72,9 @@ impl Tree {
                 && !this.protected.contains(&id)
             {
                 let _ = this.protected.push(id);
+                if i == 0 {
+                    this.own = Some(id);
+                }
                 for (end, _) in path.match_indices('/') {
                     let _ = this.above_protected.push(this.id_of(&path[..end])?);
                 }
@@ -115,6 +121,11 @@ impl Tree {
 
     pub fn is_protected(&self, id: u64) -> bool {
         self.protected.contains(&id)
+    }
+
+    /// Whether it is the cgroup that the agent runs in.
+    pub fn is_own(&self, id: u64) -> bool {
+        self.own == Some(id)
     }
 
     /// Whether the agent or init is in it or below it.
