@@ -20,9 +20,9 @@ use std::process::ExitCode;
 const MEMORY_MB: [u32; 4] = [64, 128, 256, 512];
 /// What a distribution's kernel takes of the RAM more than one built for a small device: with
 /// this much on top, a guest has about as much to use as such a device (50 MB of 64, for one).
-const KERNEL_MB: u32 = 32;
+pub const KERNEL_MB: u32 = 32;
 /// The relief mark of the built-in config's critical level, in percent of RAM.
-const RELIEF_PERCENT: u64 = 10;
+pub const RELIEF_PERCENT: u64 = 10;
 /// The stall that the built-in config's triggers wait for, in microseconds.
 const TRIGGER_US: u64 = 10_000;
 const TRIGGER_WINDOW_MS: u64 = 500;
@@ -66,7 +66,7 @@ cgroups = ["apps/media"]
 
 /// How a device swaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Swap {
+pub enum Swap {
     None,
     /// To a zram of half the RAM.
     Zram,
@@ -75,7 +75,7 @@ enum Swap {
 impl Swap {
     const BOTH: &[Self] = &[Self::None, Self::Zram];
 
-    const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Zram => "zram",
@@ -348,7 +348,7 @@ fn worst_stall(run: &Run, window_ms: u64, total: fn(&Sample) -> u64) -> u64 {
 }
 
 /// When the load started; the end of time if it never did.
-fn pressed_since(run: &Run) -> u64 {
+pub fn pressed_since(run: &Run) -> u64 {
     run.events
         .iter()
         .find_map(|e| match &e.what {
@@ -359,7 +359,7 @@ fn pressed_since(run: &Run) -> u64 {
 }
 
 /// Who ended, when and by which signal, in this order.
-fn ends(run: &Run) -> impl Iterator<Item = (u64, &str, Option<i32>)> {
+pub fn ends(run: &Run) -> impl Iterator<Item = (u64, &str, Option<i32>)> {
     run.events.iter().filter_map(|e| match &e.what {
         What::Exited {
             service, signal, ..
@@ -394,12 +394,33 @@ impl Cell {
         )
     }
 
-    pub fn test(self, kernel: kernel::Kernel, programs: &programs::Programs) -> Test {
+    /// A load by its name, with the agent; nothing if there is none of that name.
+    pub fn find(load: &str, memory_mb: u32, swap: Swap) -> Option<Self> {
+        Some(Self {
+            load: LOADS.iter().find(|l| l.name == load)?,
+            device: Device(memory_mb),
+            swap,
+            with_agent: true,
+        })
+    }
+
+    /// Services that have to go; nobody else may.
+    pub const fn victims(&self) -> &'static [&'static str] {
+        self.load.victims
+    }
+
+    pub fn scenario(&self) -> Scenario {
         let mut scenario = at_rest(self.device, self.swap);
         (self.load.press)(&mut scenario, self.device);
-        if !self.with_agent {
-            scenario = without_agent(scenario);
+        if self.with_agent {
+            scenario
+        } else {
+            without_agent(scenario)
         }
+    }
+
+    pub fn test(self, kernel: kernel::Kernel, programs: &programs::Programs) -> Test {
+        let scenario = self.scenario();
         Test {
             name: self.name(),
             guest: Guest {
@@ -597,7 +618,7 @@ fn available_at_kill(run: &Run) -> Option<String> {
     Some(format!("{}K", sample.available_kb))
 }
 
-fn mem_total_kb(run: &Run) -> u64 {
+pub fn mem_total_kb(run: &Run) -> u64 {
     run.events
         .iter()
         .find_map(|e| match e.what {

@@ -1,6 +1,7 @@
 //! `cargo xtask …`: builds, boots and measures.
 
 mod apt;
+mod bench;
 mod binaries;
 mod build;
 mod check;
@@ -38,6 +39,7 @@ struct Xtask {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Fuzz(fuzz::Fuzz),
     Build(build::Build),
     BuildEbpf(ebpf::BuildEbpf),
@@ -59,6 +61,7 @@ struct Setup {}
 
 fn main() -> ExitCode {
     let result = match argh::from_env::<Xtask>().command {
+        Command::Bench(command) => command.run(),
         Command::Fuzz(command) => command.run(),
         Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
         Command::Build(command) => command.run(),

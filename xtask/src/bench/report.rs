@@ -1,0 +1,182 @@
+//! Tables and picture from the lines that `bench peers` keeps.
+
+use super::peers::AGENTS;
+use super::record::{self, Outcome, Record};
+use crate::dirs;
+use anyhow::{Context as _, Result, anyhow, ensure};
+use argh::FromArgs;
+use plotters::prelude::*;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+
+/// Between these two lines of the document the tables go.
+const BEGIN: &str = "<!-- made by cargo xtask bench report -->";
+const END: &str = "<!-- end -->";
+
+/// make the tables in docs/peers.md and the picture docs/peers.svg from docs/bench/peers.jsonl
+#[derive(FromArgs)]
+#[argh(subcommand, name = "report")]
+pub struct Report {}
+
+/// Load, MiB of the device, how it swaps.
+type Place = (String, u32, String);
+/// Runs by place, and there by agent.
+type Places<'a> = BTreeMap<Place, BTreeMap<&'a str, Vec<&'a Record>>>;
+
+impl Report {
+    pub fn run(self) -> Result<()> {
+        let records = record::read(&record::kept())?;
+        ensure!(!records.is_empty(), "no runs");
+        let mut places = Places::new();
+        for r in &records {
+            places
+                .entry((r.load.clone(), r.memory_mb, r.swap.clone()))
+                .or_default()
+                .entry(&r.agent)
+                .or_default()
+                .push(r);
+        }
+        let docs = dirs::workspace().join("docs");
+        let page = docs.join("peers.md");
+        let text = fs::read_to_string(&page)?;
+        let (head, rest) = text.split_once(BEGIN).context("no place for the tables")?;
+        let (_, tail) = rest.split_once(END).context("the tables have no end")?;
+        let tables = tables(&places)?;
+        fs::write(&page, format!("{head}{BEGIN}\n{tables}{END}{tail}"))?;
+        let picture = docs.join("peers.svg");
+        draw(&places, &picture).map_err(|e| anyhow!("cannot draw {}: {e}", picture.display()))
+    }
+}
+
+fn tables(places: &Places<'_>) -> Result<String> {
+    let mut out = String::new();
+    for ((load, memory_mb, swap), agents) in places {
+        writeln!(
+            out,
+            "\n### {load}, {memory_mb} MB, swap: {swap}\n\n\
+             | agent | runs | who died | lost beside it | stalled some, ms | stalled full, ms \
+             | worst gap, ms | least available, MB | relief after, ms |\n\
+             |---|---|---|---|---|---|---|---|---|"
+        )?;
+        for (name, runs) in in_order(agents) {
+            let figure = |of: fn(&Record) -> Option<u64>| {
+                median_and_range(runs.iter().filter_map(|r| of(r)).collect())
+            };
+            writeln!(
+                out,
+                "| {name} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                runs.len(),
+                outcomes(runs),
+                figure(|r| Some(r.bystanders_lost as u64)),
+                figure(|r| Some(r.some_ms)),
+                figure(|r| Some(r.full_ms)),
+                figure(|r| Some(r.worst_gap_ms)),
+                figure(|r| r.least_available_kb.map(|kb| kb >> 10)),
+                figure(|r| r.relief_ms),
+            )?;
+        }
+    }
+    writeln!(out, "\n| agent | how it is set |\n|---|---|")?;
+    for agent in AGENTS {
+        // A bar ends a cell of the table even in code.
+        let settings = agent.settings.replace('|', "\\|");
+        writeln!(out, "| {} | {settings} |", agent.name)?;
+    }
+    writeln!(out)?;
+    Ok(out)
+}
+
+/// Agents in the order of [`AGENTS`].
+fn in_order<'a>(
+    agents: &'a BTreeMap<&str, Vec<&'a Record>>,
+) -> impl Iterator<Item = (&'static str, &'a [&'a Record])> {
+    AGENTS
+        .iter()
+        .filter_map(|a| Some((a.name, agents.get(a.name)?.as_slice())))
+}
+
+fn outcomes(runs: &[&Record]) -> String {
+    let counts = [
+        (Outcome::Right, "right"),
+        (Outcome::Wrong, "WRONG"),
+        (Outcome::Kernel, "the kernel killed"),
+        (Outcome::Nobody, "NOBODY"),
+    ]
+    .map(|(outcome, words)| (runs.iter().filter(|r| r.outcome == outcome).count(), words));
+    let words: Vec<_> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, words)| {
+            if count == runs.len() {
+                words.to_owned()
+            } else {
+                format!("{words} x {count}")
+            }
+        })
+        .collect();
+    words.join(", ")
+}
+
+fn median_and_range(mut figures: Vec<u64>) -> String {
+    figures.sort_unstable();
+    match figures[..] {
+        [] => "-".into(),
+        [only] => only.to_string(),
+        [least, .., most] => format!("{} ({least} to {most})", figures[figures.len() / 2]),
+    }
+}
+
+/// A row for each place, a column for each agent: memory available (blue), the part of the time in
+/// which all stalled (red), and when a service ended (black), in the first run of each.
+fn draw(places: &Places<'_>, path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+    const PANEL: (u32, u32) = (190, 150);
+    let (columns, rows) = (AGENTS.len(), places.len());
+    let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
+    let root = SVGBackend::new(path, size).into_drawing_area();
+    root.fill(&WHITE)?;
+    for ((place, agents), row) in places.iter().zip(root.split_evenly((rows, 1))) {
+        let all = || agents.values().filter_map(|runs| runs.first());
+        let last = |r: &&Record| r.timeline.last().map_or(0, |p| p.0);
+        let seconds = all().map(last).max().unwrap_or(0) as f64 / 1000.0;
+        let megabytes = f64::from(place.1);
+        for (agent, area) in AGENTS.iter().zip(row.split_evenly((1, columns))) {
+            let Some(run) = agents.get(agent.name).and_then(|runs| runs.first()) else {
+                continue;
+            };
+            let mut chart = ChartBuilder::on(&area)
+                .caption(
+                    format!("{}, {} MB: {}", place.0, place.1, agent.name),
+                    ("sans-serif", 11),
+                )
+                .margin(4)
+                .x_label_area_size(18)
+                .y_label_area_size(28)
+                .build_cartesian_2d(0.0..seconds, 0.0..megabytes)?;
+            chart
+                .configure_mesh()
+                .disable_mesh()
+                .x_labels(5)
+                .y_labels(4)
+                .x_label_formatter(&|s| format!("{s:.0} s"))
+                .y_label_formatter(&|mb| format!("{mb:.0}"))
+                .label_style(("sans-serif", 9))
+                .draw()?;
+            let at = |ms: u64| ms as f64 / 1000.0;
+            let available = run.timeline.iter().map(|p| (at(p.0), p.1 as f64 / 1024.0));
+            chart.draw_series(AreaSeries::new(available, 0.0, BLUE.mix(0.3)))?;
+            let stalled = run.timeline.windows(2).map(|w| {
+                let share = (w[1].3 - w[0].3) as f64 / (w[1].0 - w[0].0) as f64;
+                (at(w[1].0), share.min(1.0) * megabytes)
+            });
+            chart.draw_series(LineSeries::new(stalled, RED))?;
+            chart.draw_series(
+                run.ends
+                    .iter()
+                    .map(|(ms, _)| PathElement::new([(at(*ms), 0.0), (at(*ms), megabytes)], BLACK)),
+            )?;
+        }
+    }
+    root.present()?;
+    Ok(())
+}
