@@ -1,8 +1,8 @@
 # nooelint: oelint.var.mandatoryvar.HOMEPAGE
 SUMMARY = "Out-of-memory agent for edge devices"
 DESCRIPTION = "Keeps a device usable when memory runs out: woken by PSI before the stall, \
-               it reclaims, throttles or kills what the config ranks first, verifies the \
-               relief, and can say afterwards why."
+it reclaims, throttles or kills what the config ranks first, verifies the relief, \
+and can say afterwards why."
 SECTION = "base"
 CVE_PRODUCT = "lowtide"
 # The BPF program inside is loaded into the kernel, hence its second choice.
