@@ -3,12 +3,14 @@
 use super::peers::AGENTS;
 use super::record::{self, Outcome, Record};
 use crate::dirs;
+use crate::scenarios::HOG;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use argh::FromArgs;
 use plotters::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 /// Between these two lines of the document the tables go.
 const BEGIN: &str = "<!-- made by cargo xtask bench report -->";
@@ -128,8 +130,9 @@ fn median_and_range(mut figures: Vec<u64>) -> String {
 }
 
 /// A row for each place, a column for each agent: memory available (blue), the part of the time in
-/// which all stalled (red), and when a service ended (black), in the first run of each.
-fn draw(places: &Places<'_>, path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+/// which all stalled (red), and when the hog (black) or another service (magenta) ended, in the
+/// first run of each.
+fn draw(places: &Places<'_>, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     const PANEL: (u32, u32) = (190, 150);
     let (columns, rows) = (AGENTS.len(), places.len());
     let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
@@ -147,7 +150,7 @@ fn draw(places: &Places<'_>, path: &std::path::Path) -> Result<(), Box<dyn std::
             let mut chart = ChartBuilder::on(&area)
                 .caption(
                     format!("{}, {} MB: {}", place.0, place.1, agent.name),
-                    ("sans-serif", 11),
+                    ("sans-serif", 14),
                 )
                 .margin(4)
                 .x_label_area_size(18)
@@ -160,7 +163,7 @@ fn draw(places: &Places<'_>, path: &std::path::Path) -> Result<(), Box<dyn std::
                 .y_labels(4)
                 .x_label_formatter(&|s| format!("{s:.0} s"))
                 .y_label_formatter(&|mb| format!("{mb:.0}"))
-                .label_style(("sans-serif", 9))
+                .label_style(("sans-serif", 11))
                 .draw()?;
             let at = |ms: u64| ms as f64 / 1000.0;
             let available = run.timeline.iter().map(|p| (at(p.0), p.1 as f64 / 1024.0));
@@ -170,11 +173,10 @@ fn draw(places: &Places<'_>, path: &std::path::Path) -> Result<(), Box<dyn std::
                 (at(w[1].0), share.min(1.0) * megabytes)
             });
             chart.draw_series(LineSeries::new(stalled, RED))?;
-            chart.draw_series(
-                run.ends
-                    .iter()
-                    .map(|(ms, _)| PathElement::new([(at(*ms), 0.0), (at(*ms), megabytes)], BLACK)),
-            )?;
+            chart.draw_series(run.ends.iter().map(|(ms, service)| {
+                let color = if service == HOG { BLACK } else { MAGENTA };
+                PathElement::new([(at(*ms), 0.0), (at(*ms), megabytes)], color)
+            }))?;
         }
     }
     root.present()?;
