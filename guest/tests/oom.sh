@@ -24,7 +24,7 @@ fi
 touch /run/grow
 step soon some_killed
 if [ "$1" = agent ]; then
-	step soon holds sensor 130
+	step soon holds sensor 110
 	step is apps/media/cgroup.procs ""
 	step fails killed sensor
 else

@@ -239,7 +239,7 @@ pub fn uncounted() -> Scenario {
 pub fn kernel_oom(arguments: &[&str]) -> Scenario {
     let mut scenario = scripted("oom", include_str!("../../guest/tests/oom.sh"), arguments);
     let grow = format!(
-        "until [ -e /run/grow ]; do sleep 0.1; done; exec {GUEST} hog --rate 20M --cap 140M"
+        "until [ -e /run/grow ]; do sleep 0.1; done; exec {GUEST} hog --rate 20M --cap 120M"
     );
     for service in &mut scenario.services {
         if service.name == SENSOR {
