@@ -44,6 +44,9 @@ pub struct Scenario {
     pub restarts: bool,
     /// Time between two [`Sample`]s; 0 for [`Scenario::SAMPLE_MS`].
     pub sample_ms: u64,
+    /// A nanosecond in the guest is an instruction that its one processor ran: what is measured
+    /// does not depend on what else the host does.
+    pub counted: bool,
 }
 
 impl Scenario {
@@ -190,6 +193,14 @@ pub enum Report {
         cgroups: u64,
     },
     Footprint(Footprint),
+    /// What a look at all memcgs took, in one way.
+    Looked {
+        way: String,
+        memcgs: u64,
+        median_ns: u64,
+        min_ns: u64,
+        max_ns: u64,
+    },
 }
 
 /// What a service costs while it does nothing: the sum over its processes.

@@ -34,7 +34,7 @@ pub struct Programs {
 
 /// Builds agent and guest program.
 pub fn build(arch: Arch, profile: Profile) -> Result<Programs> {
-    let built = cargo_build(arch, profile, &["lowtide", "lowtide-guest"])?;
+    let built = cargo_build(arch, profile, &["lowtide", "lowtide-guest"], &[])?;
     Ok(Programs {
         agent: built.join("lowtide"),
         guest: built.join("lowtide-guest"),
@@ -43,15 +43,30 @@ pub fn build(arch: Arch, profile: Profile) -> Result<Programs> {
 
 /// Builds the agent alone.
 pub fn build_agent(arch: Arch, profile: Profile) -> Result<PathBuf> {
-    Ok(cargo_build(arch, profile, &["lowtide"])?.join("lowtide"))
+    Ok(cargo_build(arch, profile, &["lowtide"], &[])?.join("lowtide"))
 }
 
-/// Leaves out an eighth of a program that is never used, also of the standard library as rustup
-/// ships it.
-const NO_UNWIND_TABLES: &str = "-Clink-arg=-Tcross/no-unwind-tables.ld";
+/// Builds what measures the agent's engines, as they are shipped.
+pub fn build_bench(arch: Arch) -> Result<PathBuf> {
+    let features = ["--features=lowtide-guest/bench"];
+    let built = cargo_build(arch, Profile::Release, &["lowtide-guest"], &features)?;
+    Ok(built.join("lowtide-bench"))
+}
+
+/// For rust-lld: an eighth of a program is for unwinding, which never happens, also in the standard
+/// library as rustup ships it; and functions of the same code are kept once.
+const SMALLER: [&str; 2] = [
+    "-Clink-arg=-Tcross/no-unwind-tables.ld",
+    "-Clink-arg=--icf=all",
+];
 
 /// Builds packages and says in which directory their programs are.
-fn cargo_build(arch: Arch, profile: Profile, packages: &[&str]) -> Result<PathBuf> {
+fn cargo_build(
+    arch: Arch,
+    profile: Profile,
+    packages: &[&str],
+    features: &[&str],
+) -> Result<PathBuf> {
     let toolchain = target::prepare(arch)?;
     say(format_args!(
         "building {} for {}",
@@ -63,12 +78,10 @@ fn cargo_build(arch: Arch, profile: Profile, packages: &[&str]) -> Result<PathBu
         .current_dir(dirs::workspace())
         .args(["build", "--quiet", "--locked", "--profile", profile.name()])
         .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(features)
         .args((profile == Profile::Guest).then_some("--features=lowtide/abort-on-alloc"))
         .arg("--config")
-        .arg(format!(
-            "target.{}.rustflags=[{NO_UNWIND_TABLES:?}]",
-            arch.triple()
-        ))
+        .arg(format!("target.{}.rustflags={SMALLER:?}", arch.triple()))
         .args(["--target", arch.triple(), "--target-dir"])
         .arg(dirs::target()))?;
     Ok(dirs::target().join(arch.triple()).join(profile.name()))

@@ -55,9 +55,18 @@ pub fn user(arch: Arch) -> Result<PathBuf> {
     Ok(kept.join(name))
 }
 
+/// What runs a guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    Kvm,
+    Emulated,
+    /// See [`lowtide_guest::Scenario::counted`].
+    Counted,
+}
+
 /// The emulator with the machine that guests of this architecture get, and the name of its serial
 /// console in the guest.
-pub fn command(arch: Arch, kvm: bool) -> (Command, &'static str) {
+pub fn command(arch: Arch, accel: Accel) -> (Command, &'static str) {
     let mut command = Command::new(names(arch).0);
     let (machine, cpu, console) = match arch {
         Arch::X86_64 => ("q35", "max,la57=off", "ttyS0"),
@@ -65,12 +74,14 @@ pub fn command(arch: Arch, kvm: bool) -> (Command, &'static str) {
         Arch::Riscv64 => ("virt", "max", "ttyS0"),
         Arch::Armv7 => ("virt", "max", "ttyAMA0"),
     };
-    command.args(["-machine", machine, "-smp", "2"]);
-    if kvm {
-        command.args(["-accel", "kvm", "-cpu", "host"]);
-    } else {
-        command.args(["-accel", "tcg,thread=multi", "-cpu", cpu]);
-    }
+    command.args(["-machine", machine]);
+    match accel {
+        Accel::Kvm => command.args(["-smp", "2", "-accel", "kvm", "-cpu", "host"]),
+        Accel::Emulated => command.args(["-smp", "2", "-accel", "tcg,thread=multi", "-cpu", cpu]),
+        Accel::Counted => {
+            command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-cpu", cpu])
+        }
+    };
     command.args([
         "-no-user-config",
         "-nodefaults",

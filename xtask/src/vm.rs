@@ -4,7 +4,7 @@ use crate::dirs;
 use crate::initramfs::{self, Initramfs};
 use crate::kernel::Kernel;
 use crate::programs::Programs;
-use crate::qemu;
+use crate::qemu::{self, Accel};
 use anyhow::{Context as _, Result, bail};
 use lowtide_guest::{
     EVENT_PORT, Event, MODULE_LIST, Report, SCENARIO_FILE, Sample, Scenario, What,
@@ -60,7 +60,14 @@ impl Guest {
     /// not come to its own end: it may be killed here, or its kernel may have panicked.
     pub fn run(&self, mut on_event: impl FnMut(&Event)) -> Result<Run> {
         let arch = self.kernel.arch;
-        self.boot(kvm_works(self)?, self.limit(), &mut on_event)
+        let accel = if self.scenario.counted {
+            Accel::Counted
+        } else if kvm_works(self)? {
+            Accel::Kvm
+        } else {
+            Accel::Emulated
+        };
+        self.boot(accel, self.limit(), &mut on_event)
             .with_context(|| {
                 format!(
                     "guest with Linux {} on {}",
@@ -79,12 +86,12 @@ impl Guest {
         BOOT_LIMIT + Duration::from_secs(own)
     }
 
-    fn boot(&self, kvm: bool, limit: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<Run> {
+    fn boot(&self, accel: Accel, limit: Duration, on_event: &mut dyn FnMut(&Event)) -> Result<Run> {
         let dir = tempfile::tempdir()?;
         let initramfs = dir.path().join("initramfs");
         fs::write(&initramfs, self.initramfs()?)?;
         let console = dir.path().join("console");
-        let (mut qemu, serial) = qemu::command(self.kernel.arch, kvm);
+        let (mut qemu, serial) = qemu::command(self.kernel.arch, accel);
         qemu.args(["-m", &format!("{}M", self.memory_mb)])
             .arg("-kernel")
             .arg(self.kernel.image())
@@ -253,7 +260,7 @@ fn kvm_works(like: &Guest) -> Result<bool> {
             ..like.clone()
         };
         let works = probe
-            .boot(true, Duration::from_secs(20), &mut |_| {})
+            .boot(Accel::Kvm, Duration::from_secs(20), &mut |_| {})
             .is_ok();
         // Only a remark: the next run finds out again.
         let _ = fs::write(&known, if works { "yes" } else { "no" });

@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
             .iter()
             .map(|(key, value)| (key.get_ref().as_ref(), key.span(), value))
             .collect();
-        entries.sort_by_key(|(_, span, _)| span.start);
+        entries.sort_unstable_by_key(|(_, span, _)| span.start);
         Some(entries)
     }
 

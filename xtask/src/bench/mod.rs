@@ -3,12 +3,13 @@
 mod peers;
 mod record;
 mod report;
+mod survey;
 
 use anyhow::Result;
 use argh::FromArgs;
 use std::process::ExitCode;
 
-/// measure lowtide and its peers on the same loads, and report
+/// measure lowtide beside what could be used instead, and report
 #[derive(FromArgs)]
 #[argh(subcommand, name = "bench")]
 pub struct Bench {
@@ -21,6 +22,7 @@ pub struct Bench {
 enum What {
     Peers(peers::Peers),
     Report(report::Report),
+    Survey(survey::Survey),
 }
 
 impl Bench {
@@ -28,6 +30,7 @@ impl Bench {
         match self.what {
             What::Peers(command) => command.run(),
             What::Report(command) => command.run(),
+            What::Survey(command) => command.run(),
         }
         .map(|()| ExitCode::SUCCESS)
     }

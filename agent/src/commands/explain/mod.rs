@@ -209,7 +209,7 @@ fn rank(outlook: &Outlook, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
             }
         })
         .collect();
-    cgroups.sort_by(|a, b| a.path.cmp(&b.path));
+    cgroups.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     cgroups
 }
 

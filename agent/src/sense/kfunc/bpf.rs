@@ -53,9 +53,11 @@ pub fn load(code: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<Own
 
 /// Runs the program once and waits for it; returns what it returned.
 pub fn run(program: impl AsFd, request: &Request) -> io::Result<u32> {
+    // The kernel writes back what the program leaves there.
+    let mut request = *request;
     let mut attributes = zeroed();
     attributes.test.prog_fd = program.as_fd().as_raw_fd() as u32;
-    attributes.test.ctx_in = &raw const *request as u64;
+    attributes.test.ctx_in = &raw mut request as u64;
     attributes.test.ctx_size_in = size_of::<Request>() as u32;
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes)?;
     // SAFETY: the kernel wrote this member of the union.
