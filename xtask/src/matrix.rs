@@ -1,6 +1,7 @@
 //! `cargo xtask matrix`: the kernels and architectures that the agent is tested on, and the engine
 //! that it has to choose on each.
 
+use crate::binaries;
 use crate::check::{Tally, verdict};
 use crate::guest_tests::{self, Test, says};
 use crate::kernel::{self, Kernel};
@@ -9,7 +10,7 @@ use crate::programs::{self, Profile, Programs};
 use crate::qemu;
 use crate::shell::say;
 use crate::target::Arch;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use argh::FromArgs;
 use std::process::ExitCode;
 
@@ -140,7 +141,7 @@ fn names(platforms: &[&Platform]) -> String {
         .join(", ")
 }
 
-/// run the core scenarios on every kernel and architecture and print a table of what came of them
+/// run the binaries of all architectures and the core scenarios on all kernels, and print a table
 #[derive(FromArgs)]
 #[argh(subcommand, name = "matrix")]
 pub struct Matrix {
@@ -154,21 +155,38 @@ pub struct Matrix {
 
 impl Matrix {
     pub fn run(self) -> Result<ExitCode> {
-        let wanted = PLATFORMS.iter().filter(|p| {
+        let fits = |p: &&Platform| {
             self.arch.is_none_or(|arch| arch == p.arch)
                 && self.kernel.as_ref().is_none_or(|v| v == p.version)
-        });
+        };
+        let platforms: Vec<_> = PLATFORMS.iter().filter(fits).collect();
+        ensure!(
+            self.kernel.is_none() || !platforms.is_empty(),
+            "the matrix has no such kernel"
+        );
+        let mut ok = true;
+        if self.kernel.is_none() {
+            let archs = self.arch.map_or(Arch::ALL.to_vec(), |arch| vec![arch]);
+            ok &= binaries::test(&archs, None)?.failed == 0;
+        }
         let names = CORE.map(|(name, _)| name);
         let mut table = format!("| arch | kernel | engine | {} |\n", names.join(" | "));
         table.push_str(&"|---".repeat(3 + names.len()));
         table.push_str("|\n");
-        let mut ok = true;
-        let mut any = false;
-        for platform in wanted {
-            any = true;
-            let (kernel, results) = match platform.tests(&names)? {
-                Some((kernel, tests)) => (kernel.release, guest_tests::carry_out(&tests)?),
-                None => (format!("{}: not in Debian", platform.version), Vec::new()),
+        for platform in platforms {
+            let done = platform.tests(&names).and_then(|tests| {
+                tests
+                    .map(|(kernel, tests)| Ok((kernel.release, guest_tests::carry_out(&tests)?)))
+                    .transpose()
+            });
+            let (kernel, results) = match done {
+                Ok(Some(done)) => done,
+                Ok(None) => (format!("{}: not to be had", platform.version), Vec::new()),
+                Err(e) => {
+                    println!("test guest::{platform} ... FAILED\n    {e:#}");
+                    ok = false;
+                    (format!("{}: FAILED", platform.version), Vec::new())
+                }
             };
             ok &= !results.contains(&false);
             let results = results.iter().map(|ok| verdict(*ok));
@@ -180,7 +198,6 @@ impl Matrix {
                 cells.collect::<Vec<_>>().join(" | ")
             ));
         }
-        anyhow::ensure!(any, "the matrix has no such kernel");
         print!("\n{table}");
         Ok(if ok {
             ExitCode::SUCCESS
