@@ -197,11 +197,11 @@ impl Daemon {
     fn episode(&mut self, at: usize, mut woke: bool) -> io::Result<()> {
         for _ in 0..STEPS {
             let now = self.now();
-            let domain = &mut self.domains[at];
-            let fired = domain.take_fired(std::mem::take(&mut woke), now)?;
+            let fired = self.domains[at].take_fired(std::mem::take(&mut woke), now)?;
             let woken = Instant::now();
             self.manager.alive(woken);
-            let system = without_allocating(|| self.meminfo.read())?;
+            let system = without_allocating(|| self.system_memory())?;
+            let domain = &mut self.domains[at];
             let memory = match without_allocating(|| domain.memory(&system)) {
                 Ok(Some(memory)) => memory,
                 Ok(None) => {
@@ -237,6 +237,13 @@ impl Daemon {
         }
         self.domains[at].look_again = Some(Instant::now());
         Ok(())
+    }
+
+    fn system_memory(&self) -> io::Result<Memory> {
+        Ok(Memory {
+            psi_limited_us: self.domains.iter().map(Domain::stalled_in_limit_us).sum(),
+            ..self.meminfo.read()?
+        })
     }
 
     /// Ends the time of who is held back, or of `all` who are.

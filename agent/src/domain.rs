@@ -16,6 +16,8 @@ pub const WATCHED: usize = 16;
 
 pub struct Domain {
     cgroup: Option<(Limited, Trigger)>,
+    /// [`Limited::stalled_us`] when the watch began.
+    stalled_before_us: u64,
     /// `in /PATH: ` for lines about a cgroup; empty for the system.
     pub place: String,
     pub triggers: Async<Triggers>,
@@ -50,7 +52,9 @@ impl Domain {
         place: String,
         triggers: Triggers,
     ) -> io::Result<Self> {
+        let limited = cgroup.as_ref().map(|(limited, _)| limited);
         Ok(Self {
+            stalled_before_us: limited.map_or(0, Limited::stalled_us),
             cgroup,
             place,
             triggers: Async::new_nonblocking(triggers)?,
@@ -92,6 +96,13 @@ impl Domain {
             Some((limited, _)) => limited.read(system),
             None => Ok(Some(*system)),
         }
+    }
+
+    /// [`Limited::stalled_us`] since the watch began; 0 for the system.
+    pub fn stalled_in_limit_us(&self) -> u64 {
+        let cgroup = self.cgroup.as_ref();
+        let stalled = cgroup.map_or(0, |(limited, _)| limited.stalled_us());
+        stalled.saturating_sub(self.stalled_before_us)
     }
 
     /// Takes in what fired, see [`Triggers::take`]; whether anything did.

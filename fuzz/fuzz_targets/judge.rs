@@ -44,7 +44,7 @@ struct Episode {
 struct Moment {
     ms_later: u16,
     fired: Option<u8>,
-    memory: [u64; 9],
+    memory: [u64; 10],
     psi: bool,
     kill: Vec<Candidate>,
     reclaim: Vec<Candidate>,
@@ -103,6 +103,7 @@ impl Moment {
             refaults,
             some,
             full,
+            limited,
         ] = self.memory;
         Memory {
             within: within.into(),
@@ -116,6 +117,7 @@ impl Moment {
             refaults,
             psi_some_us: some,
             psi_full_us: full,
+            psi_limited_us: limited,
         }
     }
 

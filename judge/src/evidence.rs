@@ -26,6 +26,8 @@ pub struct Memory {
     /// Stall times since boot, in microseconds.
     pub psi_some_us: u64,
     pub psi_full_us: u64,
+    /// Of the system: the `some` stall times within cgroups that are watched over by themselves.
+    pub psi_limited_us: u64,
 }
 
 /// How fast the figures move, a second; `None` until two samples are far enough apart.
@@ -38,6 +40,9 @@ pub struct Rates {
     /// Hundredths of a percent of the time.
     pub some_permyriad: u16,
     pub full_permyriad: u16,
+    /// Of the time that some task stalled, hundredths of a percent that are within cgroups watched
+    /// over by themselves.
+    pub limited_permyriad: u16,
 }
 
 impl Term {
@@ -59,6 +64,8 @@ impl Term {
             Self::RefaultsBelow(n) => rates.is_some_and(|r| r.refaults < u64::from(*n)),
             Self::PressureAbove(stall, p) => rates.is_some_and(|r| pressure(r, stall) > *p),
             Self::PressureBelow(stall, p) => rates.is_some_and(|r| pressure(r, stall) < *p),
+            Self::LimitedAbove(p) => rates.is_some_and(|r| r.limited_permyriad > *p),
+            Self::LimitedBelow(p) => rates.is_some_and(|r| r.limited_permyriad < *p),
             Self::ShrinkingBy(n) => rates.is_some_and(|r| r.shrinking > *n),
         }
     }

@@ -139,11 +139,16 @@ impl History {
         let ms = now.checked_sub(*at).filter(|ms| *ms >= SAMPLE_MS)?;
         let per_second = |delta: u64| delta.saturating_mul(1_000) / ms;
         let share = |delta_us: u64| (delta_us.saturating_mul(10) / ms).min(10_000) as u16;
+        let some_us = memory.psi_some_us.saturating_sub(then.psi_some_us);
+        let limited_us = memory.psi_limited_us.saturating_sub(then.psi_limited_us);
         Some(Rates {
             shrinking: per_second(then.available.saturating_sub(memory.available)),
             refaults: per_second(memory.refaults.saturating_sub(then.refaults)),
-            some_permyriad: share(memory.psi_some_us.saturating_sub(then.psi_some_us)),
+            some_permyriad: share(some_us),
             full_permyriad: share(memory.psi_full_us.saturating_sub(then.psi_full_us)),
+            // Several cgroups may stall at the same time.
+            limited_permyriad: (limited_us.saturating_mul(10_000) / some_us.max(1)).min(10_000)
+                as u16,
         })
     }
 

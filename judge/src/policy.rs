@@ -104,6 +104,10 @@ pub enum Term {
     /// Share of the last second that tasks stalled on memory, in hundredths of a percent.
     PressureAbove(Stall, u16),
     PressureBelow(Stall, u16),
+    /// Share of the stalls that is within cgroups watched over by themselves, in hundredths of a
+    /// percent: they thrash in their own limits, and the system is not short.
+    LimitedAbove(u16),
+    LimitedBelow(u16),
     /// MemAvailable shrinks by more than this many bytes a second.
     ShrinkingBy(u64),
 }

@@ -400,6 +400,35 @@ fn what_is_short_within_a_limit_restarts_nothing_and_is_not_looked_at_by_time() 
 }
 
 #[test]
+fn who_thrashes_in_its_own_limit_is_told_from_a_system_that_is_short() {
+    let mut policy = policy();
+    let stalled = Term::PressureAbove(Stall::Some, 5_000);
+    policy.levels[2].confirm = Condition::all(&[stalled, Term::LimitedBelow(5_000)]).unwrap();
+    let rows = [row(7, 800, 100 * MIB, 0)];
+    // Stalled for nine tenths of a second, and so much of that within limits.
+    for (limited_us, goes) in [
+        (0, true),
+        (300_000, true),
+        (800_000, false),
+        (2_000_000, false),
+    ] {
+        let mut history = History::default();
+        let before = memory(128 * MIB);
+        history.observe(&before, 0);
+        history.triggered(Level::Critical, 1_000);
+        let now = Memory {
+            psi_some_us: 900_000,
+            psi_limited_us: limited_us,
+            ..before
+        };
+        history.observe(&now, 1_000);
+        let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, 1_000);
+        let killed = matches!(verdict.action, Action::Kill { .. });
+        assert_eq!(killed, goes, "{limited_us} us: {:?}", verdict.why);
+    }
+}
+
+#[test]
 fn a_level_comes_down_after_its_quiet_time() {
     let (policy, mut history) = (policy(), History::default());
     history.triggered(Level::Critical, 0);

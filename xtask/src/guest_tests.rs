@@ -296,6 +296,21 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "who_thrashes_in_a_limit_is_told_from_a_system_that_is_short",
+        scenario: || scenarios::thrashing_box(", limited_below = \"50%\""),
+        check: |run| {
+            says(run, "in /box: critical")?;
+            scenarios::solved_inside(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "stalls_alone_do_not_tell_a_limit_from_the_system",
+        scenario: || scenarios::thrashing_box(""),
+        check: scenarios::taken_for_the_system,
+        ..PLAIN
+    },
+    Case {
         name: "without_a_trigger_inside_a_limit_the_kernel_kills",
         scenario: || scenarios::boxed(""),
         check: scenarios::left_to_the_kernel,

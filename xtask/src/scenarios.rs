@@ -4,7 +4,7 @@
 use crate::firmware;
 use crate::vm::{AGENT, GUEST, Run};
 use anyhow::{Context as _, Result, bail, ensure};
-use lowtide_guest::{CGROUP_ROOT, Cgroup, Report, Scenario, Service};
+use lowtide_guest::{CGROUP_ROOT, Cgroup, Report, Scenario, Service, Zram};
 use std::collections::BTreeMap;
 
 /// Service that must keep answering.
@@ -145,6 +145,31 @@ pub fn boxed(keys: &str) -> Scenario {
     );
     scenario.files.insert(CONFIG.into(), config);
     scenario
+}
+
+/// A hog thrashes in the limit of its box while there is plenty outside. All stalls count as the
+/// system's own too; `more` of the system's condition can tell.
+pub fn thrashing_box(more: &str) -> Scenario {
+    let mut scenario = boxed("trigger = \"some 20ms/500ms\"");
+    let hog = ["hog", "--hot", "--rate", "40M", "--cap", "100M"];
+    for service in &mut scenario.services {
+        if service.name == HOG {
+            service.command.truncate(1);
+            service.command.extend(hog.map(String::from));
+        }
+    }
+    scenario.zram = Some(Zram {
+        size_mb: 128,
+        algorithm: None,
+    });
+    let stalled = format!("[level.critical]\nconfirm = {{ some_above = \"10%\"{more} }}\n");
+    with_more_config(scenario, &stalled)
+}
+
+/// Stalls in a box are taken for the system's: who is outside goes.
+pub fn taken_for_the_system(run: &Run) -> Result<()> {
+    ensure!(run.exited(SPARE).is_some(), "nobody outside goes");
+    Ok(())
 }
 
 /// What is short in the box is solved in the box.

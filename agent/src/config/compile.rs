@@ -316,6 +316,8 @@ fn terms(clause: &Clause) -> Vec<Term> {
         value(&c.some_below).map(|p| Term::PressureBelow(Stall::Some, p.0)),
         value(&c.full_above).map(|p| Term::PressureAbove(Stall::Full, p.0)),
         value(&c.full_below).map(|p| Term::PressureBelow(Stall::Full, p.0)),
+        value(&c.limited_above).map(|p| Term::LimitedAbove(p.0)),
+        value(&c.limited_below).map(|p| Term::LimitedBelow(p.0)),
         value(&c.shrinking_by).map(|b| Term::ShrinkingBy(b.0)),
     ]
     .into_iter()

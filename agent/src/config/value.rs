@@ -679,6 +679,12 @@ table! {
         pub full_above: Setting<Percent>,
         /// All tasks stall on memory for less than this share of the time.
         pub full_below: Setting<Percent>,
+        /// More than this share of the time that some task stalls is within cgroups that have a limit
+        /// and a `trigger` of their own.
+        pub limited_above: Setting<Percent>,
+        /// Less than this share of the time that some task stalls is within cgroups that have a limit
+        /// and a `trigger` of their own.
+        pub limited_below: Setting<Percent>,
         /// Available memory shrinks by more than this a second.
         pub shrinking_by: Setting<Bytes>,
     }

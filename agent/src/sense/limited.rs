@@ -9,6 +9,8 @@ use std::io;
 
 /// A memory.stat of Linux 7.3 has 2 KB.
 const BUFFER: usize = 8 * 1024;
+/// memory.pressure is two lines of five numbers.
+const PRESSURE: usize = 256;
 
 pub struct Limited {
     /// cgroup id.
@@ -87,6 +89,17 @@ impl Limited {
         memory.psi_some_us = stall_total(text, b"some").unwrap_or(0);
         memory.psi_full_us = stall_total(text, b"full").unwrap_or(0);
         Ok(Some(memory))
+    }
+
+    /// Time that some task in it stalled within the limit, in microseconds; 0 without one, and when
+    /// it is gone. Allocates nothing.
+    pub fn stalled_us(&self) -> u64 {
+        if !self.limit().is_ok_and(|limit| limit.is_some()) {
+            return 0;
+        }
+        let mut buffer = [0; PRESSURE];
+        let text = read(&self.pressure, &mut buffer).unwrap_or_default();
+        stall_total(text, b"some").unwrap_or(0)
     }
 }
 
