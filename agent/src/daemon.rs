@@ -2,6 +2,7 @@
 //! verdict is to do nothing more.
 
 use crate::act;
+use crate::act::commands::Commands;
 use crate::act::kill::Victim;
 use crate::act::settings::Settings;
 use crate::act::settle::{OwnTrigger, settle};
@@ -36,6 +37,7 @@ pub struct Daemon {
     surveyor: Surveyor,
     meminfo: Meminfo,
     settings: Settings,
+    commands: Commands,
     /// The system, and behind it the cgroups that are watched over by themselves.
     domains: Vec<Domain>,
     log: Log,
@@ -102,11 +104,13 @@ impl Daemon {
             surveyor,
             meminfo,
             settings,
+            commands: Commands::default(),
             domains: vec![Domain::system(triggers)?],
             log,
             manager,
             born: Instant::now(),
         };
+        this.commands.prepare(&this.config.commands, &mut this.log);
         this.settle();
         Ok(this)
     }
@@ -152,6 +156,7 @@ impl Daemon {
                 Woken::Trigger(at) => self.episode(at, true)?,
                 Woken::LookAgain => {
                     self.let_go(false);
+                    self.commands.look();
                     let now = Instant::now();
                     self.manager.alive(now);
                     for at in 0..self.domains.len() {
@@ -190,6 +195,7 @@ impl Daemon {
     fn next_look(&self) -> Option<Instant> {
         let looks = self.domains.iter().filter_map(|domain| domain.look_again);
         let looks = looks.chain(self.settings.next_thaw());
+        let looks = looks.chain(self.commands.next_look());
         looks.chain(self.manager.alive_due()).min()
     }
 
@@ -200,6 +206,7 @@ impl Daemon {
             let fired = self.domains[at].take_fired(std::mem::take(&mut woke), now)?;
             let woken = Instant::now();
             self.manager.alive(woken);
+            self.commands.look();
             let system = without_allocating(|| self.system_memory())?;
             let domain = &mut self.domains[at];
             let memory = match without_allocating(|| domain.memory(&system)) {
@@ -217,22 +224,29 @@ impl Daemon {
             let (verdict, done) = without_allocating(|| self.step(at, &memory, fired, now))?;
             let took = woken.elapsed();
             self.tell(at, &verdict, done.as_ref(), took);
+            self.commands.tell(&mut self.log);
             if verdict.action == Action::Reboot {
                 self.reboot();
             }
             let all_at_rest = self.domains.iter().all(|domain| !domain.acts);
             self.let_go(all_at_rest);
+            if all_at_rest {
+                self.commands.rest();
+            }
             let Some(done) = done else {
                 let again = verdict.look_again_ms.map(u64::from);
                 self.domains[at].look_again =
                     again.map(|ms| Instant::now() + Duration::from_millis(ms));
-                if verdict.level == Level::Calm && self.surveyor.take_found_new() {
-                    self.settle();
+                if verdict.level == Level::Calm {
+                    self.commands.prepare(&self.config.commands, &mut self.log);
+                    if self.surveyor.take_found_new() {
+                        self.settle();
+                    }
                 }
                 return Ok(());
             };
             if let Some(victim) = done.victim {
-                self.wait_for(at, &victim, memory.available)?;
+                self.wait_for(at, victim, memory.available)?;
             }
         }
         self.domains[at].look_again = Some(Instant::now());
@@ -285,6 +299,7 @@ impl Daemon {
             &self.config,
             &self.surveyor.tree,
             &mut self.settings,
+            &mut self.commands,
         );
         history.note(policy, &verdict, done.as_ref().map(|d| d.outcome), now);
         domain.acts = verdict.acting.is_some();
@@ -359,7 +374,7 @@ impl Daemon {
     }
 
     /// No second victim while the first is still exiting.
-    fn wait_for(&mut self, at: usize, victim: &Victim, was: u64) -> io::Result<()> {
+    fn wait_for(&mut self, at: usize, victim: Victim, was: u64) -> io::Result<()> {
         let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
         let killed = Instant::now();
         let deadline = killed + limit;
@@ -376,9 +391,12 @@ impl Daemon {
                     "the victim has not exited after {} ms",
                     limit.as_millis()
                 ));
+                self.commands.still_there(victim);
                 return Ok(());
             }
         }
+        self.commands.ended();
+        self.commands.tell(&mut self.log);
         let system = self.meminfo.read()?;
         let domain = &mut self.domains[at];
         domain.history.gone();
@@ -479,6 +497,7 @@ impl Daemon {
                 .error(format_args!("classifying who is there: {error}"));
             0
         });
+        self.commands.prepare(&self.config.commands, &mut self.log);
         self.settle();
         let standing = standing(&self.surveyor, armed, &self.config, ruled);
         self.log.info(format_args!("reloaded: {standing}"));

@@ -1,8 +1,11 @@
-//! The system calls that no safe crate offers: cgroups by id, and memory of a dying process.
+//! The system calls that no safe crate offers: cgroups by id, memory of a dying process, and starting
+//! a program without an allocation between fork and exec.
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ffi::{CStr, c_int, c_uint};
+use rustix::process::Pid;
+use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::io;
+use std::mem::MaybeUninit;
 
 /// `FILEID_KERNFS`: the handle is a 64-bit kernfs node id, which is the cgroup id.
 const FILEID_KERNFS: c_int = 0xfe;
@@ -93,4 +96,66 @@ pub fn process_mrelease(pidfd: impl AsFd) -> io::Result<()> {
     const SYS_PROCESS_MRELEASE: libc::c_long = 448;
     // SAFETY: takes a descriptor and flags, no pointers.
     check(unsafe { libc::syscall(SYS_PROCESS_MRELEASE, pidfd.as_fd().as_raw_fd(), 0) }).map(drop)
+}
+
+/// Starts the program at a path, as the first of a process group of its own, with what `stdin` is
+/// as its standard input and `environment` as all of its environment.
+///
+/// The error is that of what went wrong first, `execve` included.
+pub fn spawn(
+    program: &CStr,
+    arguments: &[&CStr],
+    environment: &[&CStr],
+    stdin: BorrowedFd<'_>,
+) -> io::Result<Pid> {
+    let pointers = |words: &[&CStr]| -> Vec<*mut c_char> {
+        let words = words.iter().map(|word| word.as_ptr().cast_mut());
+        words.chain([std::ptr::null_mut()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // These give the errors as they are, not through errno.
+    let done = |error: c_int| match error {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    };
+    let mut actions = MaybeUninit::uninit();
+    let mut attributes = MaybeUninit::uninit();
+    let mut defaults = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut pid = 0;
+    // SAFETY: each object is initialised by its `init` before it is used, and destroyed after
+    // that; both lists end with a null pointer, and all that is pointed to outlives the calls.
+    // Nothing writes through the pointers (posix_spawn(3p)).
+    let spawned = unsafe {
+        done(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
+        done(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
+        // The standard library ignores SIGPIPE, which programs do not expect.
+        libc::sigemptyset(defaults.as_mut_ptr());
+        libc::sigaddset(defaults.as_mut_ptr(), libc::SIGPIPE);
+        let flags = libc::POSIX_SPAWN_SETPGROUP | libc::POSIX_SPAWN_SETSIGDEF;
+        let spawned = done(libc::posix_spawn_file_actions_adddup2(
+            actions.as_mut_ptr(),
+            stdin.as_raw_fd(),
+            0,
+        ))
+        .and_then(|()| {
+            let attributes = attributes.as_mut_ptr();
+            done(libc::posix_spawnattr_setsigdefault(
+                attributes,
+                defaults.as_ptr(),
+            ))?;
+            done(libc::posix_spawnattr_setflags(attributes, flags as _))?;
+            done(libc::posix_spawn(
+                &raw mut pid,
+                program.as_ptr(),
+                actions.as_ptr(),
+                attributes,
+                arguments.as_ptr(),
+                environment.as_ptr(),
+            ))
+        });
+        libc::posix_spawnattr_destroy(attributes.as_mut_ptr());
+        libc::posix_spawn_file_actions_destroy(actions.as_mut_ptr());
+        spawned
+    };
+    spawned.and_then(|()| Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::Other.into()))
 }

@@ -141,7 +141,7 @@ fn step_of(action: &Action) -> Option<Step> {
         Action::Nothing => None,
         Action::Reclaim { .. } => Some(Step::Reclaim),
         Action::Throttle { .. } => Some(Step::Throttle),
-        Action::Terminate { .. } => Some(Step::Terminate),
+        Action::Prepare { .. } | Action::Terminate { .. } => Some(Step::Terminate),
         Action::Kill { .. } => Some(Step::Kill),
         Action::Reboot => Some(Step::Reboot),
     }
@@ -177,6 +177,7 @@ fuzz_target!(|episode: Episode| {
             _ if !moment.works => Outcome::Failed { errno: 3 },
             Action::Reclaim { bytes, .. } => Outcome::Reclaimed { bytes },
             Action::Throttle { .. } => Outcome::Throttled,
+            Action::Prepare { .. } => Outcome::Prepared,
             Action::Terminate { .. } => Outcome::Asked,
             _ => Outcome::Killed,
         };

@@ -22,6 +22,7 @@ pub enum Outcome {
         bytes: u64,
     },
     Throttled,
+    Prepared,
     Asked,
     Killed,
     /// It could not be done; the kernel's errno.
@@ -63,6 +64,8 @@ pub struct History {
     attempts: Deque<Attempt, 32>,
     kills: Deque<Killed, 32>,
     held: Option<Held>,
+    /// For whom the command that comes before was started, and how long it has.
+    preparing: Option<(u64, Millis)>,
     sizes: Vec<(u64, u64), CANDIDATES>,
     sizes_at: Option<Millis>,
     exiting: Option<(u64, Millis)>,
@@ -164,6 +167,7 @@ impl History {
         if self.acting.is_none() {
             self.reclaiming_since = None;
             self.held = None;
+            self.preparing = None;
             // Who was asked has gone, or has time again: in the next episode it is asked anew.
             self.attempts.retain(|a| a.step != Step::Terminate);
         }
@@ -198,7 +202,14 @@ impl History {
                     });
                 }
             }
+            (Action::Prepare { target, for_ms }, Some(outcome)) => {
+                // What could not be started is not waited for.
+                let works = outcome == Outcome::Prepared;
+                let until = if works { now + u64::from(for_ms) } else { now };
+                self.preparing = Some((target.id, until));
+            }
             (Action::Terminate { target, grace_ms }, Some(Outcome::Asked)) => {
+                self.preparing = None;
                 self.ended(target.rule.group, now);
                 self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
             }
@@ -206,6 +217,7 @@ impl History {
                 self.tried(target.id, Step::Terminate, now)
             }
             (Action::Kill { target }, Some(outcome)) => {
+                self.preparing = None;
                 let deadline = now + u64::from(policy.exit_ms);
                 self.tried(
                     target.id,
@@ -233,6 +245,9 @@ impl History {
             // Who was asked and is there no more has gone.
             self.attempts
                 .retain(|a| a.step != Step::Terminate || rows.iter().any(|row| row.id == a.id));
+            self.preparing = self
+                .preparing
+                .filter(|(id, _)| rows.iter().any(|row| row.id == *id));
         }
         if rows.is_empty() || self.sizes_at.is_some_and(|at| now < at + SAMPLE_MS) {
             return;
@@ -297,10 +312,17 @@ impl History {
             .map(|held| (held.id, held.until, held.available))
     }
 
-    /// Who was asked last in this episode, and may not have exited yet.
+    /// Who was asked last in this episode, or is about to be, and may not have exited yet.
     pub(crate) fn asked(&self) -> Option<u64> {
         let asked = |a: &&Attempt| a.step == Step::Terminate;
-        self.attempts.iter().rev().find(asked).map(|a| a.id)
+        let asked = self.attempts.iter().rev().find(asked).map(|a| a.id);
+        self.preparing.map(|(id, _)| id).or(asked)
+    }
+
+    /// Until when the command has time that comes before `id` is asked; `None` when it was not
+    /// started.
+    pub(crate) fn preparing(&self, id: u64) -> Option<Millis> {
+        self.preparing.filter(|(of, _)| *of == id).map(|(_, t)| t)
     }
 
     /// Until when an attempt of this step on `id` holds; `None` when never tried.

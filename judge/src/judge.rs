@@ -203,23 +203,35 @@ impl Case<'_> {
         let Some(target) = chosen(&verdict.judged) else {
             return Found::Nothing;
         };
-        if let Some(until) = self.history.attempt(target.id, Step::Terminate) {
-            let until = self
-                .exhausted_in()
-                .map_or(until, |ms| until.min(self.now + ms / 2));
+        let half = self.exhausted_in().map_or(u64::MAX, |ms| ms / 2);
+        if half < GRACE_MS {
+            return Found::Nothing;
+        }
+        let id = target.id;
+        if let Some(until) = self.history.attempt(id, Step::Terminate) {
             return if self.now < until {
-                Found::Wait(Why::InGrace {
-                    id: target.id,
-                    until,
-                })
+                Found::Wait(Why::InGrace { id, until })
             } else {
                 Found::Nothing
             };
         }
-        let grace = u64::from(self.policy.group(target.rule.group).grace_ms);
-        let grace = self.exhausted_in().map_or(grace, |ms| grace.min(ms / 2));
+        let preparing = self.history.preparing(id);
+        if let Some(until) = preparing
+            && self.now < until
+        {
+            return Found::Wait(Why::Preparing { id, until });
+        }
+        let group = self.policy.group(target.rule.group);
+        let grace = u64::from(group.grace_ms) / if group.before { 2 } else { 1 };
+        let grace = grace.min(half);
         if grace < GRACE_MS {
             return Found::Nothing;
+        }
+        if group.before && preparing.is_none() {
+            return Found::Do(Action::Prepare {
+                target,
+                for_ms: grace as u32,
+            });
         }
         Found::Do(Action::Terminate {
             target,

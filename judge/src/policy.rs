@@ -184,6 +184,8 @@ pub struct Group {
     pub grace_ms: u32,
     /// Signal that asks it to stop.
     pub signal: i32,
+    /// A command of the user's has the first half of the grace, before the signal.
+    pub before: bool,
     /// Longest time it may be throttled in one go; 0: never throttled.
     pub throttle_ms: u32,
     /// `memory.min`, of RAM.
@@ -204,6 +206,7 @@ impl Group {
             unit: Unit::Cgroup,
             grace_ms: 0,
             signal: 15,
+            before: false,
             throttle_ms: 0,
             protect: None,
             prefer: None,

@@ -19,6 +19,11 @@ pub enum Action {
         target: Row,
         for_ms: u32,
     },
+    /// Start the user's command that comes before, and give it `for_ms`.
+    Prepare {
+        target: Row,
+        for_ms: u32,
+    },
     /// Ask it to stop and give it `grace_ms`.
     Terminate {
         target: Row,
@@ -36,6 +41,7 @@ impl Action {
             Self::Nothing => "nothing",
             Self::Reclaim { .. } => "reclaim",
             Self::Throttle { .. } => "throttle",
+            Self::Prepare { .. } => "prepare",
             Self::Terminate { .. } => "terminate",
             Self::Kill { .. } => "kill",
             Self::Reboot => "reboot",
@@ -48,6 +54,7 @@ impl Action {
             Self::Nothing | Self::Reboot => None,
             Self::Reclaim { target, .. }
             | Self::Throttle { target, .. }
+            | Self::Prepare { target, .. }
             | Self::Terminate { target, .. }
             | Self::Kill { target } => Some(target),
         }
@@ -59,9 +66,10 @@ impl Action {
             Self::Nothing => 0,
             Self::Reclaim { .. } => 1,
             Self::Throttle { .. } => 2,
-            Self::Terminate { .. } => 3,
-            Self::Kill { .. } => 4,
-            Self::Reboot => 5,
+            Self::Prepare { .. } => 3,
+            Self::Terminate { .. } => 4,
+            Self::Kill { .. } => 5,
+            Self::Reboot => 6,
         }
     }
 }
@@ -81,6 +89,8 @@ pub enum Why {
     Relieved(Level),
     /// The last victim is still exiting.
     StillExiting { id: u64 },
+    /// The command that comes before has time until then.
+    Preparing { id: u64, until: Millis },
     /// It was asked to stop and has time until then.
     InGrace { id: u64, until: Millis },
     /// It is held back until then, and memory does not fall on.

@@ -157,6 +157,53 @@ fn who_is_asked_has_its_grace_and_then_dies() {
 }
 
 #[test]
+fn the_command_before_has_half_of_the_grace_and_holds_up_no_kill() {
+    let (mut policy, mut history) = (policy(), History::default());
+    policy.groups[1].before = true;
+    let rows = |left| with_group([row(7, 900, left, 0), row(8, 500, 60 * MIB, 0)], 1);
+    let first = judged(&policy, 8 * MIB, &rows(60 * MIB), &mut history, 0);
+    assert!(
+        matches!(first.action, Action::Prepare { target, for_ms: 150 } if target.id == 7),
+        "{:?}",
+        first.action
+    );
+    history.note(&policy, &first, Some(Outcome::Prepared), 0);
+    // Whatever it gives back meanwhile: it is the one that is about to be asked.
+    let waiting = judged(&policy, 8 * MIB, &rows(MIB), &mut history, 100);
+    assert_eq!(waiting.why, Why::Preparing { id: 7, until: 150 });
+    let asked = judged(&policy, 8 * MIB, &rows(60 * MIB), &mut history, 150);
+    assert!(
+        matches!(asked.action, Action::Terminate { target, grace_ms: 150 } if target.id == 7),
+        "{:?}",
+        asked.action
+    );
+    history.note(&policy, &asked, Some(Outcome::Asked), 150);
+    let after = judged(&policy, 8 * MIB, &rows(60 * MIB), &mut history, 300);
+    assert!(
+        matches!(after.action, Action::Kill { target } if target.id == 7),
+        "{:?}",
+        after.action
+    );
+}
+
+#[test]
+fn the_command_before_has_no_time_when_memory_runs_out_faster() {
+    let (mut policy, mut history) = (policy(), History::default());
+    policy.groups[1].before = true;
+    let rows = with_group([row(7, 900, 60 * MIB, 0)], 1);
+    let first = judged(&policy, 9 * MIB, &rows, &mut history, 0);
+    assert!(matches!(first.action, Action::Prepare { .. }));
+    history.note(&policy, &first, Some(Outcome::Prepared), 0);
+    // 8 MiB went in 100 ms: what is left lasts 12 ms.
+    let next = judged(&policy, MIB, &rows, &mut history, 100);
+    assert!(
+        matches!(next.action, Action::Kill { .. }),
+        "{:?}",
+        next.action
+    );
+}
+
+#[test]
 fn nobody_else_goes_while_who_was_asked_exits() {
     let (policy, mut history) = (policy(), History::default());
     let rows = |left| with_group([row(7, 900, left, 0), row(8, 500, 60 * MIB, 0)], 1);
@@ -320,7 +367,7 @@ fn who_ends_when_asked_comes_back_all_the_same() {
     assert_eq!(verdict.action.target().map(|t| t.id), Some(8));
 }
 
-fn with_group(mut rows: [Row; 2], group: u16) -> [Row; 2] {
+fn with_group<const N: usize>(mut rows: [Row; N], group: u16) -> [Row; N] {
     rows[0].rule.group = group;
     rows
 }

@@ -335,6 +335,12 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "commands_run_before_and_after_and_hold_up_no_kill",
+        scenario: scenarios::commands,
+        check: firmware::passed,
+        ..PLAIN
+    },
+    Case {
         name: "a_device_that_stalls_for_ever_restarts_if_the_config_says_so",
         scenario: || Scenario {
             restarts: true,

@@ -322,6 +322,35 @@ pub fn process() -> Scenario {
     scenario
 }
 
+/// Configs with commands before and after a kill: that tell whom it is about, and that hang or are
+/// missing.
+pub fn commands() -> Scenario {
+    let mut scenario = scripted(
+        "commands",
+        include_str!("../../guest/tests/commands.sh"),
+        &[],
+    );
+    without_cache(&mut scenario);
+    let tell = "\"/bin/sh\", \"-c\", \"echo $LOWTIDE_WHEN $LOWTIDE_GROUP $LOWTIDE_CGROUP: $LOWTIDE_REASON >> /run/told\"";
+    for (name, before, after) in [
+        ("tell", tell, tell),
+        (
+            "hang",
+            "\"/bin/busybox\", \"sleep\", \"3600\"",
+            "\"/no/such\"",
+        ),
+    ] {
+        let keys = format!("grace = \"2s\"\nbefore = [{before}]\nafter = [{after}]");
+        let limits = "[limits]\ncommand = \"1s\"\n";
+        scenario.files.insert(
+            format!("/etc/lowtide/commands-{name}.toml"),
+            format!("{limits}{}", early("terminate\", \"kill", &keys)),
+        );
+    }
+    scenario.counted = true;
+    scenario
+}
+
 /// A device that stalls, where nobody may be killed.
 pub fn hopeless(reboot_after: &str) -> Scenario {
     let mut scenario = idle();

@@ -20,7 +20,7 @@ use std::time::Instant;
 /// Levels below a victim that its processes are looked for in.
 const DEPTH: usize = 6;
 
-/// Who was killed and may not have exited yet.
+/// Who was killed, or asked to stop, and may not have exited yet.
 pub enum Victim {
     /// A memcg, by its `cgroup.events`.
     Memcg(OwnedFd),
@@ -53,7 +53,8 @@ impl Victim {
         }
     }
 
-    fn is_gone(&self) -> bool {
+    /// Whether nothing runs in it any more.
+    pub fn is_gone(&self) -> bool {
         match self {
             Self::Memcg(events) => {
                 let mut buffer = [0; 128];
@@ -117,10 +118,14 @@ pub fn process(tree: &Tree, target: &Row, enough: u64, config: &Loaded) -> io::R
 pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<Done> {
     let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
     let dir = open_victim(tree, id)?;
+    let events = open_at(&dir, "cgroup.events", OFlags::RDONLY)?;
     each_process(&dir, DEPTH, &mut |pidfd| {
         let _ = pidfd_send_signal(pidfd, signal);
     })?;
-    Ok(Done::only(Outcome::Asked))
+    Ok(Done {
+        victim: Some(Victim::Memcg(events)),
+        ..Done::only(Outcome::Asked)
+    })
 }
 
 /// Sends a signal to the process that [`process()`] would kill; errors as there and of [`ask`].
@@ -136,6 +141,7 @@ pub fn ask_process(
     pidfd_send_signal(&process.pidfd, signal)?;
     Ok(Done {
         process: Some(process.name()),
+        victim: Some(Victim::Process(process.pidfd)),
         ..Done::only(Outcome::Asked)
     })
 }

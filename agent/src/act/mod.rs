@@ -1,5 +1,6 @@
 //! Act: carries out one verdict on the kernel, through descriptors taken from the cgroup id.
 
+pub mod commands;
 pub mod kill;
 pub mod process;
 pub mod reboot;
@@ -9,6 +10,7 @@ pub mod settle;
 
 use crate::config::Loaded;
 use crate::sense::tree::Tree;
+use commands::{About, Commands};
 use kill::Victim;
 use lowtide_common::{Row, Rule};
 use lowtide_judge::{Action, Outcome, Verdict};
@@ -16,7 +18,7 @@ use settings::Settings;
 use std::io;
 use std::time::Duration;
 
-/// What came of it, and whom to wait for.
+/// What came of it, and who was killed and is to be waited for.
 pub struct Done {
     pub outcome: Outcome,
     pub victim: Option<Victim>,
@@ -40,10 +42,17 @@ pub fn carry_out(
     config: &Loaded,
     tree: &Tree,
     settings: &mut Settings,
+    commands: &mut Commands,
 ) -> Option<Done> {
     let (policy, enough) = (&config.policy, verdict.enough);
     let one_by_one =
         |target: &Row| target.flags & Row::PROCESS != 0 || target.rule.flags & Rule::PROCESS != 0;
+    let about = |target| About {
+        config,
+        tree,
+        verdict,
+        target,
+    };
     let done = match &verdict.action {
         // Restarting is told of before it is done.
         Action::Nothing | Action::Reboot => return None,
@@ -55,24 +64,36 @@ pub fn carry_out(
             reclaim::reclaim(tree, target.id, *bytes, limit)
                 .map(|bytes| Done::only(Outcome::Reclaimed { bytes }))
         }
+        Action::Prepare { target, .. } => commands
+            .before(about(target))
+            .map(|()| Done::only(Outcome::Prepared)),
         Action::Terminate { target, .. } => {
             // Who is held back hears no signal but SIGKILL.
             settings.thaw(tree, |id, _| id == target.id);
             let signal = policy.group(target.rule.group).signal;
-            if one_by_one(target) {
+            let done = if one_by_one(target) {
                 kill::ask_process(tree, target, signal, enough, config)
             } else {
                 kill::ask(tree, target.id, signal)
-            }
-        }
-        Action::Kill { target } if one_by_one(target) => {
-            kill::process(tree, target, enough, config)
+            };
+            done.map(|mut done| {
+                let asked = done.victim.take();
+                commands.await_end(about(target), done.process.as_ref(), asked);
+                done
+            })
         }
         Action::Kill { target } => {
-            let done = kill::memcg(tree, target.id);
-            // Whoever is started in it next is not held back for what this one did.
-            settings.thaw(tree, |id, _| id == target.id);
-            done
+            // Where that was not done in the grace. A command that cannot be run holds up no kill.
+            let _ = commands.before(about(target));
+            let done = if one_by_one(target) {
+                kill::process(tree, target, enough, config)
+            } else {
+                let done = kill::memcg(tree, target.id);
+                // Whoever is started in it next is not held back for what this one did.
+                settings.thaw(tree, |id, _| id == target.id);
+                done
+            };
+            done.inspect(|done| commands.await_end(about(target), done.process.as_ref(), None))
         }
     };
     Some(done.unwrap_or_else(|error: io::Error| {

@@ -154,6 +154,10 @@ impl Device for ThisDevice {
         })
     }
 
+    fn has_program(&self, path: &CStr) -> bool {
+        rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+    }
+
     fn arm(&self, trigger: &Trigger) -> Result<(), String> {
         psi::try_trigger(trigger)
     }

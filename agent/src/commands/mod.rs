@@ -8,6 +8,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use crate::act::commands;
 use std::process::ExitCode;
 
 /// Out-of-memory agent for Linux edge devices.
@@ -34,6 +35,12 @@ enum Command {
 
 /// The whole of the program.
 pub fn main() -> ExitCode {
+    if std::env::args_os()
+        .next()
+        .is_some_and(|name| name == commands::NAME)
+    {
+        return commands::run_all();
+    }
     let asked: Lowtide = argh::from_env();
     if asked.version {
         println!("lowtide {}", env!("CARGO_PKG_VERSION"));

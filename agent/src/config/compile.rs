@@ -1,12 +1,13 @@
 //! From the merged tables to the judge's policy, with the checks that need more than one key.
 
+use super::commands::Commands;
 use super::model::{
     Document, Engine as EngineTable, Group as GroupTable, Level as LevelTable, Ranks,
 };
 use super::problem::{Problem, Problems};
 use super::read::Setting;
 use super::source::{At, Sources};
-use super::value::{AnyOf, Clause, Time};
+use super::value::{AnyOf, Clause, Program, Time};
 use crate::sense::choose::Wanted;
 use lowtide_common::NEVER;
 use lowtide_judge::{
@@ -48,6 +49,11 @@ fn value<T: Copy>(setting: &Setting<T>) -> Option<T> {
 
 fn ms(setting: &Setting<Time>) -> u32 {
     value(setting).map_or(0, |time| time.0)
+}
+
+/// Whether there is anything to run; `None` where it is not said.
+fn runs(setting: &Setting<Program>) -> Option<bool> {
+    setting.as_ref().map(|set| !set.value.0.is_empty())
 }
 
 struct Compiler<'a> {
@@ -238,6 +244,10 @@ impl Compiler<'_> {
     }
 }
 
+pub(super) fn commands(document: &Document) -> Commands {
+    Commands::new(document, ms(&document.limits.command))
+}
+
 pub(super) fn engine(table: &EngineTable) -> Wanted {
     Wanted {
         kind: value(&table.kind).and_then(|kind| kind.0),
@@ -257,6 +267,7 @@ fn fallback(table: &Ranks) -> Group {
         grace_ms: value(&table.grace).map_or(default.grace_ms, |t| t.0),
         signal: value(&table.signal).map_or(default.signal, |s| s.0),
         throttle_ms: value(&table.throttle).map_or(default.throttle_ms, |t| t.0),
+        before: runs(&table.before).unwrap_or(default.before),
         ..default
     }
 }
@@ -275,6 +286,7 @@ fn group(table: &GroupTable, fallback: &Group) -> Group {
         grace_ms: value(&table.grace).map_or(fallback.grace_ms, |t| t.0),
         signal: value(&table.signal).map_or(fallback.signal, |s| s.0),
         throttle_ms: value(&table.throttle).map_or(fallback.throttle_ms, |t| t.0),
+        before: runs(&table.before).unwrap_or(fallback.before),
         protect: value(&table.protect),
         prefer: value(&table.protect_low),
         trigger: value(&table.trigger).and_then(|t| t.0),

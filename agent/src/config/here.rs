@@ -25,6 +25,8 @@ pub trait Device {
     fn arm(&self, trigger: &Trigger) -> Result<(), String>;
     /// Whether the cgroup at a path has a limit of its own.
     fn is_limited(&self, path: &str) -> bool;
+    /// Whether there is a program at a path that can be run.
+    fn has_program(&self, path: &CStr) -> bool;
 }
 
 impl Loaded {
@@ -36,6 +38,7 @@ impl Loaded {
         self.marks(device.total(), &mut problems);
         self.protected(device.total(), &mut problems);
         self.unlimited(device, &mut problems);
+        self.missing_programs(device, &mut problems);
         self.unmatched(device, &mut problems);
         self.ties(device.cgroups(), &mut problems);
         self.all_never(device, &mut problems);
@@ -87,6 +90,26 @@ impl Loaded {
                     "{watched} cgroups with a trigger up to here, and at most {WATCHED} get theirs"
                 );
                 self.warn(problems, set.at, key(), message);
+            }
+        }
+    }
+
+    /// Commands that cannot be run.
+    fn missing_programs(&self, device: &dyn Device, problems: &mut Problems) {
+        let document = &self.effective.document;
+        let rest = &document.everything_else;
+        let of_rest = [("everything_else", &rest.before, &rest.after)];
+        let groups = document.group.0.iter();
+        let groups = groups.map(|(_, group)| ("group", &group.before, &group.after));
+        for (table, before, after) in of_rest.into_iter().chain(groups) {
+            for (key, set) in [("before", before), ("after", after)] {
+                if let Some(set) = set
+                    && let Some(program) = set.value.0.first()
+                    && !device.has_program(program)
+                {
+                    let message = format!("{}: no such program here", program.to_string_lossy());
+                    self.warn(problems, set.at, format!("{table}.{key}"), message);
+                }
             }
         }
     }

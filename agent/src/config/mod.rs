@@ -9,6 +9,7 @@
 //!    name in a later directory masks the earlier one, a link to `/dev/null` disables it.
 
 mod claims;
+mod commands;
 mod compile;
 mod here;
 mod matcher;
@@ -20,6 +21,7 @@ mod source;
 mod tree;
 mod value;
 
+pub use commands::Commands;
 pub use here::Device;
 pub use matcher::{Lookup, Matcher, Process, rule};
 pub use problem::{Problem, Problems, Severity};
@@ -38,6 +40,7 @@ use value::ProfileName;
 pub struct Loaded {
     pub policy: Policy,
     pub matcher: Matcher,
+    pub commands: Commands,
     pub engine: Wanted,
     /// What is worth saying though it does not forbid using the config.
     pub warnings: Problems,
@@ -190,6 +193,7 @@ impl Loader {
             Some((policy, matcher)) if !self.problems.fatal() => Ok(Loaded {
                 policy,
                 matcher,
+                commands: compile::commands(&document),
                 engine: compile::engine(&document.engine),
                 warnings: self.problems,
                 effective: Effective {

@@ -5,7 +5,7 @@ use super::source::At;
 use super::tree::Tree;
 use super::value::{
     Actions, AnyOf, Attribute, EngineKind, Globs, GroupName, OwnTrigger, Priority, Processes,
-    ProfileName, Signal, Time, Triggers,
+    ProfileName, Program, Signal, Time, Triggers,
 };
 use lowtide_judge::{Amount, Unit};
 use toml::de::DeValue;
@@ -88,6 +88,8 @@ table! {
         pub restarts: Setting<u8>,
         /// See `restarts`.
         pub restart_window: Setting<Time>,
+        /// A command (`before`, `after`) may take this long before it is killed.
+        pub command: Setting<Time>,
         /// With nothing killable left for this long, a level whose actions say so reboots; 0s: never.
         pub reboot_after: Setting<Time>,
     }
@@ -108,6 +110,10 @@ table! {
         pub signal: Setting<Signal>,
         /// Longest time that it may be held back in one go; 0s: never.
         pub throttle: Setting<Time>,
+        /// Program and arguments to run before it is asked to stop, for which the first half of the grace is; without a grace, while it is killed.
+        pub before: Setting<Program>,
+        /// Program and arguments to run when it has ended.
+        pub after: Setting<Program>,
     }
 }
 
@@ -134,6 +140,10 @@ table! {
         pub signal: Setting<Signal>,
         /// Longest time that it may be held back in one go; 0s: never.
         pub throttle: Setting<Time>,
+        /// Program and arguments to run before it is asked to stop, for which the first half of the grace is; without a grace, while it is killed.
+        pub before: Setting<Program>,
+        /// Program and arguments to run when it has ended.
+        pub after: Setting<Program>,
         /// Memory that is never reclaimed from it (memory.min), of RAM.
         pub protect: Setting<Amount>,
         /// Memory that is reclaimed from it only when nothing else is left (memory.low), of RAM.

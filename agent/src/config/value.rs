@@ -8,6 +8,7 @@ use lowtide_common::NEVER;
 use lowtide_judge::{Amount, Stall, Step, Trigger, Unit};
 #[cfg(test)]
 use serde_json::json;
+use std::ffi::CString;
 use toml::de::DeValue;
 
 /// Longest time that a key takes: a day.
@@ -652,6 +653,59 @@ impl Value for Signal {
     }
 }
 
+/// A program with its arguments; none where the list is empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Program(pub Vec<CString>);
+
+impl Program {
+    const WORDS: usize = 32;
+    /// Bytes of all words with the zero behind each.
+    pub const BYTES: usize = 2048;
+}
+
+impl Value for Program {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let DeValue::Array(_) = node.get_ref() else {
+            reader.unexpected(node, "a list such as [\"/usr/bin/logger\", \"text\"]");
+            return None;
+        };
+        let words = read_items(node, reader, Self::WORDS, |node, reader| {
+            read_text(node, reader, "a word without a zero byte", |text| {
+                CString::new(text).ok()
+            })
+        })?;
+        let bytes: usize = words.iter().map(|w| w.as_bytes_with_nul().len()).sum();
+        if words
+            .first()
+            .is_some_and(|w| !w.as_bytes().starts_with(b"/"))
+        {
+            reader.fail(node.span(), "the program must be given with its whole path");
+            return None;
+        }
+        if bytes > Self::BYTES {
+            reader.fail(
+                node.span(),
+                format!("{bytes} bytes, at most {} fit", Self::BYTES),
+            );
+            return None;
+        }
+        Some(Self(words))
+    }
+
+    fn tree(&self) -> Tree {
+        let words = self
+            .0
+            .iter()
+            .map(|w| Tree::Text(w.to_string_lossy().into_owned()));
+        Tree::List(words.collect())
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        json!({ "type": "array", "items": { "type": "string" }, "maxItems": Self::WORDS })
+    }
+}
+
 table! {
     /// Facts that must all hold.
     pub struct Clause {
@@ -902,7 +956,7 @@ impl Value for User {
 /// `user.name` or `user.name=value`: an extended attribute set on the cgroup's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attribute {
-    pub name: std::ffi::CString,
+    pub name: CString,
     pub value: Option<String>,
 }
 
@@ -925,7 +979,7 @@ impl Value for Attribute {
                     .is_none_or(|v| v.len() <= super::matcher::ATTRIBUTE);
                 (fits && value_fits).then_some(())?;
                 Some(Self {
-                    name: std::ffi::CString::new(name).ok()?,
+                    name: CString::new(name).ok()?,
                     value,
                 })
             },

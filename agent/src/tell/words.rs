@@ -158,6 +158,9 @@ impl Display for Because<'_> {
             Why::UntilRelief(l) => write!(f, "{} until relief", l.name()),
             Why::Relieved(l) => write!(f, "{} relieved", l.name()),
             Why::StillExiting { id } => write!(f, "victim {id} is still exiting"),
+            Why::Preparing { id, .. } => {
+                write!(f, "the command before the end of {id} has time left")
+            }
             Why::InGrace { id, .. } => write!(f, "{id} was asked to stop and has time left"),
             Why::HeldBack { id, .. } => write!(f, "{id} is held back"),
             Why::Measuring => f.write_str("looking once more to see who grows"),

@@ -87,6 +87,7 @@ impl Explanation {
                 format!("reclaim {} of {}", Size(*bytes), self.path(target))
             }
             Action::Throttle { target, .. }
+            | Action::Prepare { target, .. }
             | Action::Terminate { target, .. }
             | Action::Kill { target } => {
                 format!("{} {}", verdict.action.name(), self.path(target))

@@ -44,6 +44,10 @@ impl Device for Fake {
     fn is_limited(&self, path: &str) -> bool {
         path.starts_with("box")
     }
+
+    fn has_program(&self, path: &CStr) -> bool {
+        path == c"/bin/there"
+    }
 }
 
 fn device(cgroups: &[&str]) -> Fake {
@@ -159,4 +163,15 @@ fn more_cgroups_with_a_trigger_than_are_watched_are_named() {
     assert!(said(text, &device(&boxes)).contains("17 cgroups with a trigger"));
     boxes.pop();
     assert!(!said(text, &device(&boxes)).contains("cgroups with a trigger"));
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let text = "[everything_else]\nafter = [\"/bin/gone\"]\n[[group]]\nname = \"a\"\ncgroups = [\"a\"]\nbefore = [\"/bin/there\", \"x\"]\n";
+    let said = said(text, &device(&["a"]));
+    assert!(
+        said.contains("t:2:9: warning: everything_else.after: /bin/gone: no such program here"),
+        "{said}"
+    );
+    assert!(!said.contains("/bin/there"), "{said}");
 }

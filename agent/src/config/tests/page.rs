@@ -6,14 +6,15 @@ use super::super::pattern::Glob;
 use super::super::read::{Field, Value};
 use super::super::source::Sources;
 use super::super::value::{
-    Attribute, Bytes, Clause, GroupName, Percent, Priority, Process, ProfileName, Time, User,
+    Attribute, Bytes, Clause, GroupName, Percent, Priority, Process, ProfileName, Program, Time,
+    User,
 };
 use crate::mdoc::{assert_page, literal, prose};
 use lowtide_judge::{Amount, Trigger};
 use serde_json::{Map, Value as Json};
 
 /// What a kind of value is called in the page, the schema that it is known by, what it looks like.
-fn kinds() -> [(&'static str, Json, &'static str); 15] {
+fn kinds() -> [(&'static str, Json, &'static str); 16] {
     [
         (
             "attribute",
@@ -24,6 +25,11 @@ fn kinds() -> [(&'static str, Json, &'static str); 15] {
             "bytes",
             Bytes::schema(),
             "`\"512K\"`, `\"8M\"`, `\"1G\"`, or a number of bytes",
+        ),
+        (
+            "command",
+            Program::schema(),
+            "a list: a program with its whole path, and its arguments; empty for none",
         ),
         ("count", u8::schema(), "0 to 255"),
         (

@@ -1,0 +1,452 @@
+//! The user's commands before and after a kill.
+//!
+//! A process of its own runs them: from trigger to kill the agent only puts a record into a pipe,
+//! which takes it at once or not at all. That process is there before memory is short, is neither
+//! locked in memory nor kept from the kernel's OOM killer, and ends with the agent.
+
+use super::kill::Victim;
+use super::process::Name;
+use crate::config::{self, Loaded};
+use crate::sense::process::Id;
+use crate::sense::tree::{PATH, Tree};
+use crate::sys;
+use crate::tell::Log;
+use crate::tell::words::Because;
+use lowtide_common::Row;
+use lowtide_judge::Verdict;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, waitpid,
+};
+use std::ffi::{CStr, CString};
+use std::fmt::{self, Write as _};
+use std::io::{self, Read as _};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// What the process that runs them is called.
+pub const NAME: &str = "lowtide-commands";
+/// Bytes of a record: `PIPE_BUF`, the most that a pipe takes as a whole or not at all (pipe(7)).
+const RECORD: usize = 4096;
+/// For how long it is looked whether somebody who was asked, and is not killed after all, ends.
+const ASKED: Duration = Duration::from_secs(60);
+/// Between two such looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// When a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Before,
+    After,
+}
+
+impl When {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::After => "after",
+        }
+    }
+}
+
+/// One command to run: a limit in milliseconds, the number of its words, the words and then the
+/// environment, each with a zero behind it; the rest is zero.
+struct Record {
+    bytes: [u8; RECORD],
+    length: usize,
+}
+
+impl Record {
+    const HEAD: usize = 5;
+
+    fn new(words: &[CString], limit_ms: u32) -> Self {
+        let mut bytes = [0; RECORD];
+        bytes[..4].copy_from_slice(&limit_ms.to_ne_bytes());
+        bytes[4] = words.len() as u8;
+        let mut this = Self {
+            bytes,
+            length: Self::HEAD,
+        };
+        // The config takes no words that do not fit.
+        for word in words {
+            let _ = this.push(word.as_bytes_with_nul());
+        }
+        this
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> fmt::Result {
+        // The last byte stays zero.
+        let end = self.length + bytes.len();
+        let free = self.bytes[..RECORD - 1].get_mut(self.length..end);
+        free.ok_or(fmt::Error)?.copy_from_slice(bytes);
+        self.length = end;
+        Ok(())
+    }
+
+    /// One variable of the environment; left out where it does not fit.
+    fn set(&mut self, name: &str, value: impl fmt::Display) {
+        let before = self.length;
+        if write!(self, "{name}={value}\0").is_err() {
+            self.bytes[before..].fill(0);
+            self.length = before;
+        }
+    }
+
+    fn parse(bytes: &[u8; RECORD]) -> Option<(Duration, Vec<&CStr>, Vec<&CStr>)> {
+        let (head, mut rest) = bytes.split_first_chunk::<{ Self::HEAD }>()?;
+        let [a, b, c, d, count] = *head;
+        let limit = u32::from_ne_bytes([a, b, c, d]);
+        let mut next = || {
+            let word = CStr::from_bytes_until_nul(rest).ok()?;
+            rest = &rest[word.count_bytes() + 1..];
+            Some(word)
+        };
+        let words = (0..count).map_while(|_| next()).collect();
+        let variables = std::iter::from_fn(next).take_while(|word| !word.is_empty());
+        let limit = Duration::from_millis(limit.into());
+        Some((limit, words, variables.collect()))
+    }
+}
+
+impl fmt::Write for Record {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes())
+    }
+}
+
+/// The process that runs the commands, as the agent has it.
+struct Runner {
+    pid: Pid,
+    /// Does not block.
+    pipe: OwnedFd,
+}
+
+impl Runner {
+    fn start() -> io::Result<Self> {
+        use rustix::pipe::{PipeFlags, pipe_with};
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&write, true)?;
+        let name = CString::new(NAME).unwrap_or_default();
+        let environment = environment();
+        let environment: Vec<_> = environment.iter().map(CString::as_c_str).collect();
+        let pid = sys::spawn(c"/proc/self/exe", &[&name], &environment, read.as_fd())?;
+        Ok(Self { pid, pipe: write })
+    }
+}
+
+/// Whose end is waited for, to run the command after it.
+struct Awaited {
+    record: Record,
+    /// Who was asked, and until when it is looked whether it has ended.
+    asked: Option<(Victim, Instant)>,
+}
+
+/// Has the commands run that the config names. Nothing here waits for any of them.
+#[derive(Default)]
+pub struct Commands {
+    runner: Option<Runner>,
+    /// For whom the command before has been started in this episode.
+    begun: Option<u64>,
+    awaited: Option<Awaited>,
+    /// Why one was not run, for the log.
+    failed: Option<Errno>,
+}
+
+/// What a command is told of.
+#[derive(Clone, Copy)]
+pub struct About<'a> {
+    pub config: &'a Loaded,
+    pub tree: &'a Tree,
+    pub verdict: &'a Verdict,
+    pub target: &'a Row,
+}
+
+impl About<'_> {
+    fn record(&self, when: When, words: &[CString], process: Option<&Name>) -> Record {
+        let Self { target, .. } = self;
+        let mut record = Record::new(words, self.config.commands.limit_ms);
+        record.set("LOWTIDE_WHEN", when.name());
+        let group = &self.config.policy.group(target.rule.group).name;
+        record.set("LOWTIDE_GROUP", group);
+        let pid = if target.flags & Row::PROCESS != 0 {
+            Id(target.id).pid()
+        } else {
+            let mut buffer = [MaybeUninit::uninit(); PATH];
+            let dir = self.tree.open_id(target.id);
+            if let Ok(dir) = dir
+                && let Ok(path) = self.tree.path_of(dir.as_fd(), &mut buffer)
+            {
+                record.set("LOWTIDE_CGROUP", format_args!("/{path}"));
+            }
+            process.map(|name| name.pid)
+        };
+        if let Some(pid) = pid {
+            record.set("LOWTIDE_PID", pid.as_raw_pid());
+        }
+        record.set("LOWTIDE_FREES", target.freed_by_kill());
+        record.set("LOWTIDE_REASON", Because(&self.verdict.why));
+        record
+    }
+}
+
+impl Commands {
+    /// Makes sure that the process that runs them is there where there are any. Not for times of
+    /// pressure.
+    pub fn prepare(&mut self, wanted: &config::Commands, log: &mut Log) {
+        let ended = |runner: &mut Runner| {
+            let status = waitpid(Some(runner.pid), WaitOptions::NOHANG);
+            !matches!(status, Ok(None))
+        };
+        if self.runner.take_if(ended).is_some() {
+            log.warning(format_args!("{NAME} had ended"));
+        }
+        if self.runner.is_none() && !wanted.is_empty() {
+            match Runner::start() {
+                Ok(runner) => self.runner = Some(runner),
+                Err(error) => log.error(format_args!("no commands are run: {error}")),
+            }
+        }
+    }
+
+    /// Starts the command before, if there is one and it was not started for this one yet.
+    pub fn before(&mut self, about: About<'_>) -> io::Result<()> {
+        let words = about.config.commands.before(about.target.rule.group);
+        let begun = self.begun.replace(about.target.id);
+        if words.is_empty() || begun == self.begun {
+            return Ok(());
+        }
+        let record = about.record(When::Before, words, None);
+        self.run(&record)
+            .inspect_err(|errno| self.failed = Some(*errno))?;
+        Ok(())
+    }
+
+    /// It was asked to stop, or killed: the command after is run at its end.
+    pub fn await_end(&mut self, about: About<'_>, process: Option<&Name>, asked: Option<Victim>) {
+        let words = about.config.commands.after(about.target.rule.group);
+        self.awaited = (!words.is_empty()).then(|| Awaited {
+            record: about.record(When::After, words, process),
+            asked: asked.map(|victim| (victim, Instant::now() + ASKED)),
+        });
+    }
+
+    /// Its end has been waited for in vain: it is looked for as for one that was asked.
+    pub fn still_there(&mut self, victim: Victim) {
+        self.begun = None;
+        if let Some(awaited) = &mut self.awaited {
+            awaited.asked = Some((victim, Instant::now() + ASKED));
+        }
+    }
+
+    /// An episode is over: who comes next is somebody new.
+    pub fn rest(&mut self) {
+        self.begun = None;
+    }
+
+    /// Who was killed has ended.
+    pub fn ended(&mut self) {
+        self.begun = None;
+        if let Some(awaited) = self.awaited.take() {
+            self.failed = self.run(&awaited.record).err().or(self.failed);
+        }
+    }
+
+    /// Looks whether who was asked has ended by itself.
+    pub fn look(&mut self) {
+        let Some((victim, until)) = self.awaited.as_ref().and_then(|a| a.asked.as_ref()) else {
+            return;
+        };
+        if victim.is_gone() {
+            self.ended();
+        } else if *until <= Instant::now() {
+            self.awaited = None;
+        }
+    }
+
+    /// When to look next.
+    pub fn next_look(&self) -> Option<Instant> {
+        let asked = self.awaited.as_ref()?.asked.as_ref();
+        asked.map(|_| Instant::now() + LOOK)
+    }
+
+    /// Says why a command was not run.
+    pub fn tell(&mut self, log: &mut Log) {
+        match self.failed.take() {
+            None => {}
+            Some(Errno::AGAIN) => log.warning(format_args!(
+                "a command was not run: those before it still run"
+            )),
+            Some(errno) => log.warning(format_args!("a command was not run: {errno}")),
+        }
+    }
+
+    fn run(&self, record: &Record) -> Result<(), Errno> {
+        let runner = self.runner.as_ref().ok_or(Errno::PIPE)?;
+        rustix::io::write(&runner.pipe, &record.bytes).map(drop)
+    }
+}
+
+/// That of this process, as words.
+fn environment() -> Vec<CString> {
+    let word = |(mut name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        name.push("=");
+        name.push(value);
+        CString::new(name.into_vec()).ok()
+    };
+    std::env::vars_os().filter_map(word).collect()
+}
+
+/// Runs the commands whose records come in by the standard input, one after the other, until that
+/// ends.
+pub fn run_all() -> ExitCode {
+    let mut log = Log::open();
+    // What the agent is given so that it can act, they need not have.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    let _ = rustix::process::setpriority_process(None, 0);
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let Ok(null) = null else {
+        return ExitCode::FAILURE;
+    };
+    let environment = environment();
+    let mut record = [0; RECORD];
+    while io::stdin().read_exact(&mut record).is_ok() {
+        let Some((limit, words, variables)) = Record::parse(&record) else {
+            continue;
+        };
+        let Some(program) = words.first() else {
+            continue;
+        };
+        let inherited = environment.iter().map(CString::as_c_str);
+        let variables: Vec<_> = inherited.chain(variables).collect();
+        let name = program.to_string_lossy();
+        match sys::spawn(program, &words, &variables, null.as_fd())
+            .and_then(|pid| wait_for(pid, limit))
+        {
+            Ok(End::Limit) => log.warning(format_args!(
+                "{name}: killed, not at its end after {} ms",
+                limit.as_millis()
+            )),
+            Ok(End::Code(0)) => {}
+            Ok(End::Code(code)) => log.warning(format_args!("{name}: exit code {code}")),
+            Ok(End::Signal(signal)) => {
+                log.warning(format_args!("{name}: ended by signal {signal}"))
+            }
+            Err(error) => log.warning(format_args!("{name}: {error}")),
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Code(i32),
+    Signal(i32),
+    Limit,
+}
+
+/// Waits for the first of a process group, for so long; then kills all of the group.
+fn wait_for(pid: Pid, limit: Duration) -> io::Result<End> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let in_time = match poll(&mut fds, Some(&timeout)) {
+            Err(Errno::INTR) => continue,
+            ready => ready? > 0,
+        };
+        if !in_time {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        let status = waitpid(Some(pid), WaitOptions::empty())?;
+        return Ok(match status {
+            _ if !in_time => End::Limit,
+            Some((_, status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => End::Code(code),
+                (None, signal) => End::Signal(signal.unwrap_or(0)),
+            },
+            None => End::Code(0),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(words: &[&str]) -> Vec<CString> {
+        words.iter().map(|w| CString::new(*w).unwrap()).collect()
+    }
+
+    fn run(command: &[&str], limit: Duration) -> io::Result<End> {
+        let words = words(command);
+        let words: Vec<_> = words.iter().map(CString::as_c_str).collect();
+        let null = std::fs::File::open("/dev/null")?;
+        sys::spawn(words[0], &words, &[c"LOWTIDE_WHEN=after"], null.as_fd())
+            .and_then(|pid| wait_for(pid, limit))
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_reads_back_as_it_was_made(
+            command in prop::collection::vec("[^\0]{0,40}", 1..12),
+            values in prop::collection::vec("[^\0]{0,1200}", 0..6),
+            limit: u32,
+        ) {
+            let command: Vec<_> = command.iter().map(String::as_str).collect();
+            let command = words(&command);
+            let mut record = Record::new(&command, limit);
+            for value in &values {
+                record.set("X", value);
+            }
+            let (read_limit, read, variables) = Record::parse(&record.bytes).unwrap();
+            prop_assert_eq!(read_limit, Duration::from_millis(limit.into()));
+            prop_assert_eq!(read, command.iter().map(CString::as_c_str).collect::<Vec<_>>());
+            // Those that fit, in their order.
+            let mut left = values.iter();
+            for variable in &variables {
+                let value = variable.to_str().unwrap().strip_prefix("X=").unwrap();
+                prop_assert!(left.any(|v| v == value));
+            }
+            let all = values.iter().map(|v| v.len() + 3).sum::<usize>();
+            let room = RECORD - 1 - record.length.min(RECORD - 1);
+            prop_assert!(variables.len() == values.len() || all > room);
+        }
+    }
+
+    #[test]
+    fn a_command_is_told_and_told_of() {
+        let hour = Duration::from_secs(3600);
+        let check = ["/bin/sh", "-c", "[ $LOWTIDE_WHEN = after ] && exit 7"];
+        assert_eq!(run(&check, hour).unwrap(), End::Code(7));
+        assert_eq!(
+            run(&["/bin/sh", "-c", "kill -9 $$"], hour).unwrap(),
+            End::Signal(9)
+        );
+        let missing = run(&["/no/such"], hour).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_killed_with_all_that_it_started() {
+        let (read, write) = io::pipe().unwrap();
+        // Who holds the pipe open is the child of the one that is waited for.
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&write);
+        let hold = format!("sleep 3600 >/proc/{}/fd/{fd} & wait", std::process::id());
+        let end = run(&["/bin/sh", "-c", &hold], Duration::from_millis(300)).unwrap();
+        assert_eq!(end, End::Limit);
+        drop(write);
+        let mut left = Vec::new();
+        { read }.read_to_end(&mut left).unwrap();
+    }
+}
