@@ -4,8 +4,8 @@
 //! killer leaves it alone, and it opens at the start what it reads while the scenario runs.
 
 use lowtide_guest::{
-    CGROUP_ROOT, CgroupSample, EVENT_PORT, Event, MODULE_LIST, SCENARIO_FILE, Sample, Scenario,
-    Service, What, Zram,
+    CGROUP_ROOT, CgroupSample, DISK, EVENT_PORT, Event, MODULE_LIST, SCENARIO_FILE, Sample,
+    Scenario, Service, What, Zram,
 };
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -17,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions};
 use rustix::system::RebootCommand;
 use rustix::time::ClockId;
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
@@ -85,9 +86,10 @@ fn mount_all() -> io::Result<()> {
 }
 
 fn load_modules() -> io::Result<()> {
-    for name in fs::read_to_string(MODULE_LIST).unwrap_or_default().lines() {
+    for line in fs::read_to_string(MODULE_LIST).unwrap_or_default().lines() {
+        let (name, parameters) = line.split_once(' ').unwrap_or((line, ""));
         let path = Path::new(MODULE_LIST).with_file_name(name);
-        rustix::system::finit_module(File::open(&path)?, c"", 0)
+        rustix::system::finit_module(File::open(&path)?, &CString::new(parameters)?, 0)
             .map_err(|e| io::Error::other(format!("{name}: {e}")))?;
     }
     Ok(())
@@ -95,6 +97,9 @@ fn load_modules() -> io::Result<()> {
 
 fn set_up(scenario: &Scenario, teller: &mut Teller) -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")?;
+    if scenario.disk_mb > 0 {
+        std::os::unix::fs::symlink(scenario.disk(), DISK)?;
+    }
     for (path, text) in &scenario.files {
         fs::create_dir_all(Path::new(path).parent().unwrap_or(Path::new("/")))?;
         fs::write(path, text)?;

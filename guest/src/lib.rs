@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 pub const EVENT_PORT: &str = "lowtide.events";
 /// Where the init finds its [`Scenario`].
 pub const SCENARIO_FILE: &str = "/scenario.json";
-/// Kernel modules to load before anything else, one file name a line, dependencies first.
+/// Kernel modules to load before anything else, one a line, dependencies first: the file name and,
+/// behind a blank, its parameters.
 pub const MODULE_LIST: &str = "/lib/modules/load";
 /// Where the cgroup v2 tree is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-/// The block device that [`Scenario::disk_mb`] gives.
-pub const DISK: &str = "/dev/nvme0n1";
+/// The block device that [`Scenario::disk_mb`] gives: a link to one of [`Scenario::disk`].
+pub const DISK: &str = "/dev/flash";
 
 /// One run of a guest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -52,6 +53,12 @@ pub struct Scenario {
 impl Scenario {
     pub const LIMIT_S: u64 = 60;
     pub const SAMPLE_MS: u64 = 100;
+
+    /// What [`DISK`] is. In a counted guest it answers by the guest's own clock: one outside would
+    /// answer by the host's.
+    pub const fn disk(&self) -> &'static str {
+        if self.counted { "nullb0" } else { "nvme0n1" }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -186,6 +193,10 @@ pub enum Report {
     },
     /// Children started so far.
     Forks {
+        count: u64,
+    },
+    /// Children of a fork storm that have ended so far, which none does by itself.
+    Lost {
         count: u64,
     },
     /// Cgroups made.

@@ -4,6 +4,7 @@ use crate::footprint::Measure;
 use argh::FromArgs;
 use lowtide_guest::{CGROUP_ROOT, DISK, Report};
 use rustix::fs::MemfdFlags;
+use rustix::process::WaitOptions;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -257,17 +258,30 @@ impl Tmpfs {
 
 impl Forkstorm {
     fn run(self) -> io::Result<()> {
-        let me = std::env::current_exe()?;
+        // By this path the children have the same name.
+        let me = std::env::args_os().next().unwrap_or_default();
         let period = Duration::from_secs(1) / self.rate;
-        for count in 1..=self.max {
-            Command::new(&me)
-                .args(["sleeper", "--size", &self.size.to_string()])
-                .spawn()?;
-            report(&Report::Forks { count });
+        let (mut started, mut lost) = (0, 0);
+        loop {
+            if started < self.max {
+                Command::new(&me)
+                    .args(["sleeper", "--size", &self.size.to_string()])
+                    .spawn()?;
+                started += 1;
+                report(&Report::Forks { count: started });
+                if started == self.max {
+                    report(&Report::Full);
+                }
+            }
+            let before = lost;
+            while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {
+                lost += 1;
+            }
+            if lost > before {
+                report(&Report::Lost { count: lost });
+            }
             thread::sleep(period);
         }
-        report(&Report::Full);
-        sleep_forever()
     }
 }
 

@@ -1,39 +1,70 @@
 //! lowtide and its peers under the same loads, each in a guest of its own.
 
-use super::record::{self, Of, Record};
+use super::record::{self, Of, Place, Record};
 use crate::apt::Apt;
 use crate::dirs;
+use crate::guest_tests;
 use crate::kernel::{self, Kernel};
 use crate::loads::{Cell, KERNEL_MB, Swap};
 use crate::programs::{self, Profile, Programs};
 use crate::qemu;
 use crate::scenarios::{self, CONFIG};
-use crate::shell::say;
+use crate::shell::{output, say};
 use crate::target::Arch;
-use crate::vm::{GUEST, Guest};
+use crate::vm::{GUEST, Guest, Run};
 use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;
-use lowtide_guest::Scenario;
+use lowtide_guest::{Cgroup, Scenario};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
 
 /// Debian release that the peers are from.
 const SUITE: &str = "trixie";
-/// From the agent's first line to the load: Python takes that long to be ready under emulation.
+/// From the agent's first line to the load: Python takes that long to be ready.
 const READY_MS: u64 = 6000;
-/// From boot to the end of a run in which nobody goes.
-const LIMIT_S: u64 = 60;
 const SAMPLE_MS: u64 = 50;
+/// Of the agent.
+const AGENT_CGROUP: &str = "lowtide";
+/// How long the agent's service is gone when it ended, as under systemd.
+const RESTART_MS: u64 = 100;
 
-/// The loads, and how the device swaps under each.
-const LOADS: [(&str, Swap); 5] = [
-    ("fast-hog", Swap::None),
-    ("slow-leak", Swap::None),
-    ("refault", Swap::None),
-    ("tmpfs", Swap::None),
-    ("zram-thrash", Swap::Zram),
+struct Load {
+    name: &'static str,
+    /// How the device swaps under it.
+    swap: Swap,
+    /// From boot until nothing new is to be expected of it.
+    limit_s: u64,
+}
+
+const LOADS: [Load; 6] = [
+    Load::new("fast-hog", Swap::None, 20),
+    Load::new("slow-leak", Swap::None, 60),
+    Load::new("fork-storm", Swap::None, 20),
+    Load::new("refault", Swap::None, 35),
+    Load::new("tmpfs", Swap::None, 40),
+    Load::new("zram-thrash", Swap::Zram, 40),
 ];
+
+impl Load {
+    const fn new(name: &'static str, swap: Swap, limit_s: u64) -> Self {
+        Self {
+            name,
+            swap,
+            limit_s,
+        }
+    }
+}
+
+/// One load on one device.
+struct Case {
+    place: Place,
+    cell: Cell,
+    limit_s: u64,
+}
 
 /// Something that is to keep a device from running out of memory.
 pub struct Agent {
@@ -43,6 +74,8 @@ pub struct Agent {
     image: Option<&'static Image>,
     /// What the shell starts it with.
     command: &'static str,
+    /// What its unit asks for, as the kernel takes it.
+    memory_low: Option<&'static str>,
     /// Its config: where it lies, and the text.
     config: Option<(&'static str, &'static str)>,
 }
@@ -109,57 +142,79 @@ pub const AGENTS: &[Agent] = &[
     Agent {
         name: "lowtide",
         settings: "as shipped, with the groups of the device",
-        image: None,
-        command: "",
-        config: None,
+        ..PLAIN
     },
     Agent {
         name: "none",
         settings: "the kernel's OOM killer alone",
-        image: None,
-        command: "",
-        config: None,
+        ..PLAIN
     },
     Agent {
         name: "earlyoom",
-        settings: "1.8.2 as Debian ships it: `-r 3600`",
+        settings: "1.8.2 as Debian ships it: `-r 3600`, `Nice=-20`, `OOMScoreAdjust=-100`",
         image: Some(&EARLYOOM),
-        command: "earlyoom -r 3600",
-        config: None,
+        command: "echo -100 > /proc/self/oom_score_adj; exec nice -n -20 earlyoom -r 3600",
+        ..PLAIN
     },
     Agent {
         name: "earlyoom, tuned",
-        settings: "`-m 4,2 -s 100,100 -r 0 -p --prefer ^media$ --avoid ^(lifeline|sensor|gateway)$`: \
-                   4 % instead of 10 % kept unused, swap not waited for, told who matters",
+        settings: "`-m 10,5 -s 100,100 -r 0 -p --prefer ^media$ --avoid ^(lifeline|sensor|gateway)$`: \
+                   swap not waited for, told who matters; `OOMScoreAdjust=-1000`",
         image: Some(&EARLYOOM),
-        command: "earlyoom -m 4,2 -s 100,100 -r 0 -p --prefer '^media$' \
-                  --avoid '^(lifeline|sensor|gateway)$'",
-        config: None,
+        command: "echo -1000 > /proc/self/oom_score_adj; exec nice -n -20 earlyoom -m 10,5 -s 100,100 \
+                  -r 0 -p --prefer '^media$' --avoid '^(lifeline|sensor|gateway)$'",
+        ..PLAIN
     },
     Agent {
         name: "nohang",
         settings: "0.2.0 as Debian ships it",
         image: Some(&NOHANG),
-        command: "python3.13 -S -u /usr/sbin/nohang --monitor --config /usr/share/nohang/nohang.conf",
-        config: None,
+        command: "exec python3.13 -S -u /usr/sbin/nohang --monitor --config /usr/share/nohang/nohang.conf",
+        ..PLAIN
+    },
+    Agent {
+        name: "nohang, tuned",
+        settings: "10 % (ask) and 5 % (kill) kept unused instead of 5 % and 2 %, PSI some of ten \
+                   seconds above 10 % for a second, zram looked at, up to 50 looks a second, told by \
+                   cgroup who matters, one second to end, nothing printed; `OOMScoreAdjust=-1000`",
+        image: Some(&NOHANG),
+        command: "echo -1000 > /proc/self/oom_score_adj; \
+                  exec python3.13 -S -u /usr/sbin/nohang --monitor --config /etc/nohang/nohang.conf",
+        config: Some(("/etc/nohang/nohang.conf", include_str!("nohang-tuned.conf"))),
+        ..PLAIN
     },
     Agent {
         name: "oomd",
-        settings: "0.5.0 with the rules that Debian ships, but told the right cgroup tree (Debian's \
-                   own line names one that a host without cgroup v1 does not have)",
+        settings: "0.5.0 with the rules that Debian ships and `MemoryLow=64M`, but told the right \
+                   cgroup tree (Debian's own line names one that a host without cgroup v1 does not \
+                   have)",
         image: Some(&OOMD),
-        command: "oomd --interval 1 --config /etc/oomd/oomd.json --cgroup-fs /sys/fs/cgroup",
+        command: "exec oomd --interval 1 --config /etc/oomd/oomd.json --cgroup-fs /sys/fs/cgroup",
+        memory_low: Some("64M"),
         config: Some(("/etc/oomd/oomd.json", include_str!("oomd-shipped.json"))),
     },
     Agent {
         name: "oomd, tuned",
         settings: "kills the largest service when the services' PSI some of ten seconds is above 10 % \
-                   for a second, or the largest in swap when less than 10 % of it is free",
+                   for a second, or the largest in swap when less than 10 % of it is free; \
+                   `MemoryLow=64M`, `OOMScoreAdjust=-1000`",
         image: Some(&OOMD),
-        command: "oomd --interval 1 --config /etc/oomd/oomd.json --cgroup-fs /sys/fs/cgroup",
+        command: "echo -1000 > /proc/self/oom_score_adj; \
+                  exec oomd --interval 1 --config /etc/oomd/oomd.json --cgroup-fs /sys/fs/cgroup",
+        memory_low: Some("64M"),
         config: Some(("/etc/oomd/oomd.json", include_str!("oomd-tuned.json"))),
     },
 ];
+
+/// Nothing at all, or with the name `lowtide` that.
+const PLAIN: Agent = Agent {
+    name: "",
+    settings: "",
+    image: None,
+    command: "",
+    memory_low: None,
+    config: None,
+};
 
 /// run lowtide and its peers under the same loads, and keep a JSON line of each run
 #[derive(FromArgs)]
@@ -196,80 +251,115 @@ impl Peers {
             .filter(|a| among(&self.agent, a.name.split(',').next().unwrap_or_default()))
             .collect();
         ensure!(!agents.is_empty(), "no such agent");
-        let mut cells = Vec::new();
+        let mut cases = Vec::new();
         for size in self.memory.split(',') {
             let memory_mb = size
                 .parse()
                 .with_context(|| format!("{size:?} is no size"))?;
-            for (load, swap) in LOADS.iter().filter(|(load, _)| among(&self.load, load)) {
-                let cell = Cell::find(load, memory_mb, *swap).context("no such load")?;
-                cells.push((*load, memory_mb, *swap, cell));
+            for load in LOADS.iter().filter(|load| among(&self.load, load.name)) {
+                cases.push(Case {
+                    place: Place {
+                        load: load.name.to_owned(),
+                        memory_mb,
+                        swap: load.swap.name().to_owned(),
+                    },
+                    cell: Cell::find(load.name, memory_mb, load.swap).context("no such load")?,
+                    limit_s: load.limit_s,
+                });
             }
         }
-        ensure!(!cells.is_empty(), "no such load");
+        ensure!(!cases.is_empty(), "no such load");
 
         let arch = Arch::X86_64;
         let kernel = kernel::find(arch, self.kernel.as_deref())?;
         qemu::install(arch)?;
         let programs = programs::build(arch, Profile::Release)?;
+        let commit = output(
+            Command::new("git")
+                .current_dir(dirs::workspace())
+                .args(["describe", "--always", "--dirty"]),
+        )?;
         let out = self.out.unwrap_or_else(record::kept);
+        let before = record::read(&out)?;
         if let Some(parent) = out.parent() {
             fs::create_dir_all(parent)?;
         }
-        let mut kept = File::options().append(true).create(true).open(&out)?;
-        // Agents are innermost: what the machine does meanwhile hits all of them alike.
-        for number in 1..=self.runs {
-            for (load, memory_mb, swap, cell) in &cells {
+        let mut runs = Vec::new();
+        for round in 1..=self.runs {
+            for case in &cases {
                 for agent in &agents {
+                    let same = |r: &&Record| r.of.place == case.place && r.of.agent == agent.name;
                     let of = Of {
-                        kernel: &kernel.release,
-                        agent: agent.name,
-                        load,
-                        memory_mb: *memory_mb,
-                        swap: swap.name(),
-                        number,
+                        agent: agent.name.to_owned(),
+                        place: case.place.clone(),
+                        run: before.iter().filter(same).count() as u32 + round,
+                        kernel: kernel.release.clone(),
+                        commit: commit.trim().to_owned(),
                     };
-                    let guest = agent.guest(*cell, *memory_mb, &kernel, &programs)?;
-                    let record = guest
-                        .run(|_| ())
-                        .and_then(|run| Record::new(&of, *cell, agent.name, &run));
-                    let head = format!("{load} {memory_mb} {} #{number}", agent.name);
-                    match record {
-                        Ok(record) => {
-                            say(format_args!(
-                                "{head}: {:?}, relief {:?} ms",
-                                record.outcome, record.relief_ms
-                            ));
-                            writeln!(kept, "{}", serde_json::to_string(&record)?)?;
-                        }
-                        Err(e) => say(format_args!("{head}: no run: {e:#}")),
-                    }
+                    runs.push((*agent, case, of));
                 }
             }
         }
-        Ok(())
+        let kept = Mutex::new(File::options().append(true).create(true).open(&out)?);
+        let done = guest_tests::in_parallel(&runs, |(agent, case, of)| {
+            let record = agent
+                .measure(case, of, &kernel, &programs)
+                .inspect_err(|error| say(format_args!("{error:#}")))?;
+            let line = serde_json::to_string(&record)?;
+            writeln!(kept.lock().expect("no panic under it"), "{line}")?;
+            Ok(())
+        });
+        done.into_iter().collect()
     }
 }
 
 impl Agent {
-    /// The device with this load and this agent.
-    fn guest(
+    /// Runs it once under this load.
+    fn measure(
         &self,
-        cell: Cell,
-        memory_mb: u32,
+        case: &Case,
+        of: &Of,
         kernel: &Kernel,
         programs: &Programs,
-    ) -> Result<Guest> {
-        let mut scenario = named_as_on_a_device(cell.scenario());
+    ) -> Result<Record> {
+        let head = format!(
+            "{} {} {} #{}",
+            of.place.load, of.place.memory_mb, of.agent, of.run
+        );
+        let start = Instant::now();
+        let mut events = Vec::new();
+        let ended = self
+            .guest(case, kernel, programs)?
+            .run(|event| events.push(event.clone()));
+        let failure = ended.err().map(|error| {
+            let all = format!("{error:#}");
+            let panic = all.lines().find(|line| line.contains("Kernel panic"));
+            panic.or(all.lines().next()).unwrap_or_default().to_owned()
+        });
+        let record = Record::new(of.clone(), case.cell, &Run { events }, failure)
+            .with_context(|| head.clone())?;
+        say(format_args!(
+            "{head}: {:?}, relief {:?} ms, done in {} s",
+            record.outcome,
+            record.relief_ms,
+            start.elapsed().as_secs()
+        ));
+        Ok(record)
+    }
+
+    /// The device with this load and this agent.
+    fn guest(&self, case: &Case, kernel: &Kernel, programs: &Programs) -> Result<Guest> {
+        let mut scenario = named_as_on_a_device(case.cell.scenario());
         if self.name == "none" {
             scenario = scenarios::without_agent(scenario);
         }
         for service in &mut scenario.services {
             if service.name == "lowtide" {
                 self.name.clone_into(&mut service.name);
+                service.restart_ms = RESTART_MS;
                 if !self.command.is_empty() {
                     // What all wait for: not every peer says a word.
-                    let command = format!("echo started; exec {}", self.command);
+                    let command = format!("echo started; {}", self.command);
                     service.command = ["/bin/sh", "-c", &command].map(String::from).to_vec();
                 }
             }
@@ -279,6 +369,12 @@ impl Agent {
             if service.name == scenarios::HOG {
                 service.start_ms = READY_MS;
             }
+        }
+        if let Some(low) = self.memory_low {
+            scenario.cgroups.push(Cgroup {
+                path: AGENT_CGROUP.into(),
+                attributes: [("memory.low".into(), low.into())].into(),
+            });
         }
         let mut files = Vec::new();
         if let Some((path, text)) = self.config {
@@ -293,12 +389,13 @@ impl Agent {
             .map(|(host, _)| size(host))
             .sum::<Result<u64>>()?
             >> 20;
-        scenario.limit_s = LIMIT_S;
+        scenario.limit_s = case.limit_s;
         scenario.sample_ms = SAMPLE_MS;
+        scenario.counted = true;
         Ok(Guest {
             kernel: kernel.clone(),
             programs: programs.clone(),
-            memory_mb: memory_mb + KERNEL_MB + u32::try_from(image_mb)?,
+            memory_mb: case.place.memory_mb + KERNEL_MB + u32::try_from(image_mb)?,
             scenario,
             files,
             append: String::new(),

@@ -2,11 +2,12 @@
 
 use crate::dirs;
 use crate::loads::{self, Cell, RELIEF_PERCENT};
-use crate::scenarios::LIFELINE;
+use crate::scenarios::{HOG, LIFELINE};
 use crate::vm::Run;
 use anyhow::{Context as _, Result, bail, ensure};
 use lowtide_guest::{Report, What};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,21 +28,42 @@ pub enum Outcome {
     Kernel,
     /// Nobody, though somebody has to.
     Nobody,
+    /// The device: its kernel panicked, or stood still until the host's patience was at its end.
+    Device,
+}
+
+/// A load on a device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    pub load: String,
+    pub memory_mb: u32,
+    pub swap: String,
+}
+
+/// What a run is of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Of {
+    pub agent: String,
+    #[serde(flatten)]
+    pub place: Place,
+    /// Count of the runs of this agent at this place, from 1.
+    pub run: u32,
+    pub kernel: String,
+    /// The source that lowtide and the loads were built from.
+    pub commit: String,
 }
 
 /// One run. Times are in milliseconds since the load started.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    pub kernel: String,
-    pub agent: String,
-    pub load: String,
-    pub memory_mb: u32,
-    pub swap: String,
-    /// Count of this cell's runs, from 1.
-    pub run: u32,
+    #[serde(flatten)]
+    pub of: Of,
     pub outcome: Outcome,
-    /// Services in the order in which they ended.
+    /// What became of the device, where that is the outcome.
+    pub failure: Option<String>,
+    /// Services in the order in which they ended, or lost their first process.
     pub ends: Vec<(u64, String)>,
+    /// Services that ended, among them the agent, and ought not to.
     pub bystanders_lost: usize,
     /// Processes that the kernel's OOM killer killed.
     pub oom_kills: u64,
@@ -52,8 +74,8 @@ pub struct Record {
     /// Stall until relief, or until the end of the run without one.
     pub some_ms: u64,
     pub full_ms: u64,
-    /// Longest time in which the lifeline did not tick.
-    pub worst_gap_ms: u64,
+    /// Longest time in which the lifeline did not tick, if it ticked at all.
+    pub worst_gap_ms: Option<u64>,
     pub mem_total_kb: u64,
     pub timeline: Vec<Point>,
 }
@@ -66,37 +88,30 @@ pub struct Point(pub u64, pub u64, pub u64, pub u64);
 /// Between two points of the timeline, in milliseconds.
 const TIMELINE_MS: u64 = 250;
 
-/// What a run is of.
-pub struct Of<'a> {
-    pub kernel: &'a str,
-    pub agent: &'a str,
-    pub load: &'a str,
-    pub memory_mb: u32,
-    pub swap: &'a str,
-    pub number: u32,
-}
-
 impl Record {
-    /// Reads a run. An error if it is none: the guest was not set up, or the agent, the service
-    /// `agent`, did not live.
-    pub fn new(of: &Of<'_>, cell: Cell, agent: &str, run: &Run) -> Result<Self> {
+    /// Reads a run, which came to its own end unless `failure` says why not. An error if it is no
+    /// run: the guest was not set up, or the agent did not live to see the load.
+    pub fn new(of: Of, cell: Cell, run: &Run, failure: Option<String>) -> Result<Self> {
         for event in &run.events {
             if let What::Refused { what, error } = &event.what {
                 bail!("the guest could not set up {what}: {error}");
             }
         }
         let start = loads::pressed_since(run);
-        ensure!(start < u64::MAX, "the load did not start");
-        if let Some((at, code, signal)) = run.exited(agent) {
-            let last = run.lines(agent).last().map_or("nothing", |(_, line)| line);
-            ensure!(
-                at > start,
-                "the agent ended, code {code:?}, signal {signal:?}: {last}"
-            );
+        if start == u64::MAX {
+            bail!("the load did not start: {}", failure.unwrap_or_default());
         }
-        let ends: Vec<(u64, String)> = loads::ends(run)
-            .map(|(t, service, _)| (t.saturating_sub(start), service.to_owned()))
+        if let Some((at, ..)) = loads::ends(run).find(|(_, service, _)| *service == of.agent) {
+            let last = run.lines(&of.agent).last().map_or("nothing", |(_, l)| l);
+            ensure!(at > start, "the agent ended: {last}");
+        }
+        let lost = |(_, report): &(u64, Report)| matches!(report, Report::Lost { .. });
+        let mut ends: Vec<_> = loads::ends(run)
+            .map(|(t, service, _)| (t, service))
+            .chain(run.reports(HOG).find(lost).map(|(t, _)| (t, HOG)))
+            .map(|(t, service)| (t.saturating_sub(start), service.to_owned()))
             .collect();
+        ends.sort_unstable();
         let mem_total_kb = loads::mem_total_kb(run);
         let samples: Vec<_> = run.samples().filter(|(t, _)| *t >= start).collect();
         let (_, first) = samples.first().context("no sample under load")?;
@@ -109,11 +124,15 @@ impl Record {
         });
         let (_, last) = relieved.or(samples.last()).context("no sample")?;
         let oom_kills = samples.last().map_or(0, |(_, s)| s.oom_kills);
-        let bystanders_lost = ends
+        let bystanders: BTreeSet<_> = ends
             .iter()
-            .filter(|(_, service)| !cell.victims().contains(&service.as_str()))
-            .count();
-        let outcome = if oom_kills > 0 {
+            .map(|(_, service)| service.as_str())
+            .filter(|service| !cell.victims().contains(service))
+            .collect();
+        let bystanders_lost = bystanders.len();
+        let outcome = if failure.is_some() {
+            Outcome::Device
+        } else if oom_kills > 0 {
             Outcome::Kernel
         } else if bystanders_lost > 0 {
             Outcome::Wrong
@@ -147,20 +166,16 @@ impl Record {
             }
         }
         Ok(Self {
-            kernel: of.kernel.to_owned(),
-            agent: of.agent.to_owned(),
-            load: of.load.to_owned(),
-            memory_mb: of.memory_mb,
-            swap: of.swap.to_owned(),
-            run: of.number,
+            of,
             outcome,
+            failure,
             bystanders_lost,
             oom_kills,
             least_available_kb: least.filter(|_| !ends.is_empty()),
             relief_ms: relieved.map(|(t, _)| t - start),
             some_ms: (last.some_us - first.some_us) / 1000,
             full_ms: (last.full_us - first.full_us) / 1000,
-            worst_gap_ms: worst_gap_ms.context("the lifeline never answers under load")?,
+            worst_gap_ms,
             mem_total_kb,
             timeline,
             ends,
@@ -168,8 +183,11 @@ impl Record {
     }
 }
 
-/// All runs of a file.
+/// All runs of a file, none if there is no such file.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     text.lines()

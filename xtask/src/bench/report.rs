@@ -1,7 +1,7 @@
 //! Tables and picture from the lines that `bench peers` keeps.
 
 use super::peers::AGENTS;
-use super::record::{self, Outcome, Record};
+use super::record::{self, Outcome, Place, Record};
 use crate::dirs;
 use crate::scenarios::HOG;
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -21,10 +21,8 @@ const END: &str = "<!-- end -->";
 #[argh(subcommand, name = "report")]
 pub struct Report {}
 
-/// Load, MiB of the device, how it swaps.
-type Place = (String, u32, String);
 /// Runs by place, and there by agent.
-type Places<'a> = BTreeMap<Place, BTreeMap<&'a str, Vec<&'a Record>>>;
+type Places<'a> = BTreeMap<&'a Place, BTreeMap<&'a str, Vec<&'a Record>>>;
 
 impl Report {
     pub fn run(self) -> Result<()> {
@@ -33,9 +31,9 @@ impl Report {
         let mut places = Places::new();
         for r in &records {
             places
-                .entry((r.load.clone(), r.memory_mb, r.swap.clone()))
+                .entry(&r.of.place)
                 .or_default()
-                .entry(&r.agent)
+                .entry(&r.of.agent)
                 .or_default()
                 .push(r);
         }
@@ -53,13 +51,14 @@ impl Report {
 
 fn tables(places: &Places<'_>) -> Result<String> {
     let mut out = String::new();
-    for ((load, memory_mb, swap), agents) in places {
+    for (place, agents) in places {
         writeln!(
             out,
-            "\n### {load}, {memory_mb} MB, swap: {swap}\n\n\
+            "\n### {}, {} MB, swap: {}\n\n\
              | agent | runs | who died | lost beside it | stalled some, ms | stalled full, ms \
              | worst gap, ms | least available, MB | relief after, ms |\n\
-             |---|---|---|---|---|---|---|---|---|"
+             |---|---|---|---|---|---|---|---|---|",
+            place.load, place.memory_mb, place.swap
         )?;
         for (name, runs) in in_order(agents) {
             let figure = |of: fn(&Record) -> Option<u64>| {
@@ -73,7 +72,7 @@ fn tables(places: &Places<'_>) -> Result<String> {
                 figure(|r| Some(r.bystanders_lost as u64)),
                 figure(|r| Some(r.some_ms)),
                 figure(|r| Some(r.full_ms)),
-                figure(|r| Some(r.worst_gap_ms)),
+                figure(|r| r.worst_gap_ms),
                 figure(|r| r.least_available_kb.map(|kb| kb >> 10)),
                 figure(|r| r.relief_ms),
             )?;
@@ -104,6 +103,7 @@ fn outcomes(runs: &[&Record]) -> String {
         (Outcome::Wrong, "WRONG"),
         (Outcome::Kernel, "the kernel killed"),
         (Outcome::Nobody, "NOBODY"),
+        (Outcome::Device, "THE DEVICE"),
     ]
     .map(|(outcome, words)| (runs.iter().filter(|r| r.outcome == outcome).count(), words));
     let words: Vec<_> = counts
@@ -142,14 +142,14 @@ fn draw(places: &Places<'_>, path: &Path) -> Result<(), Box<dyn std::error::Erro
         let all = || agents.values().filter_map(|runs| runs.first());
         let last = |r: &&Record| r.timeline.last().map_or(0, |p| p.0);
         let seconds = all().map(last).max().unwrap_or(0) as f64 / 1000.0;
-        let megabytes = f64::from(place.1);
+        let megabytes = f64::from(place.memory_mb);
         for (agent, area) in AGENTS.iter().zip(row.split_evenly((1, columns))) {
             let Some(run) = agents.get(agent.name).and_then(|runs| runs.first()) else {
                 continue;
             };
             let mut chart = ChartBuilder::on(&area)
                 .caption(
-                    format!("{}, {} MB: {}", place.0, place.1, agent.name),
+                    format!("{}, {} MB: {}", place.load, place.memory_mb, agent.name),
                     ("sans-serif", 14),
                 )
                 .margin(4)
