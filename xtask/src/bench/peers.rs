@@ -153,7 +153,8 @@ pub const AGENTS: &[Agent] = &[
         name: "earlyoom",
         settings: "1.8.2 as Debian ships it: `-r 3600`, `Nice=-20`, `OOMScoreAdjust=-100`",
         image: Some(&EARLYOOM),
-        command: "echo -100 > /proc/self/oom_score_adj; exec nice -n -20 earlyoom -r 3600",
+        command: "echo -100 > /proc/self/oom_score_adj; renice -n -20 $$ > /dev/null; \
+                  exec earlyoom -r 3600",
         ..PLAIN
     },
     Agent {
@@ -161,8 +162,8 @@ pub const AGENTS: &[Agent] = &[
         settings: "`-m 10,5 -s 100,100 -r 0 -p --prefer ^media$ --avoid ^(lifeline|sensor|gateway)$`: \
                    swap not waited for, told who matters; `OOMScoreAdjust=-1000`",
         image: Some(&EARLYOOM),
-        command: "echo -1000 > /proc/self/oom_score_adj; exec nice -n -20 earlyoom -m 10,5 -s 100,100 \
-                  -r 0 -p --prefer '^media$' --avoid '^(lifeline|sensor|gateway)$'",
+        command: "echo -1000 > /proc/self/oom_score_adj; renice -n -20 $$ > /dev/null; \
+                  exec earlyoom -m 10,5 -s 100,100 -r 0 -p --prefer '^media$' --avoid '^(lifeline|sensor|gateway)$'",
         ..PLAIN
     },
     Agent {
