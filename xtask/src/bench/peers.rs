@@ -44,9 +44,9 @@ const LOADS: [Load; 6] = [
     Load::new("fast-hog", Swap::None, 20),
     Load::new("slow-leak", Swap::None, 60),
     Load::new("fork-storm", Swap::None, 20),
-    Load::new("refault", Swap::None, 35),
+    Load::new("refault", Swap::None, 24),
     Load::new("tmpfs", Swap::None, 40),
-    Load::new("zram-thrash", Swap::Zram, 40),
+    Load::new("zram-thrash", Swap::Zram, 30),
 ];
 
 impl Load {
