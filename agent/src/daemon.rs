@@ -6,6 +6,7 @@ use crate::act::commands::Commands;
 use crate::act::kill::Victim;
 use crate::act::settings::Settings;
 use crate::act::settle::{OwnTrigger, settle};
+use crate::act::watchdog::Watchdog;
 use crate::config::{self, Loaded, Paths, rule};
 use crate::domain::{Domain, WATCHED};
 use crate::sense::Surveyor;
@@ -38,6 +39,7 @@ pub struct Daemon {
     meminfo: Meminfo,
     settings: Settings,
     commands: Commands,
+    watchdog: Option<Watchdog>,
     /// The system, and behind it the cgroups that are watched over by themselves.
     domains: Vec<Domain>,
     log: Log,
@@ -105,12 +107,14 @@ impl Daemon {
             meminfo,
             settings,
             commands: Commands::default(),
+            watchdog: None,
             domains: vec![Domain::system(triggers)?],
             log,
             manager,
             born: Instant::now(),
         };
         this.commands.prepare(&this.config.commands, &mut this.log);
+        this.open_watchdog();
         this.settle();
         Ok(this)
     }
@@ -158,7 +162,7 @@ impl Daemon {
                     self.let_go(false);
                     self.commands.look();
                     let now = Instant::now();
-                    self.manager.alive(now);
+                    self.alive(now);
                     for at in 0..self.domains.len() {
                         if self
                             .domains
@@ -196,7 +200,21 @@ impl Daemon {
         let looks = self.domains.iter().filter_map(|domain| domain.look_again);
         let looks = looks.chain(self.settings.next_thaw());
         let looks = looks.chain(self.commands.next_look());
-        looks.chain(self.manager.alive_due()).min()
+        looks.chain(self.alive_due()).min()
+    }
+
+    /// Signs of life, where they are due.
+    fn alive(&mut self, now: Instant) {
+        self.manager.alive(now);
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.alive(now);
+        }
+    }
+
+    /// When the next one is due; never where nobody asked for any.
+    fn alive_due(&self) -> Option<Instant> {
+        let watchdog = self.watchdog.as_ref().and_then(Watchdog::alive_due);
+        self.manager.alive_due().into_iter().chain(watchdog).min()
     }
 
     /// Senses, judges and acts for one domain until there is nothing more to do now.
@@ -205,7 +223,7 @@ impl Daemon {
             let now = self.now();
             let fired = self.domains[at].take_fired(std::mem::take(&mut woke), now)?;
             let woken = Instant::now();
-            self.manager.alive(woken);
+            self.alive(woken);
             self.commands.look();
             let system = without_allocating(|| self.system_memory())?;
             let domain = &mut self.domains[at];
@@ -225,8 +243,11 @@ impl Daemon {
             let took = woken.elapsed();
             self.tell(at, &verdict, done.as_ref(), took);
             self.commands.tell(&mut self.log);
-            if verdict.action == Action::Reboot {
-                self.reboot();
+            match verdict.action {
+                Action::Reboot => self.reboot(),
+                Action::Starve => self.starve(),
+                _ if self.domains[at].is_system() && !verdict.helpless => self.feed(),
+                _ => {}
             }
             let all_at_rest = self.domains.iter().all(|domain| !domain.acts);
             self.let_go(all_at_rest);
@@ -317,6 +338,40 @@ impl Daemon {
         }
     }
 
+    /// From now on the watchdog restarts the device in its time, unless things get better before.
+    fn starve(&mut self) {
+        if self.watchdog.as_mut().is_some_and(Watchdog::starve) {
+            self.log.error(format_args!(
+                "nothing was left to do for {} ms: no more signs of life for the watchdog",
+                self.config.policy.reboot_after_ms
+            ));
+        }
+    }
+
+    fn feed(&mut self) {
+        if self.watchdog.as_mut().is_some_and(Watchdog::feed) {
+            self.log
+                .notice(format_args!("signs of life for the watchdog again"));
+        }
+    }
+
+    /// Has the watchdog open that the config asks for, or none. One that cannot be opened is said,
+    /// and done without.
+    fn open_watchdog(&mut self) {
+        // Closed first: a device is open once.
+        self.watchdog = None;
+        let Some(path) = &self.config.watchdog else {
+            return;
+        };
+        match Watchdog::open(path) {
+            Ok(watchdog) => self.watchdog = Some(watchdog),
+            Err(error) => self.log.error(format_args!(
+                "{}: {error}: no watchdog will restart the device",
+                path.to_string_lossy()
+            )),
+        }
+    }
+
     /// Brings the cgroups in line with the config; what cannot be done is said, and done without.
     fn settle(&mut self) {
         let settled = self.meminfo.read().and_then(|memory| {
@@ -380,12 +435,12 @@ impl Daemon {
         let deadline = killed + limit;
         // Who is held back meanwhile is let go in time, and signs of life go on.
         loop {
-            let sooner = [self.settings.next_thaw(), self.manager.alive_due()];
+            let sooner = [self.settings.next_thaw(), self.alive_due()];
             if victim.wait_gone(sooner.into_iter().flatten().fold(deadline, Instant::min)) {
                 break;
             }
             self.let_go(false);
-            self.manager.alive(Instant::now());
+            self.alive(Instant::now());
             if Instant::now() >= deadline {
                 self.log.warning(format_args!(
                     "the victim has not exited after {} ms",
@@ -490,7 +545,11 @@ impl Daemon {
                 "the engine is chosen at start: [engine] counts from the next one on"
             ));
         }
+        let same_watchdog = config.watchdog == self.config.watchdog && self.watchdog.is_some();
         self.config = config;
+        if !same_watchdog {
+            self.open_watchdog();
+        }
         let ruled = self.surveyor.classify_all(&self.config.matcher);
         let ruled = ruled.unwrap_or_else(|error| {
             self.log

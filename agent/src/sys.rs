@@ -6,6 +6,7 @@ use rustix::process::Pid;
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::io;
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 /// `FILEID_KERNFS`: the handle is a 64-bit kernfs node id, which is the cgroup id.
 const FILEID_KERNFS: c_int = 0xfe;
@@ -96,6 +97,16 @@ pub fn process_mrelease(pidfd: impl AsFd) -> io::Result<()> {
     const SYS_PROCESS_MRELEASE: libc::c_long = 448;
     // SAFETY: takes a descriptor and flags, no pointers.
     check(unsafe { libc::syscall(SYS_PROCESS_MRELEASE, pidfd.as_fd().as_raw_fd(), 0) }).map(drop)
+}
+
+/// After how long without a sign of life a watchdog restarts the device; `ENOTTY` where it is none.
+pub fn watchdog_timeout(device: impl AsFd) -> io::Result<Duration> {
+    use rustix::ioctl::{Getter, ioctl, opcode};
+    /// `WDIOC_GETTIMEOUT` of linux/watchdog.h.
+    const GET_TIMEOUT: rustix::ioctl::Opcode = opcode::read::<c_int>(b'W', 7);
+    // SAFETY: this request writes one int.
+    let seconds: c_int = unsafe { ioctl(device, Getter::<GET_TIMEOUT, c_int>::new()) }?;
+    Ok(Duration::from_secs(seconds.max(1) as u64))
 }
 
 /// Starts the program at a path, as the first of a process group of its own, with what `stdin` is

@@ -41,8 +41,11 @@ pub struct Scenario {
     pub linger_ms: u64,
     /// Time from boot at which the guest ends in any case; 0 for [`Scenario::LIMIT_S`].
     pub limit_s: u64,
-    /// The guest is to be restarted by one of its services, and so does not come to its own end.
+    /// The guest is to be restarted by one of its services or by its watchdog, and so does not come to
+    /// its own end.
     pub restarts: bool,
+    /// It has a watchdog.
+    pub watchdog: bool,
     /// Time between two [`Sample`]s; 0 for [`Scenario::SAMPLE_MS`].
     pub sample_ms: u64,
     /// A nanosecond in the guest is an instruction that its one processor ran: what is measured

@@ -89,6 +89,7 @@ pub fn judge(
         match case.first_step(rules, confirmed, &verdict) {
             Found::Do(action) => {
                 verdict.action = action;
+                verdict.helpless = matches!(action, Action::Reboot | Action::Starve);
                 verdict.why = reason;
                 return verdict;
             }
@@ -134,7 +135,8 @@ impl Case<'_> {
                 Step::Terminate => self.terminate(verdict),
                 Step::Kill => chosen(&verdict.judged)
                     .map_or(Found::Nothing, |target| Found::Do(Action::Kill { target })),
-                Step::Reboot => self.reboot(verdict),
+                Step::Reboot => self.last_resort(verdict, Action::Reboot),
+                Step::Watchdog => self.last_resort(verdict, Action::Starve),
             };
             if !matches!(found, Found::Nothing) {
                 return found;
@@ -240,14 +242,14 @@ impl Case<'_> {
     }
 
     /// What is short within a cgroup's own limit is no reason to restart everything.
-    fn reboot(&self, verdict: &Verdict) -> Found {
+    fn last_resort(&self, verdict: &Verdict, action: Action) -> Found {
         if self.memory.within != 0 {
             return Found::Nothing;
         }
         let long_enough =
             self.history.helpless_ms(self.now) >= u64::from(self.policy.reboot_after_ms);
         if chosen(&verdict.judged).is_none() && self.policy.reboot_after_ms > 0 && long_enough {
-            Found::Do(Action::Reboot)
+            Found::Do(action)
         } else {
             Found::Nothing
         }

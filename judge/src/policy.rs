@@ -9,6 +9,8 @@ use lowtide_common::NEVER;
 pub const GROUPS: usize = 64;
 /// Bytes of a group's name.
 pub const NAME: usize = 32;
+/// Different steps that there are.
+pub const STEPS: usize = 6;
 /// Levels above calm.
 pub const LEVELS: usize = 3;
 
@@ -135,6 +137,7 @@ pub enum Step {
     Terminate,
     Kill,
     Reboot,
+    Watchdog,
 }
 
 impl Step {
@@ -145,6 +148,7 @@ impl Step {
             Self::Terminate => "terminate",
             Self::Kill => "kill",
             Self::Reboot => "reboot",
+            Self::Watchdog => "watchdog",
         }
     }
 }
@@ -158,7 +162,7 @@ pub struct LevelPolicy {
     pub confirm: Condition,
     /// What ends them.
     pub relief: Condition,
-    pub actions: Vec<Step, 5>,
+    pub actions: Vec<Step, STEPS>,
 }
 
 /// What is killed when a group's turn comes.
@@ -239,8 +243,8 @@ pub struct Policy {
     /// itself: the next in order is taken instead.
     pub restarts: u8,
     pub restart_window_ms: u32,
-    /// Nothing killable left and still confirmed for this long: reboot, where a level's actions say
-    /// so. 0: never.
+    /// Nothing killable left and still confirmed for this long: reboot, or leave that to the watchdog,
+    /// where a level's actions say so. 0: never.
     pub reboot_after_ms: u32,
 }
 

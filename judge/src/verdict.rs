@@ -33,6 +33,8 @@ pub enum Action {
         target: Row,
     },
     Reboot,
+    /// Give the watchdog no more signs of life.
+    Starve,
 }
 
 impl Action {
@@ -45,13 +47,14 @@ impl Action {
             Self::Terminate { .. } => "terminate",
             Self::Kill { .. } => "kill",
             Self::Reboot => "reboot",
+            Self::Starve => "starve",
         }
     }
 
     /// Whom it is done to.
     pub const fn target(&self) -> Option<&Row> {
         match self {
-            Self::Nothing | Self::Reboot => None,
+            Self::Nothing | Self::Reboot | Self::Starve => None,
             Self::Reclaim { target, .. }
             | Self::Throttle { target, .. }
             | Self::Prepare { target, .. }
@@ -69,7 +72,7 @@ impl Action {
             Self::Prepare { .. } => 3,
             Self::Terminate { .. } => 4,
             Self::Kill { .. } => 5,
-            Self::Reboot => 6,
+            Self::Reboot | Self::Starve => 6,
         }
     }
 }

@@ -414,6 +414,26 @@ fn a_reboot_needs_the_policy_to_say_so_and_time_without_a_way_out() {
 }
 
 #[test]
+fn a_watchdog_is_starved_for_as_long_as_nothing_is_left() {
+    let mut policy = policy();
+    policy.levels[2].actions.push(Step::Watchdog).unwrap();
+    policy.reboot_after_ms = 1_000;
+    let mut history = History::default();
+    for (now, action) in [
+        (0, Action::Nothing),
+        (1_000, Action::Starve),
+        (1_100, Action::Starve),
+    ] {
+        let verdict = judged(&policy, 4 * MIB, &[], &mut history, now);
+        assert_eq!((verdict.action, verdict.helpless), (action, true));
+        history.note(&policy, &verdict, None, now);
+    }
+    let somebody = [row(7, 800, 60 * MIB, 0)];
+    let verdict = judged(&policy, 4 * MIB, &somebody, &mut history, 1_200);
+    assert!(matches!(verdict.action, Action::Kill { .. }) && !verdict.helpless);
+}
+
+#[test]
 fn what_is_short_within_a_limit_restarts_nothing_and_is_not_looked_at_by_time() {
     let mut policy = policy();
     policy.levels[2].actions = heapless::Vec::from_slice(&[Step::Reboot]).unwrap();

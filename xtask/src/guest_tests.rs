@@ -356,6 +356,12 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a_watchdog_restarts_a_device_that_stalls_for_ever",
+        scenario: scenarios::watchdog,
+        check: scenarios::watchdog_restarts,
+        ..PLAIN
+    },
+    Case {
         name: "a_config_is_checked_and_exchanged_while_the_agent_runs",
         scenario: scenarios::reload,
         check: firmware::passed,

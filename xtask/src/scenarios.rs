@@ -374,6 +374,54 @@ pub fn hopeless(reboot_after: &str) -> Scenario {
     }
 }
 
+/// Configs with a watchdog: for a device at rest, for one that is not there, and for one on which memory
+/// is always short and nobody may be killed.
+pub fn watchdog() -> Scenario {
+    let mut scenario = scripted(
+        "watchdog",
+        include_str!("../../guest/tests/watchdog.sh"),
+        &[],
+    );
+    without_cache(&mut scenario);
+    for (name, device, below) in [
+        ("calm", "/dev/watchdog", "1%"),
+        ("missing", "/dev/none", "1%"),
+        ("hopeless", "/dev/watchdog", "99%"),
+    ] {
+        let config = format!(
+            "[level.critical]\n\
+             confirm = {{ available_below = \"{below}\" }}\n\
+             relief = {{ available_above = \"99.5%\" }}\n\
+             actions = [\"kill\", \"watchdog\"]\n\
+             [limits]\nreboot_after = \"2s\"\n\
+             [watchdog]\ndevice = \"{device}\"\n\
+             [everything_else]\nkill = \"never\"\n"
+        );
+        let path = format!("/etc/lowtide/{name}.toml");
+        scenario.files.insert(path, config);
+    }
+    Scenario {
+        restarts: true,
+        watchdog: true,
+        counted: true,
+        ..scenario
+    }
+}
+
+/// All that the script had to say before the device was restarted is good.
+pub fn watchdog_restarts(run: &Run) -> Result<()> {
+    let mut last = None;
+    for (_, line) in run.lines(firmware::TEST) {
+        ensure!(!line.starts_with("failed: "), "{line}");
+        last = Some(line).filter(|l| l.starts_with("ok: ")).or(last);
+    }
+    ensure!(
+        last.is_some_and(|line| line.contains("no more signs of life")),
+        "the last thing that was good: {last:?}"
+    );
+    Ok(())
+}
+
 /// Configs that are exchanged while the agent runs: who goes is the hog, or nobody, and one that is
 /// wrong; and one to check that is right but means nothing on this device.
 pub fn reload() -> Scenario {

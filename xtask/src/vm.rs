@@ -23,14 +23,15 @@ pub const AGENT: &str = "/bin/lowtide";
 pub const GUEST: &str = "/bin/lowtide-guest";
 
 /// Modules for what guests use beside the disk: events, zram with the compressors that kernels
-/// default to.
-const MODULES: [&str; 6] = [
+/// default to, the watchdog.
+const MODULES: [&str; 7] = [
     "virtio_pci",
     "virtio_console",
     "zram",
     "lz4",
     "lzo-rle",
     "zsmalloc",
+    "i6300esb",
 ];
 
 /// Module of the disk, and its parameters.
@@ -139,6 +140,17 @@ impl Guest {
                 ))
                 .args(["-device", "nvme,drive=disk,serial=disk"]);
         }
+        let watchdog = dir.path().join("watchdog");
+        if self.scenario.watchdog {
+            qemu.args([
+                "-device",
+                "i6300esb",
+                "-d",
+                "trace:watchdog_perform_action",
+                "-D",
+            ])
+            .arg(&watchdog);
+        }
         // The port counts as unplugged when its input ends, so that stays open until QEMU is gone.
         qemu.stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -148,7 +160,10 @@ impl Guest {
             .with_context(|| format!("cannot run {qemu:?}"))?;
         let mut qemu = Running(qemu);
         let (events, ended) = collect(&mut qemu.0, limit, on_event)?;
-        let restarted = || read_console(&console).contains("reboot: Restarting system");
+        let restarted = || {
+            text_of(&console).contains("reboot: Restarting system")
+                || text_of(&watchdog).contains("watchdog_perform_action")
+        };
         let failure = match ended {
             None if self.scenario.restarts => Some("it was not restarted".to_owned()),
             Some(_) if self.scenario.restarts && restarted() => None,
@@ -160,7 +175,7 @@ impl Guest {
             if let Some(pipe) = qemu.0.stderr.take() {
                 stderr = std::io::read_to_string(pipe).unwrap_or_default();
             }
-            bail!("{why}\n{stderr}{}", tail(&read_console(&console), 40));
+            bail!("{why}\n{stderr}{}", tail(&text_of(&console), 40));
         }
         Ok(Run { events })
     }
@@ -291,7 +306,7 @@ fn kvm_works(like: &Guest) -> Result<bool> {
     }))
 }
 
-fn read_console(path: &Path) -> String {
+fn text_of(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 

@@ -14,7 +14,6 @@ use crate::tell::Log;
 use crate::tell::words::Because;
 use lowtide_common::Row;
 use lowtide_judge::Verdict;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -23,14 +22,15 @@ use rustix::process::{
 };
 use std::ffi::{CStr, CString};
 use std::fmt::{self, Write as _};
-use std::io::{self, Read as _};
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// What the process that runs them is called.
-pub const NAME: &str = "lowtide-commands";
+const NAME: &CStr = c"lowtide-commands";
+/// What a command has in its environment besides what it is told.
+const SEARCHED: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes of a record: `PIPE_BUF`, the most that a pipe takes as a whole or not at all (pipe(7)).
 const RECORD: usize = 4096;
 /// For how long it is looked whether somebody who was asked, and is not killed after all, ends.
@@ -97,6 +97,7 @@ impl Record {
         }
     }
 
+    /// Limit, words and environment.
     fn parse(bytes: &[u8; RECORD]) -> Option<(Duration, Vec<&CStr>, Vec<&CStr>)> {
         let (head, mut rest) = bytes.split_first_chunk::<{ Self::HEAD }>()?;
         let [a, b, c, d, count] = *head;
@@ -131,10 +132,10 @@ impl Runner {
         use rustix::pipe::{PipeFlags, pipe_with};
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&write, true)?;
-        let name = CString::new(NAME).unwrap_or_default();
-        let environment = environment();
-        let environment: Vec<_> = environment.iter().map(CString::as_c_str).collect();
-        let pid = sys::spawn(c"/proc/self/exe", &[&name], &environment, read.as_fd())?;
+        // So that its log knows what stderr is.
+        let journal = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        let journal = CString::new(format!("JOURNAL_STREAM={journal}"))?;
+        let pid = sys::spawn(c"/proc/self/exe", &[NAME], &[&journal], read.as_fd())?;
         Ok(Self { pid, pipe: write })
     }
 }
@@ -203,7 +204,7 @@ impl Commands {
             !matches!(status, Ok(None))
         };
         if self.runner.take_if(ended).is_some() {
-            log.warning(format_args!("{NAME} had ended"));
+            log.warning(format_args!("what runs the commands had ended"));
         }
         if self.runner.is_none() && !wanted.is_empty() {
             match Runner::start() {
@@ -291,14 +292,9 @@ impl Commands {
     }
 }
 
-/// That of this process, as words.
-fn environment() -> Vec<CString> {
-    let word = |(mut name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        name.push("=");
-        name.push(value);
-        CString::new(name.into_vec()).ok()
-    };
-    std::env::vars_os().filter_map(word).collect()
+/// Whether this process is the one that runs the commands.
+pub fn is_meant() -> bool {
+    std::env::args().next().as_deref() == NAME.to_str().ok()
 }
 
 /// Runs the commands whose records come in by the standard input, one after the other, until that
@@ -308,75 +304,47 @@ pub fn run_all() -> ExitCode {
     // What the agent is given so that it can act, they need not have.
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     let _ = rustix::process::setpriority_process(None, 0);
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let Ok(null) = null else {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(null) = rustix::fs::open("/dev/null", flags, Mode::empty()) else {
         return ExitCode::FAILURE;
     };
-    let environment = environment();
     let mut record = [0; RECORD];
-    while io::stdin().read_exact(&mut record).is_ok() {
-        let Some((limit, words, variables)) = Record::parse(&record) else {
+    // Whole, as it was written.
+    while rustix::io::read(io::stdin(), &mut record) == Ok(RECORD) {
+        let Some((limit, words, mut variables)) = Record::parse(&record) else {
             continue;
         };
         let Some(program) = words.first() else {
             continue;
         };
-        let inherited = environment.iter().map(CString::as_c_str);
-        let variables: Vec<_> = inherited.chain(variables).collect();
-        let name = program.to_string_lossy();
-        match sys::spawn(program, &words, &variables, null.as_fd())
-            .and_then(|pid| wait_for(pid, limit))
-        {
-            Ok(End::Limit) => log.warning(format_args!(
-                "{name}: killed, not at its end after {} ms",
-                limit.as_millis()
-            )),
-            Ok(End::Code(0)) => {}
-            Ok(End::Code(code)) => log.warning(format_args!("{name}: exit code {code}")),
-            Ok(End::Signal(signal)) => {
-                log.warning(format_args!("{name}: ended by signal {signal}"))
-            }
-            Err(error) => log.warning(format_args!("{name}: {error}")),
+        variables.push(SEARCHED);
+        let ended = sys::spawn(program, &words, &variables, null.as_fd())
+            .and_then(|pid| wait_for(pid, limit));
+        if let Err(error) = ended {
+            log.warning(format_args!("{}: {error}", program.to_string_lossy()));
         }
     }
     ExitCode::SUCCESS
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    Code(i32),
-    Signal(i32),
-    Limit,
-}
-
-/// Waits for the first of a process group, for so long; then kills all of the group.
-fn wait_for(pid: Pid, limit: Duration) -> io::Result<End> {
+/// Waits for the first of a process group, for so long; then kills all of the group. The error says
+/// how it ended, if not well.
+fn wait_for(pid: Pid, limit: Duration) -> io::Result<()> {
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-        let in_time = match poll(&mut fds, Some(&timeout)) {
-            Err(Errno::INTR) => continue,
-            ready => ready? > 0,
-        };
-        if !in_time {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-        let status = waitpid(Some(pid), WaitOptions::empty())?;
-        return Ok(match status {
-            _ if !in_time => End::Limit,
-            Some((_, status)) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => End::Code(code),
-                (None, signal) => End::Signal(signal.unwrap_or(0)),
-            },
-            None => End::Code(0),
-        });
+    let in_time = Victim::Process(pidfd).wait_gone(Instant::now() + limit);
+    if !in_time {
+        let _ = kill_process_group(pid, Signal::KILL);
     }
+    let Some((_, status)) = waitpid(Some(pid), WaitOptions::empty())? else {
+        return Ok(());
+    };
+    let (code, signal) = (status.exit_status(), status.terminating_signal());
+    Err(io::Error::other(match (code, signal) {
+        _ if !in_time => format!("killed, not at its end after {} ms", limit.as_millis()),
+        (Some(0), _) => return Ok(()),
+        (_, Some(signal)) => format!("ended by signal {signal}"),
+        (code, _) => format!("exit code {}", code.unwrap_or(0)),
+    }))
 }
 
 #[cfg(test)]
@@ -388,12 +356,13 @@ mod tests {
         words.iter().map(|w| CString::new(*w).unwrap()).collect()
     }
 
-    fn run(command: &[&str], limit: Duration) -> io::Result<End> {
+    fn run(command: &[&str], limit: Duration) -> Result<(), String> {
         let words = words(command);
         let words: Vec<_> = words.iter().map(CString::as_c_str).collect();
-        let null = std::fs::File::open("/dev/null")?;
-        sys::spawn(words[0], &words, &[c"LOWTIDE_WHEN=after"], null.as_fd())
-            .and_then(|pid| wait_for(pid, limit))
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let pid = sys::spawn(words[0], &words, &[c"LOWTIDE_WHEN=after"], null.as_fd());
+        pid.and_then(|pid| wait_for(pid, limit))
+            .map_err(|error| error.to_string())
     }
 
     proptest! {
@@ -427,26 +396,24 @@ mod tests {
     #[test]
     fn a_command_is_told_and_told_of() {
         let hour = Duration::from_secs(3600);
-        let check = ["/bin/sh", "-c", "[ $LOWTIDE_WHEN = after ] && exit 7"];
-        assert_eq!(run(&check, hour).unwrap(), End::Code(7));
-        assert_eq!(
-            run(&["/bin/sh", "-c", "kill -9 $$"], hour).unwrap(),
-            End::Signal(9)
-        );
+        let check = |code| ["/bin/sh", "-c", code];
+        let exit = |code| run(&check(code), hour);
+        assert_eq!(exit("[ $LOWTIDE_WHEN = after ]"), Ok(()));
+        assert_eq!(exit("exit 7"), Err("exit code 7".into()));
+        assert_eq!(exit("kill -9 $$"), Err("ended by signal 9".into()));
         let missing = run(&["/no/such"], hour).unwrap_err();
-        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(missing.starts_with("No such file"), "{missing}");
     }
 
     #[test]
     fn a_command_that_hangs_is_killed_with_all_that_it_started() {
-        let (read, write) = io::pipe().unwrap();
+        let (mut read, write) = io::pipe().unwrap();
         // Who holds the pipe open is the child of the one that is waited for.
         let fd = std::os::fd::AsRawFd::as_raw_fd(&write);
         let hold = format!("sleep 3600 >/proc/{}/fd/{fd} & wait", std::process::id());
-        let end = run(&["/bin/sh", "-c", &hold], Duration::from_millis(300)).unwrap();
-        assert_eq!(end, End::Limit);
+        let end = run(&["/bin/sh", "-c", &hold], Duration::from_millis(300));
+        assert_eq!(end, Err("killed, not at its end after 300 ms".into()));
         drop(write);
-        let mut left = Vec::new();
-        { read }.read_to_end(&mut left).unwrap();
+        io::Read::read_to_end(&mut read, &mut Vec::new()).unwrap();
     }
 }

@@ -7,6 +7,7 @@ pub mod reboot;
 mod reclaim;
 pub mod settings;
 pub mod settle;
+pub mod watchdog;
 
 use crate::config::Loaded;
 use crate::sense::tree::Tree;
@@ -55,7 +56,7 @@ pub fn carry_out(
     };
     let done = match &verdict.action {
         // Restarting is told of before it is done.
-        Action::Nothing | Action::Reboot => return None,
+        Action::Nothing | Action::Reboot | Action::Starve => return None,
         Action::Throttle { target, for_ms } => settings
             .freeze(tree, target.id, Duration::from_millis(u64::from(*for_ms)))
             .map(|()| Done::only(Outcome::Throttled)),

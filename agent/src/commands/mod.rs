@@ -35,10 +35,7 @@ enum Command {
 
 /// The whole of the program.
 pub fn main() -> ExitCode {
-    if std::env::args_os()
-        .next()
-        .is_some_and(|name| name == commands::NAME)
-    {
+    if commands::is_meant() {
         return commands::run_all();
     }
     let asked: Lowtide = argh::from_env();

@@ -13,6 +13,7 @@ use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
 };
+use std::ffi::CString;
 
 /// `None` when it does not fit a policy; problems say why.
 pub(super) fn compile(
@@ -192,6 +193,11 @@ impl Compiler<'_> {
                 policy.reboot_after_ms == 0,
                 "`limits.reboot_after` is 0s, so this can never happen",
             ),
+            (
+                Step::Watchdog,
+                policy.reboot_after_ms == 0,
+                "`limits.reboot_after` is 0s, so this can never happen",
+            ),
         ];
         for (level, table) in Level::CONFIGURED.into_iter().zip(document.level.tables()) {
             let Some(actions) = &table.actions else {
@@ -242,6 +248,14 @@ impl Compiler<'_> {
         }
         Some(groups)
     }
+}
+
+/// The device that a level's actions need.
+pub(super) fn watchdog(document: &Document, policy: &Policy) -> Option<CString> {
+    let mut levels = policy.levels.iter();
+    let needed = levels.any(|level| level.actions.contains(&Step::Watchdog));
+    let device = document.watchdog.device.as_ref()?;
+    (needed && policy.reboot_after_ms > 0).then(|| device.value.0.clone())
 }
 
 pub(super) fn commands(document: &Document) -> Commands {

@@ -32,6 +32,7 @@ use lowtide_judge::Policy;
 use model::Document;
 use read::{Field, Reader, Set};
 use source::{At, Files, Layer, Sources, profile_paths};
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use value::ProfileName;
 
@@ -41,6 +42,8 @@ pub struct Loaded {
     pub policy: Policy,
     pub matcher: Matcher,
     pub commands: Commands,
+    /// The device of the watchdog, where an action is to starve it.
+    pub watchdog: Option<CString>,
     pub engine: Wanted,
     /// What is worth saying though it does not forbid using the config.
     pub warnings: Problems,
@@ -191,6 +194,7 @@ impl Loader {
         });
         match compiled {
             Some((policy, matcher)) if !self.problems.fatal() => Ok(Loaded {
+                watchdog: compile::watchdog(&document, &policy),
                 policy,
                 matcher,
                 commands: compile::commands(&document),

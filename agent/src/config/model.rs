@@ -4,8 +4,8 @@ use super::read::{Field, Node, Reader, Setting, table};
 use super::source::At;
 use super::tree::Tree;
 use super::value::{
-    Actions, AnyOf, Attribute, EngineKind, Globs, GroupName, OwnTrigger, Priority, Processes,
-    ProfileName, Program, Signal, Time, Triggers,
+    AbsolutePath, Actions, AnyOf, Attribute, EngineKind, Globs, GroupName, OwnTrigger, Priority,
+    Processes, ProfileName, Program, Signal, Time, Triggers,
 };
 use lowtide_judge::{Amount, Unit};
 use toml::de::DeValue;
@@ -25,6 +25,8 @@ table! {
         pub engine: Engine,
         /// How long things may take.
         pub limits: Limits,
+        /// What restarts the device when nothing else is left.
+        pub watchdog: Watchdog,
         /// What applies to cgroups and processes that no group covers.
         pub everything_else: Ranks,
         /// Cgroups and processes that matter alike. The same name in a later file changes single keys.
@@ -60,7 +62,7 @@ table! {
         pub confirm: Setting<AnyOf>,
         /// What ends the actions.
         pub relief: Setting<AnyOf>,
-        /// What is done, in order: reclaim, throttle, terminate, kill, reboot.
+        /// What is done, in order: reclaim, throttle, terminate, kill, reboot, watchdog.
         pub actions: Setting<Actions>,
     }
 }
@@ -90,8 +92,16 @@ table! {
         pub restart_window: Setting<Time>,
         /// A command (`before`, `after`) may take this long before it is killed.
         pub command: Setting<Time>,
-        /// With nothing killable left for this long, a level whose actions say so reboots; 0s: never.
+        /// With nothing killable left for this long, a level whose actions say so reboots, or gives the watchdog no more signs of life; 0s: never.
         pub reboot_after: Setting<Time>,
+    }
+}
+
+table! {
+    /// What restarts the device when nothing else is left.
+    pub struct Watchdog {
+        /// Held open while a level's actions have `watchdog`, and given signs of life until their turn comes.
+        pub device: Setting<AbsolutePath>,
     }
 }
 

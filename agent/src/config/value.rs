@@ -516,17 +516,18 @@ fn words_schema<T>(words: &[(&'static str, T)]) -> serde_json::Value {
     json!({ "enum": words.iter().map(|(word, _)| *word).collect::<Vec<_>>() })
 }
 
-const STEPS: [(&str, Step); 5] = [
+const STEPS: [(&str, Step); lowtide_judge::STEPS] = [
     (Step::Reclaim.name(), Step::Reclaim),
     (Step::Throttle.name(), Step::Throttle),
     (Step::Terminate.name(), Step::Terminate),
     (Step::Kill.name(), Step::Kill),
     (Step::Reboot.name(), Step::Reboot),
+    (Step::Watchdog.name(), Step::Watchdog),
 ];
 
 /// What a level does, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Actions(pub heapless::Vec<Step, 5>);
+pub(super) struct Actions(pub heapless::Vec<Step, { lowtide_judge::STEPS }>);
 
 impl Value for Actions {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
@@ -538,7 +539,7 @@ impl Value for Actions {
         let mut good = true;
         for item in array.iter() {
             match read_word(item, reader, &STEPS) {
-                // Five different steps fit into five places.
+                // There is a place for each of them.
                 Some(step) if !steps.contains(&step) => good &= steps.push(step).is_ok(),
                 Some(_) => {
                     reader.fail(item.span(), "named twice");
@@ -650,6 +651,28 @@ impl Value for Signal {
     #[cfg(test)]
     fn schema() -> serde_json::Value {
         words_schema(&SIGNALS)
+    }
+}
+
+/// A file that is there at any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AbsolutePath(pub CString);
+
+impl Value for AbsolutePath {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        read_text(node, reader, "a path from the root on", |text| {
+            let absolute = text.starts_with('/');
+            CString::new(text).ok().filter(|_| absolute).map(Self)
+        })
+    }
+
+    fn tree(&self) -> Tree {
+        Tree::text(self.0.to_string_lossy())
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string", "pattern": "^/" })
     }
 }
 

@@ -6,15 +6,15 @@ use super::super::pattern::Glob;
 use super::super::read::{Field, Value};
 use super::super::source::Sources;
 use super::super::value::{
-    Attribute, Bytes, Clause, GroupName, Percent, Priority, Process, ProfileName, Program, Time,
-    User,
+    AbsolutePath, Attribute, Bytes, Clause, GroupName, Percent, Priority, Process, ProfileName,
+    Program, Time, User,
 };
 use crate::mdoc::{assert_page, literal, prose};
 use lowtide_judge::{Amount, Trigger};
 use serde_json::{Map, Value as Json};
 
 /// What a kind of value is called in the page, the schema that it is known by, what it looks like.
-fn kinds() -> [(&'static str, Json, &'static str); 16] {
+fn kinds() -> [(&'static str, Json, &'static str); 17] {
     [
         (
             "attribute",
@@ -44,6 +44,7 @@ fn kinds() -> [(&'static str, Json, &'static str); 16] {
         ),
         ("name", GroupName::schema(), "1 to 32 bytes of text"),
         ("number", u32::schema(), "0 to 4294967295"),
+        ("path", AbsolutePath::schema(), "a path from the root on"),
         (
             "priority",
             Priority::schema(),
