@@ -3,6 +3,7 @@
 use crate::load::report;
 use argh::FromArgs;
 use lowtide_guest::{CGROUP_ROOT, Footprint, Report};
+use rustix::mount::MountFlags;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -23,16 +24,22 @@ pub struct Measure {
     /// seconds to watch it
     #[argh(option, default = "60")]
     quiet: u64,
+    /// count system calls, too, by the kernel's tracing
+    #[argh(switch)]
+    syscalls: bool,
 }
 
 impl Measure {
     pub fn run(self) -> io::Result<()> {
         thread::sleep(Duration::from_secs(self.settle));
         let processes = processes(&self.program)?;
+        let traced = self.syscalls.then(trace_syscalls).transpose()?;
         let start = Instant::now();
         let before = sleeps(&processes)?;
         thread::sleep(Duration::from_secs(self.quiet));
+        let counts = traced.map(fs::read_to_string).transpose()?;
         let mut cost = Footprint {
+            syscalls: counts.map(|text| syscalls(&text, &processes)).transpose()?,
             processes: processes.len() as u64,
             sleeps: sleeps(&processes)? - before,
             quiet_ms: start.elapsed().as_millis() as u64,
@@ -77,6 +84,37 @@ fn processes(program: &str) -> io::Result<Vec<PathBuf>> {
         return Err(io::Error::other(format!("no process is named {program}")));
     }
     Ok(found)
+}
+
+/// Has the kernel count the system calls of each thread, and says where it tells them.
+fn trace_syscalls() -> io::Result<PathBuf> {
+    let root = c"/sys/kernel/tracing";
+    rustix::mount::mount(c"tracefs", root, c"tracefs", MountFlags::empty(), None)?;
+    let event = Path::new("/sys/kernel/tracing/events/raw_syscalls/sys_enter");
+    fs::write(event.join("trigger"), "hist:keys=common_pid")?;
+    Ok(event.join("hist"))
+}
+
+/// What a histogram by thread has of the threads of the processes.
+fn syscalls(hist: &str, processes: &[PathBuf]) -> io::Result<u64> {
+    let mut sum = 0;
+    for process in processes {
+        for thread in fs::read_dir(process.join("task"))? {
+            // { common_pid:         93 } hitcount:         12
+            let name = thread?.file_name();
+            sum += hist
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>())
+                .filter_map(|words| match words[..] {
+                    ["{", "common_pid:", thread, "}", "hitcount:", count] => {
+                        (*name == *thread).then(|| count.parse::<u64>().ok())?
+                    }
+                    _ => None,
+                })
+                .sum::<u64>();
+        }
+    }
+    Ok(sum)
 }
 
 /// How often the threads of the processes have gone to sleep by themselves, ever.

@@ -234,5 +234,7 @@ pub struct Footprint {
     pub charged: BTreeMap<String, u64>,
     /// How often a thread went to sleep again during `quiet_ms`.
     pub sleeps: u64,
+    /// System calls during `quiet_ms`, where they were to be counted.
+    pub syscalls: Option<u64>,
     pub quiet_ms: u64,
 }

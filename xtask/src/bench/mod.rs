@@ -1,5 +1,8 @@
 //! `cargo xtask bench …`: lowtide measured beside what could be used instead.
 
+mod agents;
+mod footprint;
+mod latency;
 mod peers;
 mod record;
 mod report;
@@ -20,6 +23,8 @@ pub struct Bench {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 enum What {
+    Footprint(footprint::Footprint),
+    Latency(latency::Latency),
     Peers(peers::Peers),
     Report(report::Report),
     Survey(survey::Survey),
@@ -28,6 +33,8 @@ enum What {
 impl Bench {
     pub fn run(self) -> Result<ExitCode> {
         match self.what {
+            What::Footprint(command) => command.run(),
+            What::Latency(command) => command.run(),
             What::Peers(command) => command.run(),
             What::Report(command) => command.run(),
             What::Survey(command) => command.run(),

@@ -1,6 +1,6 @@
 //! Tables and picture from the lines that `bench peers` keeps.
 
-use super::peers::AGENTS;
+use super::agents::AGENTS;
 use super::record::{self, Outcome, Place, Record};
 use crate::dirs;
 use crate::scenarios::HOG;
@@ -12,11 +12,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// Between these two lines of the document the tables go.
+/// Between these two lines of a document the tables go.
 const BEGIN: &str = "<!-- made by cargo xtask bench report -->";
 const END: &str = "<!-- end -->";
 
-/// make the tables in docs/peers.md and the picture docs/peers.svg from docs/bench/peers.jsonl
+/// make the tables in README.md and docs/peers.md and the picture docs/peers.svg from
+/// docs/bench/peers.jsonl
 #[derive(FromArgs)]
 #[argh(subcommand, name = "report")]
 pub struct Report {}
@@ -37,17 +38,56 @@ impl Report {
                 .or_default()
                 .push(r);
         }
-        let docs = dirs::workspace().join("docs");
-        let page = docs.join("peers.md");
-        let text = fs::read_to_string(&page)?;
-        let (head, rest) = text.split_once(BEGIN).context("no place for the tables")?;
-        let (_, tail) = rest.split_once(END).context("the tables have no end")?;
-        let tables = tables(&places)?;
-        fs::write(&page, format!("{head}{BEGIN}\n{tables}{END}{tail}"))?;
-        let picture = docs.join("peers.svg");
+        let top = dirs::workspace();
+        put(&top.join("README.md"), &summary(&records)?)?;
+        put(&top.join("docs/peers.md"), &tables(&places)?)?;
+        // One size shows it; the smallest has the most runs.
+        let smallest = places.keys().map(|place| place.memory_mb).min();
+        places.retain(|place, _| Some(place.memory_mb) == smallest);
+        let picture = top.join("docs/peers.svg");
         draw(&places, &picture).map_err(|e| anyhow!("cannot draw {}: {e}", picture.display()))
     }
 }
+
+/// Puts this between the two lines of a document.
+fn put(page: &Path, tables: &str) -> Result<()> {
+    let text = fs::read_to_string(page)?;
+    let (head, rest) = text.split_once(BEGIN).context("no place for the tables")?;
+    let (_, tail) = rest.split_once(END).context("the tables have no end")?;
+    fs::write(page, format!("{head}{BEGIN}\n{tables}{END}{tail}"))?;
+    Ok(())
+}
+
+/// A row for each agent: how its runs came out.
+fn summary(records: &[Record]) -> Result<String> {
+    let mut out = String::from(
+        "\n| agent | runs | right | wrong | the kernel killed | nobody went | the device was lost |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    for agent in AGENTS {
+        let runs: Vec<_> = records
+            .iter()
+            .filter(|r| r.of.agent == agent.name)
+            .collect();
+        write!(out, "| {} | {} |", agent.name, runs.len())?;
+        for (outcome, _) in OUTCOMES {
+            let count = runs.iter().filter(|r| r.outcome == outcome).count();
+            write!(out, " {count} |")?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out)?;
+    Ok(out)
+}
+
+/// In the order of the columns, and what is said of each.
+const OUTCOMES: [(Outcome, &str); 5] = [
+    (Outcome::Right, "right"),
+    (Outcome::Wrong, "WRONG"),
+    (Outcome::Kernel, "the kernel killed"),
+    (Outcome::Nobody, "NOBODY"),
+    (Outcome::Device, "THE DEVICE"),
+];
 
 fn tables(places: &Places<'_>) -> Result<String> {
     let mut out = String::new();
@@ -98,15 +138,9 @@ fn in_order<'a>(
 }
 
 fn outcomes(runs: &[&Record]) -> String {
-    let counts = [
-        (Outcome::Right, "right"),
-        (Outcome::Wrong, "WRONG"),
-        (Outcome::Kernel, "the kernel killed"),
-        (Outcome::Nobody, "NOBODY"),
-        (Outcome::Device, "THE DEVICE"),
-    ]
-    .map(|(outcome, words)| (runs.iter().filter(|r| r.outcome == outcome).count(), words));
-    let words: Vec<_> = counts
+    let count = |outcome| runs.iter().filter(|r| r.outcome == outcome).count();
+    let words: Vec<_> = OUTCOMES
+        .map(|(outcome, words)| (count(outcome), words))
         .into_iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, words)| {
@@ -129,7 +163,7 @@ fn median_and_range(mut figures: Vec<u64>) -> String {
     }
 }
 
-/// A row for each place, a column for each agent: memory available (blue), the part of the time in
+/// A row for each load, a column for each agent: memory available (blue), the part of the time in
 /// which all stalled (red), and when the hog (black) or another service (magenta) ended, in the
 /// first run of each.
 fn draw(places: &Places<'_>, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -149,7 +183,7 @@ fn draw(places: &Places<'_>, path: &Path) -> Result<(), Box<dyn std::error::Erro
             };
             let mut chart = ChartBuilder::on(&area)
                 .caption(
-                    format!("{}, {} MB: {}", place.load, place.memory_mb, agent.name),
+                    format!("{}: {}", place.load, agent.name),
                     ("sans-serif", 14),
                 )
                 .margin(4)

@@ -1,0 +1,169 @@
+//! `cargo xtask bench latency`: how long it takes from a trigger until the memory is back.
+
+use crate::guest_tests::{self, Test};
+use crate::kernel;
+use crate::loads::{self, RELIEF_PERCENT};
+use crate::programs::{self, Profile};
+use crate::qemu;
+use crate::scenarios::{self, HOG};
+use crate::target::Arch;
+use crate::vm::{Guest, Run};
+use anyhow::{Result, ensure};
+use argh::FromArgs;
+use lowtide_guest::{Sample, Scenario, What, Zram};
+
+/// how long it takes from waking on a trigger to the signal, and until the memory is back, with the
+/// device at rest and with it stalled
+#[derive(FromArgs)]
+#[argh(subcommand, name = "latency")]
+pub struct Latency {
+    /// seconds of each guest, which has a kill about every other second
+    #[argh(option, default = "200")]
+    seconds: u64,
+    /// kernel version, e.g. 7.2; the newest 7.x if absent
+    #[argh(option)]
+    kernel: Option<String>,
+}
+
+const MEMORY_MB: u32 = 192;
+/// Between two samples: as exactly as this the time of relief is known.
+const SAMPLE_MS: u64 = 10;
+/// How the device is when the hog comes, and how the hog behaves.
+struct Condition {
+    name: &'static str,
+    zram_mb: u32,
+    hog: &'static [&'static str],
+}
+
+const CONDITIONS: [Condition; 2] = [
+    Condition {
+        name: "at rest",
+        zram_mb: 0,
+        hog: &["hog", "--rate", "100M"],
+    },
+    // All that it holds goes round through zram.
+    Condition {
+        name: "stalled",
+        zram_mb: 64,
+        hog: &["hog", "--hot", "--incompressible", "--rate", "100M"],
+    },
+];
+
+/// One kill, by its times in microseconds.
+struct Kill {
+    /// From waking up to the signal.
+    signal: u64,
+    /// From the signal until the victim was gone.
+    gone: u64,
+    /// From the signal until relief.
+    relief: u64,
+}
+
+impl Latency {
+    pub fn run(self) -> Result<()> {
+        let arch = Arch::X86_64;
+        let kernel = kernel::find(arch, self.kernel.as_deref())?;
+        qemu::install(arch)?;
+        let programs = programs::build(arch, Profile::Release)?;
+        println!(
+            "Linux {}; p50 / p99 / max in milliseconds\n\n\
+             | device | kills | waking to signal | signal to gone | signal to relief |\n\
+             |---|---|---|---|---|",
+            kernel.release
+        );
+        let rows = guest_tests::in_parallel(&CONDITIONS, |condition| {
+            let test = Test {
+                name: format!("bench_latency_{}", condition.name.replace(' ', "_")),
+                guest: Guest {
+                    kernel: kernel.clone(),
+                    programs: programs.clone(),
+                    memory_mb: MEMORY_MB,
+                    scenario: self.again_and_again(condition),
+                    files: Vec::new(),
+                    append: String::new(),
+                },
+                check: Box::new(|_| Ok(())),
+            };
+            let kills = kills(&test.record()?);
+            ensure!(!kills.is_empty(), "no kill {}", condition.name);
+            let column = |of: fn(&Kill) -> u64| distribution(kills.iter().map(of).collect());
+            println!(
+                "| {} | {} | {} | {} | {} |",
+                condition.name,
+                kills.len(),
+                column(|k| k.signal),
+                column(|k| k.gone),
+                column(|k| k.relief),
+            );
+            Ok(())
+        });
+        rows.into_iter().collect()
+    }
+
+    /// A hog that comes back each time; the agent has the patience to end it each time.
+    fn again_and_again(&self, condition: &Condition) -> Scenario {
+        let mut scenario =
+            scenarios::with_more_config(scenarios::fast_hog(), "[limits]\nrestarts = 255\n");
+        for service in &mut scenario.services {
+            if service.name == HOG {
+                service.restart_ms = 500;
+                service.command = scenarios::load(HOG, "", condition.hog).command;
+            }
+        }
+        Scenario {
+            zram: (condition.zram_mb > 0).then_some(Zram {
+                size_mb: condition.zram_mb,
+                algorithm: None,
+            }),
+            until: None,
+            limit_s: self.seconds,
+            sample_ms: SAMPLE_MS,
+            counted: true,
+            ..scenario
+        }
+    }
+}
+
+/// p50, p99 (the nearest rank) and the most, in milliseconds.
+fn distribution(mut times: Vec<u64>) -> String {
+    times.sort_unstable();
+    [50, 99, 100]
+        .map(|percent| {
+            let rank = (times.len() * percent).div_ceil(100);
+            format!("{:.1}", times[rank - 1] as f64 / 1000.0)
+        })
+        .join(" / ")
+}
+
+/// What the agent says of each kill, when the hog ended after it, and the samples after it.
+fn kills(run: &Run) -> Vec<Kill> {
+    let mark = loads::mem_total_kb(run) * RELIEF_PERCENT / 100;
+    let mut signalled = None;
+    let mut kills = Vec::new();
+    for event in &run.events {
+        match &event.what {
+            What::Line { service, line } if service == "lowtide" => {
+                let before = line
+                    .split_once(" us after waking")
+                    .map(|(before, _)| before);
+                let us = before.and_then(|text| text.rsplit(' ').next()?.parse().ok());
+                // Who does not go by the first signal gets a second: the first counts.
+                signalled = signalled.or(us.map(|us| (event.t, us)));
+            }
+            What::Exited { service, .. } if service == HOG => {
+                let Some((at, signal)) = signalled.take() else {
+                    continue;
+                };
+                let relieved =
+                    |(t, sample): &(u64, &Sample)| *t >= at && sample.available_kb > mark;
+                kills.extend(run.samples().find(relieved).map(|(relief, _)| Kill {
+                    signal,
+                    gone: (event.t - at) * 1000,
+                    relief: (relief - at) * 1000,
+                }));
+            }
+            _ => {}
+        }
+    }
+    kills
+}
