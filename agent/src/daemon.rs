@@ -5,11 +5,12 @@ use crate::act;
 use crate::act::commands::Commands;
 use crate::act::kill::Victim;
 use crate::act::settings::Settings;
-use crate::act::settle::{OwnTrigger, settle};
+use crate::act::settle::{OwnTrigger, settle, settle_processes};
 use crate::act::watchdog::Watchdog;
 use crate::config::{self, Loaded, Paths, rule};
 use crate::domain::{Domain, WATCHED};
 use crate::sense::Surveyor;
+use crate::sense::births::Births;
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
@@ -33,6 +34,17 @@ use std::time::{Duration, Instant};
 /// what it did, so this bounds an episode without ever being the reason that it ends early.
 const STEPS: usize = 64;
 
+/// After a cgroup was made, and after each look at it, the time to the next: its processes come later,
+/// some when a service is set up by others before.
+const NEWBORN: [Duration; 3] = [
+    Duration::from_millis(300),
+    Duration::from_secs(2),
+    Duration::from_secs(10),
+];
+/// Times as long as it took to bring all cgroups in line that nothing of the kind is done again:
+/// where they are made all the time, it takes a fiftieth of one processor.
+const REST: u32 = 50;
+
 pub struct Daemon {
     config: Loaded,
     surveyor: Surveyor,
@@ -40,6 +52,10 @@ pub struct Daemon {
     settings: Settings,
     commands: Commands,
     watchdog: Option<Watchdog>,
+    births: Births,
+    /// When the cgroups are brought in line with the config for those made lately, and how often
+    /// after that.
+    settle_again: Option<(Instant, usize)>,
     /// The system, and behind it the cgroups that are watched over by themselves.
     domains: Vec<Domain>,
     log: Log,
@@ -52,6 +68,7 @@ enum Woken {
     /// Of the domain at this index.
     Trigger(usize),
     LookAgain,
+    Born,
     Reload,
     Stop(Signal),
 }
@@ -108,6 +125,8 @@ impl Daemon {
             settings,
             commands: Commands::default(),
             watchdog: None,
+            births: Births::new()?,
+            settle_again: None,
             domains: vec![Domain::system(triggers)?],
             log,
             manager,
@@ -115,6 +134,7 @@ impl Daemon {
         };
         this.commands.prepare(&this.config.commands, &mut this.log);
         this.open_watchdog();
+        this.tell_of_cgroups_only();
         this.settle();
         Ok(this)
     }
@@ -141,6 +161,10 @@ impl Daemon {
                 let mut domains = self.domains.iter().enumerate();
                 domains.find_map(ready).unwrap_or(Poll::Pending)
             });
+            let born = async {
+                self.births.readable().await?;
+                Ok(Woken::Born)
+            };
             let told = async {
                 match signals.next().await {
                     Some(Ok(Signal::Hup)) => Ok(Woken::Reload),
@@ -156,13 +180,16 @@ impl Daemon {
                 };
                 Ok(Woken::LookAgain)
             };
-            match fired.or(told).or(timer).await? {
+            match fired.or(told).or(born).or(timer).await? {
                 Woken::Trigger(at) => self.episode(at, true)?,
                 Woken::LookAgain => {
                     self.let_go(false);
                     self.commands.look();
                     let now = Instant::now();
                     self.alive(now);
+                    if self.settle_again.is_some_and(|(at, _)| at <= now) {
+                        self.settle_newborn(now);
+                    }
                     for at in 0..self.domains.len() {
                         if self
                             .domains
@@ -173,6 +200,7 @@ impl Daemon {
                         }
                     }
                 }
+                Woken::Born => self.note_births(),
                 Woken::Reload => {
                     self.manager.reloading();
                     if self.reload(paths)? {
@@ -200,6 +228,7 @@ impl Daemon {
         let looks = self.domains.iter().filter_map(|domain| domain.look_again);
         let looks = looks.chain(self.settings.next_thaw());
         let looks = looks.chain(self.commands.next_look());
+        let looks = looks.chain(self.settle_again.map(|(at, _)| at));
         looks.chain(self.alive_due()).min()
     }
 
@@ -249,6 +278,7 @@ impl Daemon {
                 _ if self.domains[at].is_system() && !verdict.helpless => self.feed(),
                 _ => {}
             }
+            self.leave_to_the_kernel(at, &verdict, now);
             let all_at_rest = self.domains.iter().all(|domain| !domain.acts);
             self.let_go(all_at_rest);
             if all_at_rest {
@@ -348,6 +378,23 @@ impl Daemon {
         }
     }
 
+    /// Where nothing can be done inside a limit, who is at it is not made to wait for ever: the kernel's
+    /// OOM killer is to decide.
+    fn leave_to_the_kernel(&mut self, at: usize, verdict: &Verdict, now: Millis) {
+        let Domain { history, place, .. } = &self.domains[at];
+        let within = verdict.memory.within;
+        let long = history.helpless_ms(now) >= u64::from(self.config.policy.exit_ms);
+        if within != 0
+            && verdict.helpless
+            && long
+            && self.settings.unbrake(&self.surveyor.tree, within)
+        {
+            self.log.warning(format_args!(
+                "{place}nothing was left to do: its limit is the kernel's to keep"
+            ));
+        }
+    }
+
     fn feed(&mut self) {
         if self.watchdog.as_mut().is_some_and(Watchdog::feed) {
             self.log
@@ -372,21 +419,76 @@ impl Daemon {
         }
     }
 
+    /// Cgroups were made: they are looked at soon, together with those that follow at once.
+    fn note_births(&mut self) {
+        if self.births.take() && self.settle_again.is_none_or(|(_, done)| done > 0) {
+            self.settle_again = Some((Instant::now() + NEWBORN[0], 0));
+        }
+    }
+
+    /// Brings the newborn in line with the config. Under pressure there is something better to do.
+    fn settle_newborn(&mut self, now: Instant) {
+        let Some((_, done)) = self.settle_again.take() else {
+            return;
+        };
+        if self.domains.iter().any(|domain| domain.acts) {
+            self.settle_again = Some((now + NEWBORN[0], done));
+            return;
+        }
+        self.settle();
+        let ended = Instant::now();
+        let rest = (ended - now) * REST;
+        let next = NEWBORN.get(done + 1);
+        self.settle_again = next.map(|after| (ended + rest.max(*after), done + 1));
+    }
+
+    /// What the config asks for and only cgroups can have, where there are none to choose from. A
+    /// process is not held back in their place: its children and who waits for it go on, and one that
+    /// is stopped in the middle of something may hold what others need.
+    fn tell_of_cgroups_only(&mut self) {
+        if self.surveyor.unit() == Unit::Cgroup {
+            return;
+        }
+        let policy = &self.config.policy;
+        let mut asking = policy.groups.iter().filter(|group| {
+            group.protect.is_some()
+                || group.prefer.is_some()
+                || group.throttle_ms > 0
+                || group.trigger.is_some()
+        });
+        if let Some(group) = asking.next() {
+            self.log.warning(format_args!(
+                "group {} and {} others: protect, protect_low, throttle and trigger need memory cgroups \
+                 to choose from, and do nothing here",
+                group.name,
+                asking.count()
+            ));
+        }
+    }
+
     /// Brings the cgroups in line with the config; what cannot be done is said, and done without.
     fn settle(&mut self) {
+        if self.surveyor.unit() == Unit::Process {
+            let tree = &self.surveyor.tree;
+            if let Err(error) = settle_processes(&self.config, tree, &mut self.settings) {
+                self.log.error(format_args!(
+                    "ranking the processes for the kernel: {error}"
+                ));
+            }
+            return;
+        }
         let settled = self.meminfo.read().and_then(|memory| {
             settle(
                 &self.config,
                 &self.surveyor.tree,
                 memory.total,
                 &mut self.settings,
+                &mut self.births,
                 &mut self.log,
             )
         });
         match settled {
-            Ok(wanted) if self.meminfo.has_psi() && self.surveyor.unit() == Unit::Cgroup => {
-                self.watch_over(wanted);
-            }
+            Ok(wanted) if self.meminfo.has_psi() => self.watch_over(wanted),
             Ok(_) => {}
             Err(error) => self
                 .log
@@ -547,6 +649,8 @@ impl Daemon {
         }
         let same_watchdog = config.watchdog == self.config.watchdog && self.watchdog.is_some();
         self.config = config;
+        self.settings.forget_said();
+        self.tell_of_cgroups_only();
         if !same_watchdog {
             self.open_watchdog();
         }

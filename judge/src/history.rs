@@ -354,7 +354,7 @@ impl History {
     }
 
     /// How long nothing could be done about confirmed pressure, in milliseconds.
-    pub(crate) fn helpless_ms(&self, now: Millis) -> u64 {
+    pub fn helpless_ms(&self, now: Millis) -> u64 {
         self.helpless_since
             .map_or(0, |since| now.saturating_sub(since))
     }

@@ -323,6 +323,19 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "cgroups_made_later_are_settled_without_pressure",
+        scenario: scenarios::births,
+        check: scenarios::born_in_peace,
+        ..PLAIN
+    },
+    Case {
+        name: "cgroups_made_later_are_settled_on_6_1",
+        kernel: Some("6.1"),
+        scenario: scenarios::births,
+        check: scenarios::born_in_peace,
+        ..PLAIN
+    },
+    Case {
         name: "what_grows_is_held_back_and_let_go",
         scenario: scenarios::throttle,
         check: firmware::passed,
@@ -383,6 +396,22 @@ const CASES: &[Case] = &[
         name: "the_kernel_by_itself_kills_the_largest",
         scenario: || scenarios::kernel_oom(&[]),
         check: firmware::passed,
+        ..PLAIN
+    },
+    Case {
+        name: "the_kernel_kills_the_configured_process",
+        append: "cgroup_disable=memory",
+        scenario: scenarios::processes,
+        check: |run| {
+            firmware::passed(run)?;
+            let mut lines = run.lines(firmware::TEST);
+            let said = "group media and 0 others: protect, protect_low, throttle and trigger need";
+            ensure!(
+                lines.any(|(_, line)| line.contains(said)),
+                "no word about protect"
+            );
+            Ok(())
+        },
         ..PLAIN
     },
     Case {

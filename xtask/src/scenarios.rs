@@ -245,6 +245,28 @@ pub fn protect() -> Scenario {
     scenario
 }
 
+/// The config has a group for a cgroup that is not there yet, and there is plenty of memory.
+pub fn births() -> Scenario {
+    let mut scenario = scripted("births", include_str!("../../guest/tests/births.sh"), &[]);
+    without_cache(&mut scenario);
+    let late =
+        "[[group]]\nname = \"late\"\nkill = 100\nprotect = \"4M\"\ncgroups = [\"apps/late\"]\n";
+    scenario
+        .files
+        .insert(CONFIG.into(), format!("{DEVICE}{late}"));
+    scenario.counted = true;
+    scenario
+}
+
+/// The script passed, and no trigger had to fire for that.
+pub fn born_in_peace(run: &Run) -> Result<()> {
+    firmware::passed(run)?;
+    let mut lines = run.lines(firmware::TEST);
+    let fired = lines.find(|(_, line)| line.contains("a trigger fired"));
+    ensure!(fired.is_none(), "a trigger fired");
+    Ok(())
+}
+
 /// Some cgroups have the memory controller off in those below them.
 pub fn uncounted() -> Scenario {
     let mut scenario = scripted(
@@ -277,6 +299,19 @@ pub fn kernel_oom(arguments: &[&str]) -> Scenario {
         &["forkstorm", "--rate", "10", "--size", "4M", "--max", "16"],
     ));
     scenario
+}
+
+/// A test script on a device that starts all services in one cgroup, and asks for what only cgroups can
+/// have.
+pub fn processes() -> Scenario {
+    let script = include_str!("../../guest/tests/processes.sh");
+    let mut scenario = scripted("processes", script, &[]);
+    without_cache(&mut scenario);
+    let media = "name    = \"media\"\n";
+    let protected = DEVICE.replace(media, &format!("{media}protect = \"1M\"\n"));
+    scenario.files.insert(CONFIG.into(), protected);
+    scenario.counted = true;
+    in_one_cgroup(scenario)
 }
 
 /// A test script's device without a file cache: memory is looked at by time there, so that no

@@ -65,6 +65,38 @@ impl Process {
         }
     }
 
+    /// The kill priority of its group, or of everything else; `None` for what is never touched, and
+    /// for what has no memory, as kernel threads.
+    pub fn priority(&self, config: &Loaded) -> io::Result<Option<u16>> {
+        let rest = config.policy.fallback.kill;
+        let mut buffer = [0; STATUS];
+        if is_protected(self.pid) || !self.status(&mut buffer)?.has_memory() {
+            return Ok(None);
+        }
+        Ok(Some(self.own_priority(config)?.unwrap_or(rest)))
+    }
+
+    /// That of the group whose pattern on processes it fits.
+    fn own_priority(&self, config: &Loaded) -> io::Result<Option<u16>> {
+        if !config.matcher.wants_processes() {
+            return Ok(None);
+        }
+        let mut buffer = [0; STATUS];
+        let status = self.status(&mut buffer)?;
+        let mut exe = [MaybeUninit::uninit(); PATH];
+        let process = config::Process {
+            name: status.name(),
+            exe: config
+                .matcher
+                .wants_programs()
+                .then(|| program(&self.dir, &mut exe))
+                .flatten(),
+            uid: status.effective_user().ok_or(io::ErrorKind::InvalidData)?,
+        };
+        let group = config.matcher.process(&process);
+        Ok(group.map(|group| config.policy.group(group).kill))
+    }
+
     /// Its kill priority and the bytes that it frees; `None` for one that is never killed. A
     /// pattern on processes says more of it than `priority`, its cgroup's.
     fn rank(&self, config: &Loaded, priority: u16) -> io::Result<Option<(u16, u64)>> {
@@ -73,22 +105,7 @@ impl Process {
         }
         let mut buffer = [0; STATUS];
         let status = self.status(&mut buffer)?;
-        let mut kill = priority;
-        if config.matcher.wants_processes() {
-            let mut exe = [MaybeUninit::uninit(); PATH];
-            let process = config::Process {
-                name: status.name(),
-                exe: config
-                    .matcher
-                    .wants_programs()
-                    .then(|| program(&self.dir, &mut exe))
-                    .flatten(),
-                uid: status.effective_user().ok_or(io::ErrorKind::InvalidData)?,
-            };
-            if let Some(group) = config.matcher.process(&process) {
-                kill = config.policy.group(group).kill;
-            }
-        }
+        let kill = self.own_priority(config)?.unwrap_or(priority);
         Ok((kill != NEVER).then(|| (kill, status.freed_by_kill())))
     }
 

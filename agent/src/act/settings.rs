@@ -6,11 +6,13 @@
 
 use super::kill::open_victim;
 use super::process::{self, Process};
+use crate::domain::WATCHED;
 use crate::sense::tree::Tree;
 use crate::tell::Log;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fmt::Write as _;
 use std::io;
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ const SLOTS: usize = 256;
 /// Bytes of a slot in the state file. A page holds a whole number of them, so that a write of one
 /// never ends half way because the agent is killed.
 const SLOT: usize = 128;
+const SCORE: &str = Setting::OomScore.file();
 /// Of linux/magic.h.
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 const RAMFS_MAGIC: u32 = 0x8584_58f6;
@@ -35,21 +38,28 @@ pub enum Setting {
     Min,
     /// memory.low, bytes.
     Low,
+    /// memory.high, bytes.
+    High,
     /// memory.oom.group, 0 or 1.
     OomGroup,
     /// cgroup.freeze, 0 or 1.
     Freeze,
     /// oom_score_adj of the processes in it, -1000 to 1000.
     OomScore,
+    /// The same of single processes, wherever they are: such a change is of all that have `ours`, which
+    /// is its id, too. `before` is 0.
+    ProcessScore,
 }
 
 impl Setting {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Min,
         Self::Low,
+        Self::High,
         Self::OomGroup,
         Self::Freeze,
         Self::OomScore,
+        Self::ProcessScore,
     ];
 
     /// The file that holds it.
@@ -57,9 +67,11 @@ impl Setting {
         match self {
             Self::Min => "memory.min",
             Self::Low => "memory.low",
+            Self::High => "memory.high",
             Self::OomGroup => "memory.oom.group",
             Self::Freeze => "cgroup.freeze",
             Self::OomScore => "oom_score_adj",
+            Self::ProcessScore => "processes",
         }
     }
 
@@ -132,6 +144,10 @@ pub struct Settings {
     state: Option<OwnedFd>,
     changes: Box<[Option<Change>; SLOTS]>,
     frozen: heapless::Vec<(u64, Instant), FROZEN>,
+    /// What was said not to work, so that it is said once.
+    said: heapless::Vec<(u64, Setting), SLOTS>,
+    /// Cgroups whose memory.high is left alone.
+    unbraked: heapless::Vec<u64, WATCHED>,
 }
 
 impl Settings {
@@ -149,6 +165,8 @@ impl Settings {
             state,
             changes: Box::new([None; SLOTS]),
             frozen: heapless::Vec::new(),
+            said: heapless::Vec::new(),
+            unbraked: heapless::Vec::new(),
         };
         let Some(state) = &this.state else {
             return Ok(this);
@@ -181,6 +199,27 @@ impl Settings {
         self.state.is_some()
     }
 
+    /// Whether it is to be said that this does not work on this cgroup: once.
+    pub fn is_news(&mut self, id: u64, setting: Setting) -> bool {
+        !self.said.contains(&(id, setting)) && self.said.push((id, setting)).is_ok()
+    }
+
+    /// From now on all is news again, and to be tried again.
+    pub fn forget_said(&mut self) {
+        self.said.clear();
+        self.unbraked.clear();
+    }
+
+    /// Takes the memory.high that lowtide set from the cgroup `id`, for good; whether there was any.
+    /// Nobody who is made to wait by it would ever get on.
+    pub fn unbrake(&mut self, tree: &Tree, id: u64) -> bool {
+        let Some(slot) = self.find(id, Setting::High) else {
+            return false;
+        };
+        self.undo(tree, slot);
+        self.unbraked.push(id).is_ok()
+    }
+
     /// Changes in force.
     fn len(&self) -> usize {
         self.changes.iter().flatten().count()
@@ -206,9 +245,14 @@ impl Settings {
         value: i64,
     ) -> io::Result<()> {
         let value = match setting {
-            Setting::Min | Setting::Low => value - value % rustix::param::page_size() as i64,
+            Setting::Min | Setting::Low | Setting::High => {
+                value - value % rustix::param::page_size() as i64
+            }
             _ => value,
         };
+        if setting == Setting::High && self.unbraked.contains(&id) {
+            return Ok(());
+        }
         let known = self.find(id, setting);
         let change = known.and_then(|i| self.changes[i]);
         let now = match change {
@@ -247,6 +291,40 @@ impl Settings {
             self.keep(obsolete, None)?;
         }
         done
+    }
+
+    /// Gives each process the oom_score_adj that `wanted` has for it, but none that has one from
+    /// somebody else: one that is neither 0 nor what lowtide set. Returns those in force.
+    pub fn score_processes(
+        &mut self,
+        wanted: &dyn Fn(&Process) -> io::Result<Option<i64>>,
+    ) -> io::Result<Vec<i64>> {
+        let mut scores = Vec::new();
+        all_processes(&mut |process| {
+            let dir = process.dir.as_fd();
+            let (Some(score), now) = (wanted(&process)?, read_value(dir, SCORE)?) else {
+                return Ok(());
+            };
+            let known = |score: i64| self.find(score as u64, Setting::ProcessScore);
+            if now != score && (now == 0 || known(now).is_some()) {
+                if score != 0 && known(score).is_none() {
+                    let slot = self.changes.iter().position(Option::is_none);
+                    let change = Change {
+                        id: score as u64,
+                        setting: Setting::ProcessScore,
+                        before: 0,
+                        ours: score,
+                    };
+                    self.keep(slot.ok_or(Errno::NOSPC)?, Some(change))?;
+                }
+                write_value(dir, SCORE, score)?;
+            }
+            if !scores.contains(&score) {
+                scores.push(score);
+            }
+            Ok(())
+        })?;
+        Ok(scores)
     }
 
     /// Undoes every change for which `wanted` is false.
@@ -316,14 +394,24 @@ impl Settings {
         };
         // A cgroup that is gone took its settings along. Nothing better can be done about any
         // other error than to forget it, too.
-        let _ = tree.open_id(change.id).and_then(|dir| {
-            let setting = change.setting;
-            // Processes are compared one by one as they are written.
-            if setting == Setting::OomScore || setting.read(dir.as_fd())? == change.ours {
-                setting.write(dir.as_fd(), change.ours, change.before)?;
-            }
-            Ok(())
-        });
+        let _ = if change.setting == Setting::ProcessScore {
+            all_processes(&mut |process| {
+                let dir = process.dir.as_fd();
+                if read_value(dir, SCORE)? == change.ours {
+                    write_value(dir, SCORE, change.before)?;
+                }
+                Ok(())
+            })
+        } else {
+            tree.open_id(change.id).and_then(|dir| {
+                let setting = change.setting;
+                // Processes are compared one by one as they are written.
+                if setting == Setting::OomScore || setting.read(dir.as_fd())? == change.ours {
+                    setting.write(dir.as_fd(), change.ours, change.before)?;
+                }
+                Ok(())
+            })
+        };
         let _ = self.keep(slot, None);
     }
 
@@ -384,7 +472,29 @@ fn each_process(
     })
 }
 
-fn read_value(dir: BorrowedFd<'_>, file: &str) -> io::Result<i64> {
+/// Calls `f` with each process that there is. Who exits meanwhile is no error.
+fn all_processes(f: &mut dyn FnMut(Process) -> io::Result<()>) -> io::Result<()> {
+    let proc = rustix::fs::open("/proc", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in rustix::fs::Dir::read_from(proc)? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
+        let Some(pid) = number.and_then(Pid::from_raw) else {
+            continue;
+        };
+        let process = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(io::Error::from)
+            .and_then(|pidfd| Process::open(pid, pidfd));
+        match process.and_then(&mut *f) {
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn read_value(dir: BorrowedFd<'_>, file: &str) -> io::Result<i64> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, file, flags, Mode::empty())?;
     let mut buffer = [0; 32];

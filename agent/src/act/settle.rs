@@ -1,8 +1,9 @@
 //! What the config wants of cgroups at all times, pressure or not: protection from reclaim, and
 //! that the kernel's own OOM killer, should it be faster, ranks as the agent does.
 
-use super::settings::{Setting, Settings};
+use super::settings::{Setting, Settings, read_value};
 use crate::config::Loaded;
+use crate::sense::births::Births;
 use crate::sense::tree::{OwnRule as _, Tree};
 use crate::sys;
 use crate::tell::Log;
@@ -17,12 +18,21 @@ use std::io;
 const PROTECTED_PART: i64 = 2;
 /// memory.min of the agent's own cgroup: all that it takes there, kernel memory included.
 const OWN: i64 = 2 << 20;
+/// The part of a limit that memory.high is set below it, and the least of it: what is charged at once,
+/// 64 pages for each of a few processors, or a huge page, is in force before anybody waits.
+const BRAKED_PART: i64 = 16;
+const BRAKED_LEAST: i64 = 1 << 20;
 /// oom_score_adj of a group that is never killed. Not -1000: with that alone left the kernel
 /// would panic.
 const LAST: i64 = -999;
 /// oom_score_adj of kill priority 0. The kernel adds what a process uses, in thousandths of RAM:
 /// the distance to [`LAST`] lets even a large process that is never killed outlive it.
 const LOWEST: i64 = LAST / 2;
+
+/// oom_score_adj of a process that is never killed, where processes are ranked one by one. Below all
+/// others, and not [`LAST`]: what it starts inherits it, such as a login shell's commands, and keeps it
+/// until processes are looked at again. Such a child is still killed when it takes most of the RAM.
+const LAST_ALONE: i64 = LOWEST - 200;
 
 /// A cgroup whose group has a trigger.
 pub struct OwnTrigger {
@@ -34,6 +44,26 @@ pub struct OwnTrigger {
     pub trigger: Trigger,
 }
 
+/// Brings the kernel's order of processes in line with the config, where there are no cgroups to choose
+/// from, and undoes what no longer applies.
+pub fn settle_processes(config: &Loaded, tree: &Tree, settings: &mut Settings) -> io::Result<()> {
+    if !settings.is_possible() {
+        return Ok(());
+    }
+    let policy = &config.policy;
+    let in_force = settings.score_processes(&|process| {
+        let priority = process.priority(config)?;
+        Ok(priority.map(|kill| match kill {
+            NEVER => LAST_ALONE,
+            kill => oom_score_adj(policy, kill),
+        }))
+    })?;
+    settings.retain(tree, |id, setting| {
+        setting == Setting::ProcessScore && in_force.contains(&(id as i64))
+    });
+    Ok(())
+}
+
 /// Brings every cgroup in line with the config, and undoes what no longer applies; returns those
 /// with a trigger of their own. Walks the whole tree by name: not for times of pressure. What
 /// cannot be set is said and done without.
@@ -42,6 +72,7 @@ pub fn settle(
     tree: &Tree,
     total: u64,
     settings: &mut Settings,
+    births: &mut Births,
     log: &mut Log,
 ) -> io::Result<Vec<OwnTrigger>> {
     let Ok(root) = tree.root() else {
@@ -54,12 +85,19 @@ pub fn settle(
         total,
         left: [total as i64 / PROTECTED_PART; PROTECTIONS.len()],
         settings,
+        births,
         log,
         wanted: Vec::new(),
         triggers: Vec::new(),
     };
     walk.children(&mut String::new(), &root, NO_GROUP)?;
     let (mut wanted, triggers) = (walk.wanted, walk.triggers);
+    if births.end_walk() {
+        log.info(format_args!(
+            "so many cgroups that not all are watched: what is made below the others is protected \
+             when memory was short for the first time since"
+        ));
+    }
     wanted.sort_unstable_by_key(|(id, setting)| (*id, setting.file()));
     settings.retain(tree, |id, setting| {
         // Who is held back has a time of its own.
@@ -110,6 +148,7 @@ struct Walk<'a> {
     /// What may still be protected.
     left: [i64; PROTECTIONS.len()],
     settings: &'a mut Settings,
+    births: &'a mut Births,
     log: &'a mut Log,
     wanted: Vec<(u64, Setting)>,
     triggers: Vec<OwnTrigger>,
@@ -118,6 +157,8 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn children(&mut self, path: &mut String, dir: &OwnedFd, group: u16) -> io::Result<Below> {
         let mut below = Below::default();
+        // First, so that none is made unseen behind the walk.
+        self.births.watch(dir.as_fd());
         for entry in rustix::fs::Dir::read_from(dir)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -163,6 +204,7 @@ impl Walk<'_> {
         let policy = &self.config.policy;
         let table = policy.group(group);
         if let (Some(_), Some(trigger)) = (own, table.trigger) {
+            self.brake(path, dir.as_fd(), id);
             self.triggers.push(OwnTrigger {
                 id,
                 path: path.clone(),
@@ -178,7 +220,7 @@ impl Walk<'_> {
         for (i, setting) in PROTECTIONS.into_iter().enumerate() {
             let wanted = own_protection[i].map_or(0, |amount| amount.of(self.total) as i64);
             let granted = wanted.min(self.left[i]);
-            if granted < wanted {
+            if granted < wanted && self.settings.is_news(id, setting) {
                 self.log.warning(format_args!(
                     "/{path}: {} of {wanted} bytes would be more than half of RAM with the others, {granted} set",
                     setting.file(),
@@ -216,6 +258,18 @@ impl Walk<'_> {
         Ok(asks)
     }
 
+    /// Where there is nothing to reclaim, the kernel goes from memory.max straight to its OOM killer, and
+    /// nobody stalls before. Just below it memory.high makes wait who grows: that is a stall, and it
+    /// fires the trigger in time.
+    fn brake(&mut self, path: &str, dir: BorrowedFd<'_>, id: u64) {
+        let max = read_value(dir, "memory.max").unwrap_or(i64::MAX);
+        let high = self.settings.without_us(dir, id, Setting::High);
+        if max < i64::MAX && high.is_ok_and(|high| high >= max) {
+            let room = (max / BRAKED_PART).max(BRAKED_LEAST).min(max / 2);
+            self.set(path, dir, id, Setting::High, max - room);
+        }
+    }
+
     fn set(&mut self, path: &str, dir: BorrowedFd<'_>, id: u64, setting: Setting, value: i64) {
         if !self.settings.is_possible() {
             return;
@@ -227,10 +281,11 @@ impl Walk<'_> {
             Err(error)
                 if matches!(setting, Setting::OomScore | Setting::OomGroup)
                     && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.log.warning(format_args!(
+            Err(error) if self.settings.is_news(id, setting) => self.log.warning(format_args!(
                 "/{path}: {} stays as it is: {error}",
                 setting.file()
             )),
+            Err(_) => {}
         }
     }
 }
@@ -282,5 +337,6 @@ mod tests {
         assert_eq!(oom_score_adj(&policy(NEVER), NEVER), LAST);
         assert_eq!(oom_score_adj(&policy(NEVER), 800), 800);
         assert_eq!(oom_score_adj(&policy(500), 750), 500);
+        const { assert!(LAST < LAST_ALONE && LAST_ALONE < LOWEST) };
     }
 }

@@ -158,7 +158,7 @@ table! {
         pub protect: Setting<Amount>,
         /// Memory that is reclaimed from it only when nothing else is left (memory.low), of RAM.
         pub protect_low: Setting<Amount>,
-        /// PSI trigger on each of its cgroups that has a limit of its own (memory.max or memory.high): pressure inside is judged by that limit and solved inside, among the cgroups below it. At most 16 cgroups.
+        /// PSI trigger on each of its cgroups that has a limit of its own (memory.max or memory.high): pressure inside is judged by that limit and solved inside, among the cgroups below it. Without memory.high one is set a sixteenth below memory.max, so that there is a stall before the end. At most 16 cgroups.
         pub trigger: Setting<OwnTrigger>,
     }
 }

@@ -1,5 +1,6 @@
 //! Sense: what presses, and who is there. Nothing here decides.
 
+pub mod births;
 pub mod cgroupfs;
 pub mod choose;
 pub mod kfunc;
