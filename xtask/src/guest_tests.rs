@@ -188,6 +188,26 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a_device_without_the_memory_to_load_a_program_has_the_cgroupfs_engine",
+        memory_mb: 64 + loads::KERNEL_MB,
+        scenario: || Scenario {
+            until: None,
+            limit_s: 5,
+            counted: true,
+            ..scenarios::with_config("")
+        },
+        check: |run| {
+            says(
+                run,
+                "not the kfunc engine: the kernel takes up to 32M of memory",
+            )?;
+            says(run, "cgroupfs engine")?;
+            ensure!(run.exited("lowtide").is_none(), "the agent ends");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
         name: "explain_with_the_procfs_engine",
         append: "cgroup_disable=memory",
         scenario: || scenarios::in_one_cgroup(scenarios::explain()),

@@ -3,12 +3,18 @@
 use super::Engine;
 use super::cgroupfs::Cgroupfs;
 use super::kfunc::{self, Kfunc, Missing};
+use super::meminfo::Meminfo;
 use super::procfs::Procfs;
 use super::tree::Tree;
+use crate::tell::words::Size;
 use std::io;
 
 /// Memcgs that can have a rule of their own, and that an engine in user space looks at.
 const MEMCGS: u32 = 4096;
+
+/// What must be available for the BPF program to be loaded: the verifier of Linux 7.3 was seen to take
+/// 24 MB while it looks at it, and where that was not there, the kernel panicked.
+const LOADING: u64 = 32 << 20;
 
 /// Processes that the engine on those looks at.
 const PROCESSES: usize = 1024;
@@ -137,6 +143,15 @@ fn kfunc(wanted: &Wanted, tree: &Tree, notes: &mut Vec<String>) -> Result<Box<dy
              below it is looked at"
                 .to_owned(),
         );
+    }
+    let available = Meminfo::open().and_then(|meminfo| meminfo.read());
+    let available = available.map_or(0, |memory| memory.available);
+    if available < LOADING {
+        return Err(format!(
+            "the kernel takes up to {} of memory to verify its program, and {} are available",
+            Size(LOADING),
+            Size(available)
+        ));
     }
     let options = kfunc::Options {
         max_rules: MEMCGS,
