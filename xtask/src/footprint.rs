@@ -123,6 +123,7 @@ fn quiet(config: &str) -> Scenario {
     }
     Scenario {
         until: Some(MEASURE.into()),
+        counted: true,
         limit_s: 150,
         ..scenario
     }

@@ -225,7 +225,7 @@ const REFAULT: Load = Load {
     press: |s, d| {
         s.disk_mb = d.0;
         s.until = None;
-        s.limit_s = 40;
+        s.limit_s = 20;
         press(s, &["refault", "--size", &d.part(1)]);
     },
     victims: &[],
@@ -270,6 +270,7 @@ fn at_rest(device: Device, swap: Swap) -> Scenario {
         disk_mb: device.0 / 8,
         until: Some(HOG.into()),
         linger_ms: 3000,
+        counted: true,
         limit_s: 120,
         ..Scenario::default()
     }
