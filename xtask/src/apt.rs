@@ -136,6 +136,22 @@ impl Apt {
     }
 }
 
+/// Makes sure that what a package brings is there: installs it as root, says what to install otherwise.
+pub fn need(package: &str, is_there: impl Fn() -> bool) -> Result<()> {
+    if is_there() {
+        return Ok(());
+    }
+    if !is_root() {
+        bail!("missing: as root, apt-get install --no-install-recommends {package}");
+    }
+    say(format_args!("installing {package}"));
+    install(&[package])?;
+    if !is_there() {
+        bail!("{package} was installed, but what it is needed for is not there");
+    }
+    Ok(())
+}
+
 /// Installs packages on this machine. Where parts of a newer suite are installed already, its own
 /// sources may have none that fit them; then the backports of its release are asked as well.
 pub fn install(packages: &[&str]) -> Result<()> {

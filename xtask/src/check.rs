@@ -5,6 +5,7 @@ use crate::dirs;
 use crate::ebpf;
 use crate::fuzz::Fuzz;
 use crate::guest_tests;
+use crate::lint;
 use crate::shell::say;
 use anyhow::{Context as _, Result};
 use argh::FromArgs;
@@ -59,8 +60,15 @@ impl Test {
                 for (name, arguments) in LINTS {
                     tally.count(cargo(name, arguments)?);
                 }
-                tally.add(bpf_object());
-                tally.add(fuzz());
+                for lint in &lint::LINTS {
+                    say(lint.name);
+                    tally.add(checked(lint.name, (lint.get)(), lint.check));
+                }
+                say("the BPF object");
+                let tools = ebpf::Tools::get();
+                tally.add(checked("the committed BPF object", tools, |t| t.check()));
+                let compiler = Fuzz::ready();
+                tally.add(checked("fuzz targets", compiler, |()| Fuzz::briefly()));
             }
             tally.add(cargo_test(filter)?);
             tally.add(binaries::test(&binaries::EVERY_RUN, filter)?);
@@ -117,39 +125,19 @@ fn cargo(name: &str, arguments: &[&str]) -> Result<bool> {
     Ok(status.success())
 }
 
-/// Whether the committed BPF object is what its source gives; skipped where its compiler, the source
-/// of `core` or bpf-linker cannot be had.
-fn bpf_object() -> Tally {
-    say("the BPF object");
+/// One check, skipped where what it takes cannot be had.
+fn checked<T>(name: &str, ready: Result<T>, check: impl FnOnce(T) -> Result<()>) -> Tally {
     let mut tally = Tally::default();
-    let name = "test the committed BPF object";
-    let tools = match ebpf::Tools::get() {
-        Ok(tools) => tools,
+    let ready = match ready {
+        Ok(ready) => ready,
         Err(e) => {
-            println!("{name} ... SKIPPED\n    {e:#}");
+            println!("test {name} ... SKIPPED\n    {e:#}");
             tally.skipped += 1;
             return tally;
         }
     };
-    let result = tools.check();
-    println!("{name} ... {}", verdict(result.is_ok()));
-    if let Err(e) = &result {
-        println!("    {e:#}");
-    }
-    tally.count(result.is_ok());
-    tally
-}
-
-fn fuzz() -> Tally {
-    let mut tally = Tally::default();
-    let name = "test fuzz targets";
-    if let Some(missing) = Fuzz::missing() {
-        println!("{name} ... SKIPPED\n    {missing}");
-        tally.skipped += 1;
-        return tally;
-    }
-    let result = Fuzz::briefly();
-    println!("{name} ... {}", verdict(result.is_ok()));
+    let result = check(ready);
+    println!("test {name} ... {}", verdict(result.is_ok()));
     if let Err(e) = &result {
         println!("    {e:#}");
     }

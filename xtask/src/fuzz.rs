@@ -2,7 +2,7 @@
 
 use crate::dirs;
 use crate::shell::{run, say};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -40,11 +40,12 @@ impl Fuzz {
         .all()
     }
 
-    /// What keeps it from running here: libFuzzer is built from C++.
-    pub fn missing() -> Option<&'static str> {
+    /// An error where it cannot run: libFuzzer is built from C++.
+    pub fn ready() -> Result<()> {
         let compiler = Command::new("c++").arg("--version").output();
         let there = compiler.is_ok_and(|output| output.status.success());
-        (!there).then_some("no C++ compiler for libFuzzer: install g++")
+        ensure!(there, "no C++ compiler for libFuzzer: install g++");
+        Ok(())
     }
 
     fn all(self) -> Result<()> {

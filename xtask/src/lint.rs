@@ -1,7 +1,8 @@
 //! Checks of what the compiler does not see: shell scripts, manual pages, the Yocto layer.
 
-use crate::dirs::workspace;
-use crate::shell::{output, run};
+use crate::apt;
+use crate::dirs::{self, workspace};
+use crate::shell::{exists, output, run, say};
 use crate::yocto::YoctoCrates;
 use anyhow::{Context as _, Result, bail};
 use argh::FromArgs;
@@ -12,6 +13,66 @@ use std::process::{Command, ExitCode};
 const LAYER: &str = "yocto-layer";
 const PAGES: &str = "docs/man";
 
+/// The release whose rules the layer keeps to: a newer one may have more.
+const OELINT: &str = "9.11.2";
+
+/// One kind of files and what looks at them.
+pub struct Check {
+    pub name: &'static str,
+    /// Gets the checker ready; an error where it cannot be had.
+    pub get: fn() -> Result<()>,
+    /// An error if there is a finding.
+    pub check: fn(()) -> Result<()>,
+}
+
+pub const LINTS: [Check; 4] = [
+    Check {
+        name: "crates and files that the recipes name",
+        get: || Ok(()),
+        check: |()| {
+            YoctoCrates { check: true }.run()?;
+            tracked(is_bitbake)?
+                .iter()
+                .try_for_each(|f| named_files_exist(f))
+        },
+    },
+    Check {
+        name: "shell scripts",
+        get: || apt::need("shellcheck", || exists("shellcheck")),
+        check: |()| {
+            run(Command::new("shellcheck")
+                .arg("--external-sources")
+                .args(tracked(is_shell_script)?)
+                .current_dir(workspace()))
+        },
+    },
+    Check {
+        name: "manual pages",
+        get: || apt::need("mandoc", || exists("mandoc")),
+        check: |()| {
+            run(Command::new("mandoc")
+                .args(["-Tlint", "-Wwarning"])
+                .args(tracked(|f| f.starts_with(PAGES))?)
+                .current_dir(workspace()))
+        },
+    },
+    Check {
+        name: "the Yocto layer",
+        get: || oelint().map(drop),
+        check: |()| {
+            let top = tracked(|f| is_bitbake(f) && f.extension().is_some_and(|e| e != "inc"))?;
+            let site = oelint()?;
+            // It takes its settings from the directory that it runs in.
+            run(Command::new("python3")
+                .env("PYTHONPATH", &site)
+                .arg(site.join("bin/oelint-adv"))
+                .arg("--quiet")
+                .args(top.iter().map(|f| workspace().join(f)))
+                .current_dir(workspace().join(LAYER)))
+        },
+    },
+];
+
 /// check shell scripts (shellcheck), manual pages (mandoc) and the Yocto layer (oelint-adv)
 #[derive(FromArgs)]
 #[argh(subcommand, name = "lint")]
@@ -19,44 +80,43 @@ pub struct Lint {}
 
 impl Lint {
     pub fn run(self) -> Result<ExitCode> {
-        let files = tracked()?;
-        let scripts: Vec<_> = files.iter().filter(|f| is_shell_script(f)).collect();
-        run(Command::new("shellcheck")
-            .arg("--external-sources")
-            .args(scripts)
-            .current_dir(workspace()))?;
-
-        let pages = files.iter().filter(|f| f.starts_with(PAGES));
-        run(Command::new("mandoc")
-            .args(["-Tlint", "-Wwarning"])
-            .args(pages)
-            .current_dir(workspace()))?;
-
-        YoctoCrates { check: true }.run()?;
-        let recipes: Vec<_> = files.iter().filter(|f| is_bitbake(f)).collect();
-        for recipe in &recipes {
-            named_files_exist(recipe)?;
+        for lint in &LINTS {
+            say(lint.name);
+            (lint.get)().and_then(lint.check).context(lint.name)?;
         }
-        let top = recipes
-            .iter()
-            .filter(|f| f.extension().is_some_and(|e| e != "inc"));
-        // It takes its settings from the directory that it runs in.
-        run(Command::new("oelint-adv")
-            .arg("--quiet")
-            .args(top.map(|f| workspace().join(f)))
-            .current_dir(workspace().join(LAYER)))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// The files under version control, relative to the top.
-fn tracked() -> Result<Vec<PathBuf>> {
+/// Where oelint-adv is, with all that it imports; from PyPI, once.
+fn oelint() -> Result<PathBuf> {
+    let dir = dirs::cache("oelint-adv")?.join(OELINT);
+    dirs::make_once(&dir, |into| {
+        apt::need("python3-venv", || {
+            output(Command::new("python3").args(["-c", "import ensurepip"])).is_ok()
+        })?;
+        // Only for its pip: a venv cannot be moved to another place.
+        let venv = tempfile::tempdir()?;
+        run(Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(venv.path()))?;
+        run(Command::new(venv.path().join("bin/pip"))
+            .args(["install", "--quiet", "--target"])
+            .arg(into)
+            .arg(format!("oelint-adv=={OELINT}")))
+    })?;
+    Ok(dir)
+}
+
+/// The files under version control that are `of_kind`, relative to the top.
+fn tracked(of_kind: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
     let list = output(
         Command::new("git")
             .args(["ls-files", "-z"])
             .current_dir(workspace()),
     )?;
-    Ok(list.split_terminator('\0').map(PathBuf::from).collect())
+    let files = list.split_terminator('\0').map(PathBuf::from);
+    Ok(files.filter(|f| of_kind(f)).collect())
 }
 
 fn is_shell_script(file: &Path) -> bool {

@@ -2,9 +2,9 @@
 
 use crate::apt::{self, Apt};
 use crate::dirs;
-use crate::shell::{exists, say};
+use crate::shell::exists;
 use crate::target::Arch;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,18 +22,7 @@ const fn names(arch: Arch) -> (&'static str, &'static str) {
 /// Makes sure that the emulator is there: installs it as root, says what to install otherwise.
 pub fn install(arch: Arch) -> Result<()> {
     let (program, package) = names(arch);
-    if exists(program) {
-        return Ok(());
-    }
-    if !apt::is_root() {
-        bail!("{program} is missing. As root: apt-get install --no-install-recommends {package}");
-    }
-    say(format_args!("installing {package}"));
-    apt::install(&[package])?;
-    if !exists(program) {
-        bail!("{package} was installed, but there is no {program}");
-    }
-    Ok(())
+    apt::need(package, || exists(program)).context(program)
 }
 
 /// The emulator of single programs, from Debian's package; nothing is installed.
