@@ -331,6 +331,17 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "where_nobody_may_go_inside_a_limit_the_kernel_decides_in_the_end",
+        scenario: || scenarios::hopeless_box(OWN_TRIGGER),
+        check: |run| {
+            says(run, "its limit is the kernel's to keep")?;
+            ensure!(oom_kills(run) > 0, "the kernel kills nobody");
+            ensure!(run.exited(SENSOR).is_none(), "who is outside goes");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
         name: "without_a_trigger_inside_a_limit_the_kernel_kills",
         scenario: || scenarios::boxed(""),
         check: scenarios::left_to_the_kernel,

@@ -178,6 +178,19 @@ pub fn solved_inside(run: &Run) -> Result<()> {
     only_the_hog_goes(run)
 }
 
+/// Nobody in the box may be killed, nor anybody else.
+pub fn hopeless_box(trigger: &str) -> Scenario {
+    let mut scenario = boxed(trigger);
+    for config in scenario.files.values_mut() {
+        for kill in [100, 200, 800] {
+            *config = config.replace(&format!("kill    = {kill}\n"), "kill    = \"never\"\n");
+        }
+    }
+    scenario.counted = true;
+    let rest = "[limits]\nexit = \"1s\"\n[everything_else]\nkill = \"never\"\n";
+    with_more_config(scenario, rest)
+}
+
 /// Without a trigger of its own the box is the kernel's to solve: the agent touches nobody.
 pub fn left_to_the_kernel(run: &Run) -> Result<()> {
     ensure!(oom_kills(run) > 0, "the box was never short");
