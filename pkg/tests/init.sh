@@ -8,14 +8,6 @@ SCRIPT=/etc/init.d/S02lowtide
 CONFIG=/etc/lowtide/config.toml
 LOG=/tmp/messages
 
-agents() {
-	[ "$(pidof lowtide | wc -w)" -eq "$1" ]
-}
-
-is_another() {
-	agents 1 && [ "$(pidof lowtide)" != "$1" ]
-}
-
 unkillable() {
 	[ "$(cat "/proc/$(pidof lowtide)/oom_score_adj")" -eq -1000 ]
 }

@@ -23,3 +23,13 @@ soon() {
 		sleep 0.1
 	done
 }
+
+# So many agents run.
+agents() {
+	[ "$(pidof lowtide | wc -w)" -eq "$1" ]
+}
+
+# One agent runs, and not the one with this pid.
+is_another() {
+	agents 1 && [ "$(pidof lowtide)" != "$1" ]
+}

@@ -1,33 +1,39 @@
 #!/bin/sh
-# lowtide-uci and lowtide.procd under BusyBox with the real `lowtide check`.
+# lowtide-uci and lowtide.procd under BusyBox with the real agent.
 
 # shellcheck source=pkg/tests/steps.sh
 . "${0%/*}/steps.sh"
 
 UCI=/etc/config/lowtide
 RENDERED=/run/lowtide/config.d/50-uci.toml
+LOG=/tmp/messages
 
 service() {
 	sh /etc/rc.common /etc/init.d/lowtide "$1"
 }
 
 tells_procd() {
-	service start | grep -qxF "$1"
+	service start > /tmp/told
+	grep -qxF "$1" /tmp/told
 }
 
 has() {
 	grep -qxF "$1" "$RENDERED"
 }
 
-syslogd -O /tmp/messages
+syslogd -O "$LOG"
 
 # What the package installs.
 step tells_procd 'param command /usr/bin/lowtide run'
+step tells_procd 'param respawn 3600 1 0'
 step tells_procd 'param reload_signal HUP'
 step tells_procd 'trigger lowtide'
 step grep -qw memory /sys/fs/cgroup/services/cgroup.subtree_control
 step has 'processes = ["netifd", "dropbear", "dnsmasq", "odhcpd", "odhcp6c", "hostapd", "wpa_supplicant"]'
 step lowtide check --offline "$RENDERED"
+step soon agents 1
+step soon grep -q 'lowtide.*armed' "$LOG"
+first="$(pidof lowtide)"
 
 cat > "$UCI" << 'END'
 config group 'media'
@@ -70,12 +76,24 @@ restarts = 4
 END
 step service reload
 step diff /tmp/wanted "$RENDERED"
+step soon grep -q 'lowtide.*reloaded' "$LOG"
+step [ "$(pidof lowtide)" = "$first" ]
 
 # A mistake goes to the log, and what was there stays.
 sed -i "s/'900'/'lots'/" "$UCI"
 step service reload
 step diff /tmp/wanted "$RENDERED"
-step soon grep -q 'lowtide.*lots' /tmp/messages
+step soon grep -q 'lowtide.*lots' "$LOG"
+step [ "$(pidof lowtide)" = "$first" ]
+
+kill -KILL "$first"
+step soon is_another "$first"
+
+step service stop
+step soon agents 0
+step service start
+step soon agents 1
 
 sed -i "s/enabled '1'/enabled '0'/" "$UCI"
 step fails tells_procd 'param command /usr/bin/lowtide run'
+step soon agents 0

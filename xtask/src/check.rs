@@ -97,7 +97,7 @@ impl Test {
     }
 }
 
-const LINTS: [(&str, &[&str]); 2] = [
+const LINTS: [(&str, &[&str]); 3] = [
     ("formatting", &["fmt", "--all", "--check"]),
     (
         "lints",
@@ -107,6 +107,18 @@ const LINTS: [(&str, &[&str]); 2] = [
             "--locked",
             "--workspace",
             "--all-targets",
+            "--",
+            "-Dwarnings",
+        ],
+    ),
+    (
+        "lints without BPF",
+        &[
+            "clippy",
+            "--quiet",
+            "--locked",
+            "--package=lowtide",
+            "--no-default-features",
             "--",
             "-Dwarnings",
         ],

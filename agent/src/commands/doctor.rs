@@ -1,5 +1,6 @@
 use crate::config::{self, Paths};
 use crate::sense::choose::{self, Chosen, Wanted, no_memcgs};
+#[cfg(feature = "bpf")]
 use crate::sense::kfunc::{self, KFUNCS};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::psi;
@@ -218,6 +219,13 @@ fn cgroup_files(tree: &Tree) -> Vec<Finding> {
         .into()
 }
 
+/// What is missing of it does not matter.
+#[cfg(not(feature = "bpf"))]
+fn bpf(_: &Wanted) -> Vec<Finding> {
+    Vec::new()
+}
+
+#[cfg(feature = "bpf")]
 fn bpf(wanted: &Wanted) -> Vec<Finding> {
     let kernel = "kfunc engine only; Linux 7.0 with CONFIG_MEMCG=y";
     let btf = File::open(kfunc::BTF).is_ok();

@@ -2,10 +2,13 @@
 
 use super::Engine;
 use super::cgroupfs::Cgroupfs;
+#[cfg(feature = "bpf")]
 use super::kfunc::{self, Kfunc, Missing};
+#[cfg(feature = "bpf")]
 use super::meminfo::Meminfo;
 use super::procfs::Procfs;
 use super::tree::Tree;
+#[cfg(feature = "bpf")]
 use crate::tell::words::Size;
 use std::io;
 
@@ -14,6 +17,7 @@ const MEMCGS: u32 = 4096;
 
 /// What must be available for the BPF program to be loaded: the verifier of Linux 7.3 was seen to take
 /// 24 MB while it looks at it, and where that was not there, the kernel panicked.
+#[cfg(feature = "bpf")]
 const LOADING: u64 = 32 << 20;
 
 /// Processes that the engine on those looks at.
@@ -135,6 +139,12 @@ fn boxed(engine: impl Engine + 'static) -> Box<dyn Engine> {
     Box::new(engine)
 }
 
+#[cfg(not(feature = "bpf"))]
+fn kfunc(_: &Wanted, _: &Tree, _: &mut Vec<String>) -> Result<Box<dyn Engine>, String> {
+    Err("this lowtide is built without it".to_owned())
+}
+
+#[cfg(feature = "bpf")]
 fn kfunc(wanted: &Wanted, tree: &Tree, notes: &mut Vec<String>) -> Result<Box<dyn Engine>, String> {
     // It would rank cgroups that cannot be seen from here.
     if tree.has(c"cgroup.type") {

@@ -3,6 +3,7 @@
 pub mod births;
 pub mod cgroupfs;
 pub mod choose;
+#[cfg(feature = "bpf")]
 pub mod kfunc;
 pub mod limited;
 pub mod meminfo;

@@ -34,6 +34,10 @@ SRC_URI += "\
 
 inherit bash-completion cargo ptest-cargo systemd update-rc.d
 
+# Of no use on kernels before 7.0 or without BTF.
+PACKAGECONFIG ??= "bpf"
+PACKAGECONFIG[bpf] = ",--no-default-features"
+
 CARGO_SRC_DIR = "agent"
 # The other tests compare with files of the source tree.
 CARGO_SRC_DIR:task-compile-ptest-cargo = "judge"
