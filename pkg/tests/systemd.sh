@@ -29,6 +29,16 @@ contents() {
 	[ "$(cat "$1")" = "$2" ]
 }
 
+# The agent has such a file open; its path may be that outside of the container.
+holds() {
+	for fd in "/proc/$(show MainPID)/fd"/*; do
+		case "$(readlink "$fd")" in
+		*"$1") return ;;
+		esac
+	done
+	return 1
+}
+
 # More time than the watchdog gives it, twice, goes by.
 lives() {
 	sleep 25
@@ -59,6 +69,14 @@ kill -KILL "$first"
 step soon is NRestarts 1
 step soon is ActiveState active
 step fails is MainPID "$first"
+
+# The rights are enough for the watchdog, and it is let go again.
+printf '[level.critical]\nactions = ["kill", "watchdog"]\n[limits]\nreboot_after = "1min"\n' > "$CONFIG"
+step systemctl reload lowtide
+step holds /dev/watchdog
+rm "$CONFIG"
+step systemctl reload lowtide
+step fails holds /dev/watchdog
 
 # One that hangs.
 kill -STOP "$(show MainPID)"

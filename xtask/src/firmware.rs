@@ -62,6 +62,7 @@ pub fn unit() -> Scenario {
         },
     );
     Scenario {
+        watchdog: true,
         limit_s: 180,
         ..scenario
     }
