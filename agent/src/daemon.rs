@@ -20,7 +20,7 @@ use crate::tell::manager::Manager;
 use crate::tell::words::{Because, Figures, Many, Size, Target, Whom};
 use async_signal::{Signal, Signals};
 use lowtide_common::{NO_GROUP, Survey};
-use lowtide_judge::{Action, Level, Memory, Millis, Outcome, Unit, Verdict, judge};
+use lowtide_judge::{Action, Level, Memory, Millis, Outcome, Reason, Unit, Verdict, judge};
 use rustix::fs::CWD;
 use smol::Timer;
 use smol::future::FutureExt as _;
@@ -588,6 +588,21 @@ impl Daemon {
             ));
         }
         let Some(target) = target else { return };
+        let passed_over = verdict
+            .judged
+            .iter()
+            .find_map(|judged| match judged.reason {
+                Reason::Restarting(times) if judged.row.rule.kill >= target.rule.kill => {
+                    Some((judged.row.rule.group, times))
+                }
+                _ => None,
+            });
+        if let (Some((group, times)), true) = (passed_over, verdict.action.ends()) {
+            self.log.notice(format_args!(
+                "{} passed over: it came back after each of {times} kills",
+                self.config.policy.group(group).name
+            ));
+        }
         let mut buffer = [std::mem::MaybeUninit::uninit(); PATH];
         let tree = &self.surveyor.tree;
         let whom = Whom::new(

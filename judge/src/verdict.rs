@@ -63,6 +63,11 @@ impl Action {
         }
     }
 
+    /// Whether somebody is to end by it.
+    pub const fn ends(&self) -> bool {
+        matches!(self, Self::Terminate { .. } | Self::Kill { .. })
+    }
+
     /// How hard it hits; nothing is 0.
     pub const fn severity(&self) -> u8 {
         match self {

@@ -215,6 +215,15 @@ const LOADS: &[Load] = &[
         // As often as the built-in config lets a group come back; then the next in order.
         victims: &[HOG, HOG, HOG, SPARE],
         comes_back: true,
+        also: |run| {
+            let said = "media passed over: it came back after each of 3 kills";
+            let mut lines = run.lines("lowtide");
+            ensure!(
+                lines.any(|(_, line)| line.contains(said)),
+                "it does not say why"
+            );
+            Ok(())
+        },
         ..HOGLIKE
     },
 ];
