@@ -15,6 +15,7 @@ use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
 use crate::sense::tree::{PATH, Tree};
+use crate::sys;
 use crate::tell::Log;
 use crate::tell::manager::Manager;
 use crate::tell::words::{Because, Figures, Many, Size, Target, Whom};
@@ -743,11 +744,11 @@ fn protect_self(log: &mut Log) {
     use rustix::mm::{MlockAllFlags, mlockall};
     let lock = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
     let score = std::fs::write("/proc/self/oom_score_adj", "-1000");
-    let nice = rustix::process::setpriority_process(None, -20);
+    let first = sys::run_first().or_else(|_| Ok(rustix::process::setpriority_process(None, -20)?));
     for (what, result) in [
         ("lock its memory", lock.map_err(io::Error::from)),
         ("set its oom_score_adj to -1000", score),
-        ("raise its priority", nice.map_err(io::Error::from)),
+        ("raise its priority", first),
     ] {
         if let Err(error) = result {
             log.warning(format_args!("could not {what}: {error}"));

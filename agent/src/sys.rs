@@ -99,6 +99,20 @@ pub fn process_mrelease(pidfd: impl AsFd) -> io::Result<()> {
     check(unsafe { libc::syscall(SYS_PROCESS_MRELEASE, pidfd.as_fd().as_raw_fd(), 0) }).map(drop)
 }
 
+/// Has this thread run before all that is not real-time; what it starts does not inherit that. `EPERM`
+/// without `CAP_SYS_NICE`, and where a kernel gives real-time a share by cgroup.
+///
+/// Such a thread also gets at half of the memory that the kernel keeps back (`ALLOC_MIN_RESERVE` of
+/// mm/page_alloc.c), where others have to reclaim for what their system calls need.
+pub fn run_first() -> io::Result<()> {
+    const POLICY: c_int = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    let lowest: c_int = 1;
+    // SAFETY: the kernel's `struct sched_param` is this one int, which it only reads. The function of
+    // musl by this name does nothing.
+    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, POLICY, &raw const lowest) })
+        .map(drop)
+}
+
 /// After how long without a sign of life a watchdog restarts the device; `ENOTTY` where it is none.
 pub fn watchdog_timeout(device: impl AsFd) -> io::Result<Duration> {
     use rustix::ioctl::{Getter, ioctl, opcode};
