@@ -24,7 +24,7 @@ pub const KERNEL_MB: u32 = 32;
 /// The relief mark of the built-in config's critical level, in percent of RAM.
 pub const RELIEF_PERCENT: u64 = 10;
 /// The stall that the built-in config's triggers wait for, in microseconds.
-const TRIGGER_US: u64 = 10_000;
+const TRIGGER_US: u64 = 1_000;
 const TRIGGER_WINDOW_MS: u64 = 500;
 
 /// Service that eats memory beside [`HOG`].

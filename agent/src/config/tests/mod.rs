@@ -43,7 +43,7 @@ fn built_in_is_sensible() {
         policy.levels[0].triggers[..],
         [Trigger {
             stall: Stall::Some,
-            stall_us: 10_000,
+            stall_us: 1_000,
             window_us: 500_000
         }]
     );
