@@ -67,8 +67,8 @@ impl Latency {
         let programs = programs::build(arch, Profile::Release)?;
         println!(
             "Linux {}; p50 / p99 / max in milliseconds\n\n\
-             | device | kills | waking to signal | signal to gone | signal to relief |\n\
-             |---|---|---|---|---|",
+             | device | hogs | ended by the agent | waking to signal | signal to gone \
+             | signal to relief |\n|---|---|---|---|---|---|",
             kernel.release
         );
         let rows = guest_tests::in_parallel(&CONDITIONS, |condition| {
@@ -84,12 +84,15 @@ impl Latency {
                 },
                 check: Box::new(|_| Ok(())),
             };
-            let kills = kills(&test.record()?);
+            let run = test.record()?;
+            let kills = kills(&run);
+            let hogs = loads::ends(&run).filter(|(_, service, _)| *service == HOG);
             ensure!(!kills.is_empty(), "no kill {}", condition.name);
             let column = |of: fn(&Kill) -> u64| distribution(kills.iter().map(of).collect());
             println!(
-                "| {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} |",
                 condition.name,
+                hogs.count(),
                 kills.len(),
                 column(|k| k.signal),
                 column(|k| k.gone),
