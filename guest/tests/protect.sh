@@ -29,7 +29,8 @@ protects_itself() {
 		[ "$(cat "$CGROUPS/lowtide/memory.current")" -le "$((2 << 20))" ] &&
 		[ "$(of_agent VmLck)" -ge "$(of_agent VmRSS)" ] &&
 		[ "$(cat "/proc/$agent/oom_score_adj")" -eq -1000 ] &&
-		[ "$(cut -d ' ' -f 19 "/proc/$agent/stat")" -eq -20 ]
+		# rt_priority 1, policy SCHED_FIFO
+		[ "$(cut -d ' ' -f 40,41 "/proc/$agent/stat")" = "1 1" ]
 }
 
 # Takes from everybody all that the kernel can get, while the gateway, which has its cache, stands
