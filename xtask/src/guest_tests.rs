@@ -367,6 +367,12 @@ const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "cache_is_given_back_in_order_and_nobody_goes",
+        scenario: scenarios::reclaim,
+        check: firmware::passed,
+        ..PLAIN
+    },
+    Case {
         name: "what_grows_is_held_back_and_let_go",
         scenario: scenarios::throttle,
         check: firmware::passed,

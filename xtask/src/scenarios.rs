@@ -355,6 +355,31 @@ pub fn throttle() -> Scenario {
     scenario
 }
 
+/// There is always a wish for more memory to be available, and file cache may be given back for it.
+pub fn reclaim() -> Scenario {
+    let mut scenario = scripted("reclaim", include_str!("../../guest/tests/reclaim.sh"), &[]);
+    let wish = "[level.strained]\n\
+                confirm = { available_below = \"97%\" }\n\
+                relief = { available_above = \"98%\" }\n";
+    let gateway = "name    = \"gateway\"\n";
+    let device = DEVICE.replace(gateway, &format!("{gateway}reclaim = \"never\"\n"));
+    let group = |name, reclaim| {
+        format!("[[group]]\nname = \"{name}\"\nreclaim = {reclaim}\ncgroups = [\"apps/{name}\"]\n")
+    };
+    let groups = [
+        group("second", "300"),
+        group("kept", "\"never\""),
+        group("first", "900"),
+        group("pressed", "\"never\""),
+    ];
+    scenario
+        .files
+        .insert(CONFIG.into(), format!("{wish}{device}{}", groups.concat()));
+    scenario.disk_mb = 96;
+    scenario.counted = true;
+    scenario
+}
+
 /// Configs that kill, or ask, one process of the hog's cgroup, and never the one named `precious`.
 pub fn process() -> Scenario {
     let mut scenario = scripted("process", include_str!("../../guest/tests/process.sh"), &[]);
