@@ -86,7 +86,7 @@ pub fn judge(
         } else {
             Why::UntilRelief(at)
         };
-        match case.first_step(rules, confirmed, &verdict) {
+        match case.first_step(at, rules, confirmed, &verdict) {
             Found::Do(action) => {
                 verdict.action = action;
                 verdict.helpless = matches!(action, Action::Reboot | Action::Starve);
@@ -124,13 +124,19 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn first_step(&self, rules: &LevelPolicy, confirmed: bool, verdict: &Verdict) -> Found {
+    fn first_step(
+        &self,
+        at: Level,
+        rules: &LevelPolicy,
+        confirmed: bool,
+        verdict: &Verdict,
+    ) -> Found {
         for step in &rules.actions {
             if *step != Step::Reclaim && !confirmed {
                 continue;
             }
             let found = match step {
-                Step::Reclaim => self.reclaim(verdict.enough),
+                Step::Reclaim => self.reclaim(self.policy.enough(self.memory, at)),
                 Step::Throttle => self.throttle(),
                 Step::Terminate => self.terminate(verdict),
                 Step::Kill => chosen(&verdict.judged)
@@ -155,7 +161,7 @@ impl Case<'_> {
         let no_time = self
             .exhausted_in()
             .is_some_and(|ms| ms < u64::from(self.policy.reclaim_ms));
-        if enough == 0 || no_time || self.history.reclaim_spent(self.policy, self.now) {
+        if no_time || self.history.reclaim_spent(self.policy, self.now) {
             return Found::Nothing;
         }
         let mut judged = Vec::<_, CANDIDATES>::new();

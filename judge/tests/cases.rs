@@ -282,6 +282,18 @@ fn reclaim_that_brings_no_relief_is_given_up() {
 }
 
 #[test]
+fn reclaim_is_for_the_relief_of_its_own_level() {
+    let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
+    let verdict = judged(&policy(), 25 * MIB, &rows, &mut History::default(), 0);
+    // Triggers of both levels fired: critical's relief is at 8 %, strained's at 16 %.
+    assert!(
+        matches!(verdict.action, Action::Reclaim { bytes, .. } if bytes == TOTAL * 16 / 100 - 25 * MIB),
+        "{:?}",
+        verdict.action
+    );
+}
+
+#[test]
 fn between_confirm_and_relief_only_reclaim_goes_on() {
     let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
