@@ -230,24 +230,23 @@ impl Node {
         flags & layout!(css_online) as u32 != 0
     }
 
-    /// No memcg below it: its list of children points at itself.
+    /// How far its list of children is from pointing at itself: 0 when no memcg is below it.
     #[inline(always)]
-    pub fn is_leaf(self) -> bool {
+    pub fn children(self) -> u64 {
         // SAFETY: as above.
-        unsafe {
-            let first: u64 = field(self.css, layout!(css_children));
-            first == self.css as u64 + layout!(css_children)
-        }
+        let first: u64 = unsafe { field(self.css, layout!(css_children)) };
+        first - (self.css as u64 + layout!(css_children))
     }
 
+    /// 0 when no process is in it or below it.
     #[inline(always)]
-    pub fn is_populated(self) -> bool {
+    pub fn populated(self) -> u64 {
         // SAFETY: as above.
         unsafe {
-            let csets: i32 = field(self.cgroup, layout!(cgroup_populated_csets));
-            let domains: i32 = field(self.cgroup, layout!(cgroup_populated_domains));
-            let threaded: i32 = field(self.cgroup, layout!(cgroup_populated_threaded));
-            csets | domains | threaded != 0
+            let csets: u32 = field(self.cgroup, layout!(cgroup_populated_csets));
+            let domains: u32 = field(self.cgroup, layout!(cgroup_populated_domains));
+            let threaded: u32 = field(self.cgroup, layout!(cgroup_populated_threaded));
+            (csets | domains | threaded) as u64
         }
     }
 

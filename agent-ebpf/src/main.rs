@@ -9,7 +9,7 @@ mod kernel;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use best::{Best, copy};
-use kernel::{Memcg, Node, walk, with_memcg};
+use kernel::{Css, Node, with_memcg};
 use lowtide_common::{Above, MAX_DEPTH, NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
 
 /// `BPF_F_NO_PREALLOC`: entries cost memory only once there are any.
@@ -31,11 +31,29 @@ static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 
 /// State of one run; too large for the stack.
 struct Walk {
+    request: Request,
     /// Entry 0 stands above the root; that of level n is entry n + 1.
     above: [Above; MAX_DEPTH],
     row: Row,
+    /// What else is known of the memcg of that row, see [`Node`].
+    children: u64,
+    populated: u64,
+    /// Its ranks; 0 where it is none of the best.
+    kill_key: u64,
+    reclaim_key: u64,
     kill: Best,
     reclaim: Best,
+}
+
+/// The answer and the state of the run.
+///
+/// # Safety
+/// The caller must be the only one who holds them.
+#[inline(always)]
+unsafe fn maps() -> Option<(&'static mut Survey, &'static mut Walk)> {
+    // SAFETY: values of one-element maps, which exist for ever; runs are one at a time, as only
+    // the agent starts them, and the rest is by the caller's word.
+    unsafe { Some((&mut *SURVEY.get_ptr_mut(0)?, &mut *WALK.get_ptr_mut(0)?)) }
 }
 
 /// Runs as BPF_PROG_TYPE_SYSCALL, sleepable. Returns 0, or 1 where the kernel gives no root memcg.
@@ -44,115 +62,151 @@ struct Walk {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "socket")]
 pub fn survey(request: *const Request) -> i32 {
-    let (Some(out), Some(state)) = (SURVEY.get_ptr_mut(0), WALK.get_ptr_mut(0)) else { return 1 };
-    // SAFETY: values of one-element maps, which exist for ever; runs are one at a time, as only
-    // the agent starts them. `request` is the context that the kernel copied in.
-    let (out, state, request) = unsafe { (&mut *out, &mut *state, &*request) };
-    out.memcgs = 0;
-    out.dying = 0;
-    out.highest_id = 0;
-    out.unclassified_len = 0;
-    out.rows_len = 0;
-    state.above[0] = Above::root(request);
-    state.kill.clear();
-    state.reclaim.clear();
-    let found_root = walk(|css| {
-        let node = Node::of(css);
-        if !node.is_online() {
-            out.dying += 1;
-            return;
-        }
-        let known = place(node, request, out, state);
-        with_memcg(css, |memcg| measure(node, memcg, known, request, out, state));
-    });
-    out.kill_len = state.kill.copy_to(&mut out.kill);
-    out.reclaim_len = state.reclaim.copy_to(&mut out.reclaim);
+    // SAFETY: nothing else is running; `request` is the context that the kernel copied in.
+    let Some((_, walk)) = (unsafe { maps() }) else { return 1 };
+    // SAFETY: as above.
+    copy(&mut walk.request, unsafe { &*request });
+    begin();
+    let found_root = kernel::walk(visit);
+    finish();
     if found_root { 0 } else { 1 }
 }
 
-/// Finds the rule in force and what may be done to the memcg as it stands, and starts its row.
-/// Returns false for a new one that nothing is known about.
-#[inline(always)]
-fn place(node: Node, request: &Request, out: &mut Survey, state: &mut Walk) -> bool {
-    let level = (node.level as usize).min(MAX_DEPTH - 2);
-    // SAFETY: the value is read once, and a torn read is bounded to one survey: only the agent
-    // writes, and it does not while it runs the program.
-    let own = unsafe { RULES.get(node.id) }.filter(|rule| rule.flags & Rule::INHERIT == 0).copied();
-    let (above, own) = request.begins_at(node.id, state.above[level], own);
-    let listed = RULES.get_ptr(node.id).is_some();
-    let new = !listed && level > 0 && node.id > request.classified_up_to;
-    if new {
-        let at = out.unclassified_len as usize;
-        if at < UNCLASSIFIED {
-            out.unclassified[at] = node.id;
-        }
-        out.unclassified_len += 1;
-    }
-    if node.id > out.highest_id {
-        out.highest_id = node.id;
-    }
-    let child = above.child(node.id, own, new);
-    state.above[level + 1] = child;
-    let row = &mut state.row;
-    row.id = node.id;
-    row.parent = above.id;
-    row.level = node.level;
-    row.flags = above.row_flags(own, node.is_leaf(), node.is_populated());
-    row.rule = child.rule;
-    child.is_decided()
+/// Empties the answer.
+///
+/// A function like this one, which takes nothing and returns an integer, is verified by itself and
+/// once. What the walk's loop does itself is verified together with every way through the loop, so
+/// that a branch there costs the kernel far more memory than one in here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn begin() -> i32 {
+    // SAFETY: nothing else is running.
+    let Some((out, walk)) = (unsafe { maps() }) else { return 0 };
+    out.memcgs = 0;
+    out.dying = 0;
+    copy(&mut out.highest_id, &0);
+    out.unclassified_len = 0;
+    out.rows_len = 0;
+    walk.above[0] = Above::root(&walk.request);
+    walk.kill.clear();
+    walk.reclaim.clear();
+    1
 }
 
 /// Takes the figures that ranking needs; the others only for a row that is kept.
 #[inline(always)]
-fn measure(node: Node, memcg: Memcg, known: bool, request: &Request, out: &mut Survey, state: &mut Walk) {
-    let row = &mut state.row;
-    row.usage = memcg.usage();
-    row.anon = memcg.anon();
-    row.file = memcg.file();
-    row.file_mapped = memcg.file_mapped();
-    row.shmem = memcg.shmem();
-    row.swap = memcg.swap();
-    if row.level == 0 {
-        rest(node, memcg, row);
-        copy(&mut out.system, row);
-    } else {
+fn visit(css: *mut Css) {
+    let node = Node::of(css);
+    // SAFETY: not used beyond the next call.
+    let Some((out, walk)) = (unsafe { maps() }) else { return };
+    if !node.is_online() {
+        out.dying += 1;
+        return;
+    }
+    with_memcg(css, |memcg| {
+        walk.children = node.children();
+        walk.populated = node.populated();
+        let row = &mut walk.row;
+        row.id = node.id;
+        row.level = node.level;
+        row.usage = memcg.usage();
+        row.anon = memcg.anon();
+        row.file = memcg.file();
+        row.file_mapped = memcg.file_mapped();
+        row.shmem = memcg.shmem();
+        row.swap = memcg.swap();
+        if rank() == 0 {
+            return;
+        }
+        // SAFETY: as above.
+        let Some((_, walk)) = (unsafe { maps() }) else { return };
+        let row = &mut walk.row;
+        row.refault_anon = memcg.refault_anon();
+        row.refault_file = memcg.refault_file();
+        row.event_high = memcg.event_high();
+        row.event_max = memcg.event_max();
+        row.event_oom_kill = memcg.event_oom_kill();
+        (row.psi_some_ns, row.psi_full_ns) = node.pressure();
+        keep();
+    });
+}
+
+/// Finds the rule in force, what may be done to the memcg as it stands, and its ranks. Returns
+/// whether its row has to be kept.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rank() -> i32 {
+    // SAFETY: the caller uses them no more.
+    let Some((out, walk)) = (unsafe { maps() }) else { return 0 };
+    let (row, request) = (&mut walk.row, &walk.request);
+    let level = (row.level as usize).min(MAX_DEPTH - 2);
+    // SAFETY: the value is read once, and a torn read is bounded to one survey: only the agent
+    // writes, and it does not while it runs the program.
+    let listed = unsafe { RULES.get(row.id) }.copied();
+    let new = listed.is_none() && level > 0 && row.id > request.classified_up_to;
+    if new {
+        let at = out.unclassified_len as usize;
+        if at < UNCLASSIFIED {
+            out.unclassified[at] = row.id;
+        }
+        out.unclassified_len += 1;
+    }
+    out.highest_id = out.highest_id.max(row.id);
+    let own = listed.filter(|rule| rule.flags & Rule::INHERIT == 0);
+    let (above, own) = request.begins_at(row.id, walk.above[level], own);
+    let child = above.child(row.id, own, new);
+    walk.above[level + 1] = child;
+    row.parent = above.id;
+    row.flags = above.row_flags(own, walk.children == 0, walk.populated != 0);
+    row.rule = child.rule;
+    if row.level > 0 {
         out.memcgs += 1;
     }
-    let may = |flag| known && row.flags & flag != 0;
+    let may = |flag| child.is_decided() && row.flags & flag != 0;
     let killable = may(Row::KILLABLE) && row.rule.kill != NEVER;
     let kill = if killable { row.kill_key(request.enough) } else { 0 };
     let reclaimable = may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER;
     let reclaim = if reclaimable { row.reclaim_key(request.enough) } else { 0 };
-    let all_rows = request.flags & Request::ALL_ROWS != 0;
-    let best_kill = kill != 0 && state.kill.would_keep(kill, row.id);
-    let best_reclaim = reclaim != 0 && state.reclaim.would_keep(reclaim, row.id);
-    if !(best_kill || best_reclaim || all_rows) {
-        return;
+    walk.kill_key = if walk.kill.would_keep(kill, row.id) { kill } else { 0 };
+    walk.reclaim_key = if walk.reclaim.would_keep(reclaim, row.id) { reclaim } else { 0 };
+    let all = row.level == 0 || request.flags & Request::ALL_ROWS != 0;
+    (all || walk.kill_key | walk.reclaim_key != 0) as i32
+}
+
+/// Puts the row where it belongs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn keep() -> i32 {
+    // SAFETY: the caller uses them no more.
+    let Some((out, walk)) = (unsafe { maps() }) else { return 0 };
+    if walk.row.level == 0 {
+        copy(&mut out.system, &walk.row);
     }
-    rest(node, memcg, row);
-    if best_kill {
-        state.kill.keep(kill, row);
+    if walk.kill_key != 0 {
+        walk.kill.keep(walk.kill_key, &walk.row);
     }
-    if best_reclaim {
-        state.reclaim.keep(reclaim, row);
+    if walk.reclaim_key != 0 {
+        walk.reclaim.keep(walk.reclaim_key, &walk.row);
     }
-    if all_rows {
+    if walk.request.flags & Request::ALL_ROWS != 0 {
         if let Some(slot) = ROWS.get_ptr_mut(out.rows_len) {
             // SAFETY: the map's own element.
-            copy(unsafe { &mut *slot }, row);
+            copy(unsafe { &mut *slot }, &walk.row);
         }
         out.rows_len += 1;
     }
+    1
 }
 
-#[inline(always)]
-fn rest(node: Node, memcg: Memcg, row: &mut Row) {
-    row.refault_anon = memcg.refault_anon();
-    row.refault_file = memcg.refault_file();
-    row.event_high = memcg.event_high();
-    row.event_max = memcg.event_max();
-    row.event_oom_kill = memcg.event_oom_kill();
-    (row.psi_some_ns, row.psi_full_ns) = node.pressure();
+/// Copies the best into the answer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn finish() -> i32 {
+    // SAFETY: nothing else is running.
+    let Some((out, walk)) = (unsafe { maps() }) else { return 0 };
+    out.kill_len = walk.kill.copy_to(&mut out.kill);
+    out.reclaim_len = walk.reclaim.copy_to(&mut out.reclaim);
+    1
 }
 
 #[cfg(not(test))]

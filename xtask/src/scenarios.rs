@@ -79,6 +79,36 @@ pub fn with_config(config: &str) -> Scenario {
     }
 }
 
+/// The service that tells what the verifier did with the agent's program.
+pub const VERIFIED: &str = "verified";
+/// The most that the agent's cgroup ever took.
+pub const AGENTS_PEAK: &str = "/sys/fs/cgroup/lowtide/memory.peak";
+
+/// The agent alone, until its program is looked up in the kernel.
+pub fn verified() -> Scenario {
+    let mut scenario = with_config("");
+    scenario.services.push(Service {
+        name: VERIFIED.into(),
+        command: [
+            "/bin/sh",
+            "-c",
+            "cat /proc/[0-9]*/fdinfo/* | grep verified_insns",
+        ]
+        .map(String::from)
+        .to_vec(),
+        cgroup: "shell".into(),
+        after: Some("lowtide".into()),
+        start_ms: 1000,
+        ..Service::default()
+    });
+    Scenario {
+        until: Some(VERIFIED.into()),
+        collect: vec![AGENTS_PEAK.into()],
+        counted: true,
+        ..scenario
+    }
+}
+
 /// The device at rest, for a few seconds.
 pub fn idle() -> Scenario {
     Scenario {

@@ -1,8 +1,9 @@
 //! The calls of bpf(2) that aya 0.14 does not offer: it knows no BPF_PROG_TYPE_SYSCALL.
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_prog_type};
 use lowtide_common::Request;
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::io;
 
@@ -31,8 +32,66 @@ fn zeroed() -> bpf_attr {
     unsafe { std::mem::zeroed() }
 }
 
+/// BTF of one global function, `int f(void)`: what there is to say about every function of the
+/// program, so that the verifier looks at each by itself. Little-endian, as the program is.
+static BTF: [u32; 17] = [
+    // struct btf_header: magic and version, its length, then offset and length of types and strings.
+    0x1_eb9f,
+    24,
+    0,
+    40,
+    40,
+    4,
+    // struct btf_type: 1 is an integer of four bytes, signed, of 32 bits, without a name, ...
+    0,
+    1 << 24,
+    4,
+    1 << 24 | 32,
+    // ... 2 the prototype of a function that returns it, ...
+    0,
+    13 << 24,
+    1,
+    // ... and 3 a function of this prototype; BTF_FUNC_GLOBAL.
+    1,
+    12 << 24 | 1,
+    2,
+    u32::from_le_bytes(*b"\0f\0\0"),
+];
+const FUNCTION: u32 = 3;
+
+/// The functions of the program: its first instruction and what it calls, in the order in which
+/// they lie.
+fn functions(code: &[bpf_insn]) -> Vec<bpf_func_info> {
+    const CALL: u8 = 0x85;
+    const BPF_PSEUDO_CALL: u8 = 1;
+    let called = code
+        .iter()
+        .zip(1..)
+        .filter(|(call, _)| call.code == CALL && call.src_reg() == BPF_PSEUDO_CALL)
+        .map(|(call, next)| (next + call.imm) as u32);
+    let starts = called.chain([0]).collect::<BTreeSet<_>>();
+    let function = |insn_off| bpf_func_info {
+        insn_off,
+        type_id: FUNCTION,
+    };
+    starts.into_iter().map(function).collect()
+}
+
+fn load_btf() -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    // SAFETY: BPF_BTF_LOAD reads this member of the union.
+    let load = unsafe { &mut attributes.__bindgen_anon_7 };
+    load.btf = BTF.as_ptr() as u64;
+    load.btf_size = size_of_val(&BTF) as u32;
+    let fd = bpf(bpf_cmd::BPF_BTF_LOAD, &mut attributes)?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Loads a sleepable program that runs on demand. `log` takes the verifier's words; empty: none.
 pub fn load(code: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {
+    let btf = load_btf()?;
+    let functions = functions(code);
     let mut attributes = zeroed();
     // SAFETY: BPF_PROG_LOAD reads this member of the union.
     let load = unsafe { &mut attributes.__bindgen_anon_3 };
@@ -41,6 +100,10 @@ pub fn load(code: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<Own
     load.insns = code.as_ptr() as u64;
     load.insn_cnt = code.len() as u32;
     load.license = license.as_ptr() as u64;
+    load.prog_btf_fd = btf.as_raw_fd() as u32;
+    load.func_info_rec_size = size_of::<bpf_func_info>() as u32;
+    load.func_info = functions.as_ptr() as u64;
+    load.func_info_cnt = functions.len() as u32;
     if !log.is_empty() {
         load.log_buf = log.as_mut_ptr() as u64;
         load.log_size = log.len() as u32;
