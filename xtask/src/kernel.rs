@@ -218,6 +218,11 @@ impl Kernel {
         self.dir.join("image")
     }
 
+    /// Whether there is such a module.
+    pub fn has_module(&self, name: &str) -> Result<bool> {
+        Ok(!self.modules(&[name])?.is_empty())
+    }
+
     /// Modules by name with all that they depend on, dependencies first: file name and contents.
     /// What has no file is taken to be built in.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {

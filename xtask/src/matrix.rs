@@ -56,7 +56,7 @@ type Make = fn(Kernel, &Programs) -> Result<Test>;
 const CORE: [(&str, Make); 2] = [
     (VICTIM, guest_tests::fast_hog),
     ("a_refault_load_is_survived", |kernel, programs| {
-        Ok(loads::refault(REFAULT_MB, kernel, programs))
+        loads::refault(REFAULT_MB, kernel, programs)
     }),
 ];
 

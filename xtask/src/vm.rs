@@ -37,7 +37,7 @@ const MODULES: [&str; 7] = [
 /// Module of the disk, and its parameters.
 const DISK: (&str, &str) = ("nvme", "");
 /// Of a counted guest's: any request, mostly 128 KiB, takes 4 ms, as on a slow card.
-const COUNTED_DISK: (&str, &str) = ("null_blk", "irqmode=2 completion_nsec=4000000");
+pub const COUNTED_DISK: (&str, &str) = ("null_blk", "irqmode=2 completion_nsec=4000000");
 
 /// A counted guest that has something to do all the time is slower than its own clock by this, at
 /// worst.
