@@ -196,8 +196,13 @@ impl Teller {
     }
 
     fn tell(&mut self, what: What) -> io::Result<()> {
+        self.tell_of(now(), what)
+    }
+
+    /// Of something that was a moment ago.
+    fn tell_of(&mut self, t: u64, what: What) -> io::Result<()> {
         self.line.clear();
-        serde_json::to_writer(&mut self.line, &Event { t: now(), what })?;
+        serde_json::to_writer(&mut self.line, &Event { t, what })?;
         self.line.push(b'\n');
         self.port.write_all(&self.line)
     }
@@ -352,6 +357,8 @@ impl Guest {
     fn start(&mut self, index: usize) -> io::Result<()> {
         let slot = &mut self.slots[index];
         slot.due = None;
+        // What is started may have the processor to itself before this goes on.
+        let t = now();
         let child = Command::new("/proc/self/exe")
             .args(["exec", &slot.service.cgroup])
             .args(&slot.service.command)
@@ -371,10 +378,8 @@ impl Guest {
         slot.pid = Some(pid.as_raw_pid());
         slot.pidfd = Some(pidfd);
         let service = slot.service.name.clone();
-        self.teller.tell(What::Started {
-            service,
-            pid: pid.as_raw_pid(),
-        })
+        let pid = pid.as_raw_pid();
+        self.teller.tell_of(t, What::Started { service, pid })
     }
 
     /// Takes in every process that has ended. True if that ends the scenario.
