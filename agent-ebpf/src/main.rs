@@ -74,9 +74,9 @@ pub fn survey(request: *const Request) -> i32 {
 
 /// Empties the answer.
 ///
-/// A function like this one, which takes nothing and returns an integer, is verified by itself and
-/// once. What the walk's loop does itself is verified together with every way through the loop, so
-/// that a branch there costs the kernel far more memory than one in here.
+/// A function like this one, which takes nothing and returns an integer, is verified once, by itself:
+/// the agent declares it global. A branch that the walk's loop takes itself comes close to doubling
+/// the ways through it that the verifier follows.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn begin() -> i32 {

@@ -15,10 +15,10 @@ use std::io;
 /// Memcgs that can have a rule of their own, and that an engine in user space looks at.
 const MEMCGS: u32 = 4096;
 
-/// What must be available for the BPF program to be loaded: the kernel that runs out of memory while it
-/// verifies one panics. The agent's cgroup, which the verifier's memory is charged to, peaked at
-/// 2.1 MB with Linux 7.3.4 and at 1.7 MB with 7.0.13; four times that, as verifiers differ (the guest
-/// tests `verifying_takes_little_memory` hold both to half of it).
+/// What must be available for the BPF program to be loaded: a kernel that runs out of memory while it
+/// verifies one panics. The agent's cgroup, to which the verifier's memory is charged, peaks at 1.8 MB
+/// with Linux 7.3.4 and at 1.2 MB with 7.0.13. Four times that, as verifiers differ; the guest tests
+/// `verifying_takes_little_memory` hold both to half of it.
 #[cfg(feature = "bpf")]
 const LOADING: u64 = 8 << 20;
 
