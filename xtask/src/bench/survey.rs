@@ -78,6 +78,8 @@ impl Survey {
                 name: BENCH.into(),
                 command: command.into_iter().map(String::from).collect(),
                 cgroup: "loads".into(),
+                // What the kernel still does after the boot is over by then.
+                start_ms: 5000,
                 ..Service::default()
             }],
             // Makes its parent a memcg that has memcgs.
