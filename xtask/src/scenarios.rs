@@ -153,6 +153,7 @@ const SPARE: &str = "spare";
 /// the one stands that would go first. `keys` are more for the box's group.
 pub fn boxed(keys: &str) -> Scenario {
     let mut scenario = fast_hog();
+    scenario.counted = true;
     for service in &mut scenario.services {
         if [GATEWAY, HOG].contains(&service.name.as_str()) {
             service.cgroup = format!("box/{}", service.name);
