@@ -589,16 +589,16 @@ impl Daemon {
             ));
         }
         let Some(target) = target else { return };
-        let passed_over = verdict
-            .judged
-            .iter()
-            .find_map(|judged| match judged.reason {
-                Reason::Restarting(times) if judged.row.rule.kill >= target.rule.kill => {
-                    Some((judged.row.rule.group, times))
-                }
-                _ => None,
-            });
-        if let (Some((group, times)), true) = (passed_over, verdict.action.ends()) {
+        let mut judged = verdict.judged.iter();
+        let passed_over = judged.find_map(|judged| match judged.reason {
+            Reason::Restarting(times) if judged.row.rule.kill >= target.rule.kill => {
+                Some((judged.row.rule.group, times))
+            }
+            _ => None,
+        });
+        if verdict.action.ends()
+            && let Some((group, times)) = passed_over
+        {
             self.log.notice(format_args!(
                 "{} passed over: it came back after each of {times} kills",
                 self.config.policy.group(group).name

@@ -86,7 +86,7 @@ pub fn judge(
         } else {
             Why::UntilRelief(at)
         };
-        match case.first_step(at, rules, confirmed, &verdict) {
+        match case.first_step(rules, confirmed, &verdict) {
             Found::Do(action) => {
                 verdict.action = action;
                 verdict.helpless = matches!(action, Action::Reboot | Action::Starve);
@@ -124,19 +124,13 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn first_step(
-        &self,
-        at: Level,
-        rules: &LevelPolicy,
-        confirmed: bool,
-        verdict: &Verdict,
-    ) -> Found {
+    fn first_step(&self, rules: &LevelPolicy, confirmed: bool, verdict: &Verdict) -> Found {
         for step in &rules.actions {
             if *step != Step::Reclaim && !confirmed {
                 continue;
             }
             let found = match step {
-                Step::Reclaim => self.reclaim(self.policy.enough(self.memory, at)),
+                Step::Reclaim => self.reclaim(rules.enough(self.memory)),
                 Step::Throttle => self.throttle(),
                 Step::Terminate => self.terminate(verdict),
                 Step::Kill => chosen(&verdict.judged)
@@ -399,20 +393,24 @@ fn chosen(judged: &[Judged]) -> Option<Row> {
         .map(|j| j.row)
 }
 
-impl Policy {
-    /// Bytes missing to the relief mark of `level`: what an action should bring. At least
-    /// [`WORTHWHILE`], so that "who frees enough" always asks for something.
-    pub fn enough(&self, memory: &Memory, level: Level) -> u64 {
-        level
-            .index()
-            .map(|i| &self.levels[i])
-            .and_then(|l| {
-                l.relief
-                    .available_mark(memory.total)
-                    .or(l.confirm.available_mark(memory.total))
-            })
+impl LevelPolicy {
+    /// Bytes missing to the relief mark: what an action should bring. At least [`WORTHWHILE`], so
+    /// that "who frees enough" always asks for something.
+    fn enough(&self, memory: &Memory) -> u64 {
+        self.relief
+            .available_mark(memory.total)
+            .or(self.confirm.available_mark(memory.total))
             .unwrap_or(0)
             .saturating_sub(memory.available)
             .max(WORTHWHILE)
+    }
+}
+
+impl Policy {
+    /// Bytes missing to the relief mark of `level`, which may be none that is configured.
+    pub fn enough(&self, memory: &Memory, level: Level) -> u64 {
+        level
+            .index()
+            .map_or(WORTHWHILE, |i| self.levels[i].enough(memory))
     }
 }
