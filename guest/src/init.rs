@@ -1,4 +1,4 @@
-//! PID 1 of the guest: carries out the scenario and tells what happens.
+//! PID 1 of the guest, or the only child of another: carries out the scenario and tells what happens.
 //!
 //! It has to go on telling while the machine is out of memory: its memory is locked, the OOM
 //! killer leaves it alone, and it opens at the start what it reads while the scenario runs.
@@ -9,7 +9,7 @@ use lowtide_guest::{
 };
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::mm::MlockAllFlags;
 use rustix::mount::MountFlags;
@@ -22,9 +22,12 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{self, Command, ExitCode, Stdio};
 
+/// What the kernel starts.
+pub const PROGRAM: &str = "/init";
 /// The init's own cgroup, where any service has one.
 const OWN_CGROUP: &str = "init";
 
@@ -38,10 +41,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
+    let scenario: Scenario = serde_json::from_slice(&fs::read(SCENARIO_FILE)?)?;
+    if process::id() != 1 {
+        return Guest::new(scenario, Teller::open()?)?.run();
+    }
     mount_all()?;
     load_modules()?;
     let mut teller = Teller::open()?;
-    let scenario: Scenario = serde_json::from_slice(&fs::read(SCENARIO_FILE)?)?;
     teller.tell(What::Booted {
         kernel: rustix::system::uname()
             .release()
@@ -50,8 +56,15 @@ fn run() -> io::Result<()> {
         mem_total_kb: field(&fs::read_to_string("/proc/meminfo")?, "MemTotal:"),
     })?;
     set_up(&scenario, &mut teller)?;
-    let mut guest = Guest::new(scenario, teller)?;
-    guest.run()
+    let Some(pid_1) = &scenario.pid_1 else {
+        return Guest::new(scenario, teller)?.run();
+    };
+    // Only one may have the port open.
+    drop(teller);
+    Command::new("/proc/self/exe").arg0(PROGRAM).spawn()?;
+    fs::write("/proc/self/oom_score_adj", "0")?;
+    fs::write(format!("{CGROUP_ROOT}/cgroup.procs"), "0")?;
+    Err(Command::new(pid_1).exec())
 }
 
 /// Milliseconds since boot.
@@ -118,6 +131,10 @@ fn set_up(scenario: &Scenario, teller: &mut Teller) -> io::Result<()> {
             make_cgroup(&cgroup.path, teller)?;
             for (file, value) in &cgroup.attributes {
                 teller.attempt(&format!("{CGROUP_ROOT}/{}/{file}", cgroup.path), value)?;
+            }
+            for (name, value) in &cgroup.xattrs {
+                let dir = format!("{CGROUP_ROOT}/{}", cgroup.path);
+                rustix::fs::setxattr(dir, name.as_str(), value.as_bytes(), XattrFlags::empty())?;
             }
         }
         for service in &scenario.services {
@@ -363,7 +380,7 @@ impl Guest {
             .args(["exec", &slot.service.cgroup])
             .args(&slot.service.command)
             .env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
-            .stdin(std::process::Stdio::null())
+            .stdin(Stdio::null())
             .stdout(slot.input.try_clone()?)
             .stderr(slot.input.try_clone()?)
             .spawn()?;

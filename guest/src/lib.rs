@@ -34,6 +34,9 @@ pub struct Scenario {
     pub services: Vec<Service>,
     /// Files to hand out as [`What::File`] at the end.
     pub collect: Vec<String>,
+    /// Program that becomes PID 1 once all is set up, as on a device with systemd. The init goes on as
+    /// its child.
+    pub pid_1: Option<String>,
     /// The guest ends when this service has exited (or been killed) for the last time, instead of
     /// at the time limit.
     pub until: Option<String>,
@@ -80,6 +83,8 @@ pub struct Cgroup {
     pub path: String,
     /// Interface files and what to write to them, e.g. `"memory.max": "64M"`.
     pub attributes: BTreeMap<String, String>,
+    /// Extended attributes of its directory, e.g. `"user.oomd_omit": "1"`.
+    pub xattrs: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

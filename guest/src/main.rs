@@ -7,7 +7,7 @@ mod load;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::process::id() == 1 {
+    if std::env::args().next().as_deref() == Some(init::PROGRAM) {
         init::main()
     } else {
         argh::from_env::<load::Load>().run()

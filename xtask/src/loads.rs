@@ -139,6 +139,7 @@ const LOADS: &[Load] = &[
             s.cgroups.push(Cgroup {
                 path: HOG_CGROUP.into(),
                 attributes: [("memory.max".into(), d.part(16))].into(),
+                ..Cgroup::default()
             });
             press(s, &["hog", "--rate", &d.part(32)]);
             let media = "name    = \"media\"\n";

@@ -165,6 +165,7 @@ pub fn boxed(keys: &str) -> Scenario {
     scenario.cgroups.push(Cgroup {
         path: "box".into(),
         attributes: [("memory.max".into(), "64M".into())].into(),
+        ..Cgroup::default()
     });
     let inside = DEVICE
         .replace("apps/gateway", "box/gateway")
@@ -462,6 +463,7 @@ pub fn hopeless(reboot_after: &str) -> Scenario {
     scenario.cgroups.push(Cgroup {
         path: "apps/gateway".into(),
         attributes: [("memory.high".into(), "12M".into())].into(),
+        ..Cgroup::default()
     });
     let config = format!(
         "[level.critical]\n\

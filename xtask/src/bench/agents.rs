@@ -5,7 +5,7 @@ use crate::dirs;
 use crate::kernel::Kernel;
 use crate::loads::KERNEL_MB;
 use crate::programs::Programs;
-use crate::scenarios::{self, CONFIG};
+use crate::scenarios::{self, CONFIG, GATEWAY, LIFELINE, SENSOR};
 use crate::target::Arch;
 use crate::vm::{GUEST, Guest};
 use anyhow::{Context as _, Result};
@@ -28,12 +28,18 @@ pub struct Agent {
     /// What its process is named; nothing without one.
     pub program: &'static str,
     image: Option<&'static Image>,
+    /// What the shell waits with before others are told that it runs.
+    ready: &'static str,
     /// What the shell starts it with.
     command: &'static str,
     /// What its unit asks for, as the kernel takes it.
     memory_low: Option<&'static str>,
-    /// Its config: where it lies, and the text.
-    config: Option<(&'static str, &'static str)>,
+    /// Its config: where files lie, and their text.
+    config: &'static [(&'static str, &'static str)],
+    /// What has to be PID 1 for it.
+    pid_1: Option<&'static str>,
+    /// Attribute of the directories of those cgroups that are not to be touched.
+    spare: Option<&'static str>,
 }
 
 /// A peer's program with what it is linked to, from Debian's packages.
@@ -94,6 +100,80 @@ const OOMD: Image = Image {
     ],
 };
 
+/// With the parts of systemd that it does not run without.
+const SYSTEMD_OOMD: Image = Image {
+    packages: &[
+        "libacl1",
+        "libapparmor1",
+        "libaudit1",
+        "libblkid1",
+        "libc6",
+        "libcap-ng0",
+        "libcap2",
+        "libcrypt1",
+        "libmount1",
+        "libpam0g",
+        "libpcre2-8-0",
+        "libseccomp2",
+        "libselinux1",
+        "libssl3t64",
+        "libsystemd-shared",
+        "libzstd1",
+        "systemd",
+        "systemd-oomd",
+        "zlib1g",
+    ],
+    parts: &[
+        "lib/systemd/systemd-oomd",
+        "lib/systemd/oomd.conf.d",
+        "lib/systemd/system/-.slice.d",
+        "lib/systemd/system/systemd-oomd.service",
+        "lib/systemd/system/systemd-oomd.socket",
+        "lib/systemd/systemd",
+        "lib/systemd/systemd-executor",
+        "lib/x86_64-linux-gnu/libacl.so.1",
+        "lib/x86_64-linux-gnu/libapparmor.so.1",
+        "lib/x86_64-linux-gnu/libaudit.so.1",
+        "lib/x86_64-linux-gnu/libblkid.so.1",
+        "lib/x86_64-linux-gnu/libc.so.6",
+        "lib/x86_64-linux-gnu/libcap-ng.so.0",
+        "lib/x86_64-linux-gnu/libcap.so.2",
+        "lib/x86_64-linux-gnu/libcrypt.so.1",
+        "lib/x86_64-linux-gnu/libcrypto.so.3",
+        "lib/x86_64-linux-gnu/libm.so.6",
+        "lib/x86_64-linux-gnu/libmount.so.1",
+        "lib/x86_64-linux-gnu/libpam.so.0",
+        "lib/x86_64-linux-gnu/libpcre2-8.so.0",
+        "lib/x86_64-linux-gnu/libseccomp.so.2",
+        "lib/x86_64-linux-gnu/libselinux.so.1",
+        "lib/x86_64-linux-gnu/libz.so.1",
+        "lib/x86_64-linux-gnu/libzstd.so.1",
+        "lib/x86_64-linux-gnu/systemd",
+    ],
+};
+
+/// What is left of `systemctl enable` and of the package's own set-up.
+const TARGET: (&str, &str) = (
+    "/etc/systemd/system/default.target",
+    "[Unit]\nDefaultDependencies=no\nRequires=systemd-oomd.service\n",
+);
+const PASSWD: (&str, &str) = (
+    "/etc/passwd",
+    "root:x:0:0::/:/bin/sh\nsystemd-oom:x:990:990::/:/bin/sh\n",
+);
+const GROUP: (&str, &str) = ("/etc/group", "root:x:0:\nsystemd-oom:x:990:\n");
+
+/// systemd starts it, and it is there as long as this.
+const BY_SYSTEMD: Agent = Agent {
+    program: "systemd-oomd",
+    image: Some(&SYSTEMD_OOMD),
+    ready: "echo -1000 > /proc/self/oom_score_adj; until pid=$(pidof systemd-oomd); do sleep 0.1; done",
+    command: "while kill -0 $pid; do sleep 1; done",
+    pid_1: Some("/usr/lib/systemd/systemd"),
+    config: &[TARGET, PASSWD, GROUP],
+    ..PLAIN
+};
+
 pub const AGENTS: &[Agent] = &[
     Agent {
         name: "lowtide",
@@ -142,7 +222,7 @@ pub const AGENTS: &[Agent] = &[
         image: Some(&NOHANG),
         command: "echo -1000 > /proc/self/oom_score_adj; \
                   exec python3.13 -S -u /usr/sbin/nohang --monitor --config /etc/nohang/nohang.conf",
-        config: Some(("/etc/nohang/nohang.conf", include_str!("nohang-tuned.conf"))),
+        config: &[("/etc/nohang/nohang.conf", include_str!("nohang-tuned.conf"))],
         ..PLAIN
     },
     Agent {
@@ -154,7 +234,8 @@ pub const AGENTS: &[Agent] = &[
         image: Some(&OOMD),
         command: "exec oomd --interval 1 --config /etc/oomd/oomd.json --cgroup-fs /sys/fs/cgroup",
         memory_low: Some("64M"),
-        config: Some(("/etc/oomd/oomd.json", include_str!("oomd-shipped.json"))),
+        config: &[("/etc/oomd/oomd.json", include_str!("oomd-shipped.json"))],
+        ..PLAIN
     },
     Agent {
         name: "oomd, tuned",
@@ -166,7 +247,39 @@ pub const AGENTS: &[Agent] = &[
         command: "echo -1000 > /proc/self/oom_score_adj; \
                   exec oomd --interval 1 --config /etc/oomd/oomd.json --cgroup-fs /sys/fs/cgroup",
         memory_low: Some("64M"),
-        config: Some(("/etc/oomd/oomd.json", include_str!("oomd-tuned.json"))),
+        config: &[("/etc/oomd/oomd.json", include_str!("oomd-tuned.json"))],
+        ..PLAIN
+    },
+    Agent {
+        name: "systemd-oomd",
+        settings: "257 under systemd as Debian ships it, which has it look after the sessions of users \
+                   and not after services",
+        ..BY_SYSTEMD
+    },
+    Agent {
+        name: "systemd-oomd, tuned",
+        settings: "`ManagedOOMMemoryPressure=kill` for `system.slice` above 1 % for a second, \
+                   `ManagedOOMSwap=kill` for all when more than 70 % of memory and swap are used, \
+                   those who matter marked as `ManagedOOMPreference=omit` marks them",
+        config: &[
+            TARGET,
+            PASSWD,
+            GROUP,
+            (
+                "/etc/systemd/oomd.conf.d/tuned.conf",
+                "[OOM]\nDefaultMemoryPressureDurationSec=1s\nSwapUsedLimit=70%\n",
+            ),
+            (
+                "/etc/systemd/system/system.slice.d/tuned.conf",
+                "[Slice]\nManagedOOMMemoryPressure=kill\nManagedOOMMemoryPressureLimit=1%\n",
+            ),
+            (
+                "/etc/systemd/system/-.slice.d/tuned.conf",
+                "[Slice]\nManagedOOMSwap=kill\n",
+            ),
+        ],
+        spare: Some("user.oomd_omit"),
+        ..BY_SYSTEMD
     },
 ];
 
@@ -176,9 +289,12 @@ const PLAIN: Agent = Agent {
     settings: "",
     program: "",
     image: None,
+    ready: "true",
     command: "",
     memory_low: None,
-    config: None,
+    config: &[],
+    pid_1: None,
+    spare: None,
 };
 
 impl Agent {
@@ -200,7 +316,7 @@ impl Agent {
                 service.restart_ms = RESTART_MS;
                 if !self.command.is_empty() {
                     // What all wait for: not every peer says a word.
-                    let command = format!("echo started; {}", self.command);
+                    let command = format!("{}; echo started; {}", self.ready, self.command);
                     service.command = ["/bin/sh", "-c", &command].map(String::from).to_vec();
                 }
             }
@@ -212,10 +328,23 @@ impl Agent {
             scenario.cgroups.push(Cgroup {
                 path: AGENT_CGROUP.into(),
                 attributes: [("memory.low".into(), low.into())].into(),
+                ..Cgroup::default()
             });
         }
-        if let Some((path, text)) = self.config {
-            scenario.files.insert(path.into(), text.into());
+        for (path, text) in self.config {
+            scenario.files.insert((*path).into(), (*text).into());
+        }
+        scenario.pid_1 = self.pid_1.map(String::from);
+        if let Some(attribute) = self.spare {
+            for service in &scenario.services {
+                if [LIFELINE, SENSOR, GATEWAY].contains(&&*service.name) {
+                    scenario.cgroups.push(Cgroup {
+                        path: service.cgroup.clone(),
+                        xattrs: [(attribute.into(), "1".into())].into(),
+                        ..Cgroup::default()
+                    });
+                }
+            }
         }
         scenario.counted = true;
         let files = self.files()?;
