@@ -1,4 +1,4 @@
-//! Tables and picture from the lines that `bench peers` keeps.
+//! Tables and pictures from the lines that `bench peers` keeps.
 
 use super::agents::AGENTS;
 use super::record::{self, Outcome, Place, Record};
@@ -7,17 +7,21 @@ use crate::scenarios::HOG;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use argh::FromArgs;
 use plotters::prelude::*;
-use std::collections::BTreeMap;
+use pulldown_cmark::html::push_html;
+use pulldown_cmark::{Options, Parser};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+/// Beside the page.
+const PICTURE: &str = "peers.svg";
 /// Between these two lines of a document the tables go.
 const BEGIN: &str = "<!-- made by cargo xtask bench report -->";
 const END: &str = "<!-- end -->";
 
-/// make the tables in README.md and docs/peers.md and the picture docs/peers.svg from
-/// docs/bench/peers.jsonl
+/// make the tables in README.md and docs/peers.md, the picture docs/peers.svg, and docs/peers.html,
+/// which has all of it, from docs/bench/peers.jsonl
 #[derive(FromArgs)]
 #[argh(subcommand, name = "report")]
 pub struct Report {}
@@ -40,13 +44,52 @@ impl Report {
         }
         let top = dirs::workspace();
         put(&top.join("README.md"), &summary(&records)?)?;
-        put(&top.join("docs/peers.md"), &tables(&places)?)?;
+        let page = top.join("docs/peers.md");
+        put(&page, &tables(&places)?)?;
+        let sizes: BTreeSet<_> = places.keys().map(|place| place.memory_mb).collect();
+        let pictures = sizes
+            .iter()
+            .map(|size| {
+                let drawn = drawn(&places, *size);
+                Ok((
+                    *size,
+                    drawn.map_err(|e| anyhow!("cannot draw {size} MB: {e}"))?,
+                ))
+            })
+            .collect::<Result<Vec<_>>>()?;
         // One size shows it; the smallest has the most runs.
-        let smallest = places.keys().map(|place| place.memory_mb).min();
-        places.retain(|place, _| Some(place.memory_mb) == smallest);
-        let picture = top.join("docs/peers.svg");
-        draw(&places, &picture).map_err(|e| anyhow!("cannot draw {}: {e}", picture.display()))
+        fs::write(top.join("docs").join(PICTURE), &pictures[0].1)?;
+        fs::write(
+            top.join("docs/peers.html"),
+            html(&fs::read_to_string(&page)?, &pictures)?,
+        )?;
+        Ok(())
     }
+}
+
+/// The page with these pictures in it instead of a link to one, for a browser.
+fn html(page: &str, pictures: &[(u32, String)]) -> Result<String> {
+    let link = page
+        .lines()
+        .find(|line| line.starts_with("![") && line.ends_with(&format!("({PICTURE})")))
+        .context("no place for the pictures")?;
+    let mut inline = String::new();
+    for (memory_mb, svg) in pictures {
+        // HTML in Markdown ends at an empty line.
+        let svg = svg.replace("\n\n", "\n");
+        writeln!(inline, "<h3>{memory_mb} MB</h3>\n<div>\n{svg}\n</div>\n")?;
+    }
+    let page = page.replacen(link, &inline, 1);
+    let mut out = String::from(
+        "<!DOCTYPE html>\n<meta charset=\"utf-8\">\n<title>lowtide and its peers</title>\n<style>\n\
+         body { font: 15px/1.4 sans-serif; margin: 2em }\n\
+         p, ul, pre { max-width: 50em }\n\
+         table { border-collapse: collapse }\n\
+         th, td { border-bottom: 1px solid #ccc; padding: 2px 10px; text-align: left }\n\
+         </style>\n",
+    );
+    push_html(&mut out, Parser::new_ext(&page, Options::ENABLE_TABLES));
+    Ok(out)
 }
 
 /// Puts this between the two lines of a document.
@@ -163,20 +206,25 @@ fn median_and_range(mut figures: Vec<u64>) -> String {
     }
 }
 
-/// A row for each load, a column for each agent: memory available (blue), the part of the time in
-/// which all stalled (red), and when the hog (black) or another service (magenta) ended, in the
-/// first run of each.
-fn draw(places: &Places<'_>, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    const PANEL: (u32, u32) = (190, 150);
+/// The SVG of one size. A row for each load, a column for each agent: memory available (blue), the
+/// part of the time in which all stalled (red), and when the hog (black) or another service (magenta)
+/// ended, in the first run of each.
+fn drawn(places: &Places<'_>, memory_mb: u32) -> Result<String, Box<dyn std::error::Error>> {
+    const PANEL: (u32, u32) = (200, 150);
+    let places: Vec<_> = places
+        .iter()
+        .filter(|(place, _)| place.memory_mb == memory_mb)
+        .collect();
     let (columns, rows) = (AGENTS.len(), places.len());
     let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
-    let root = SVGBackend::new(path, size).into_drawing_area();
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
     root.fill(&WHITE)?;
     for ((place, agents), row) in places.iter().zip(root.split_evenly((rows, 1))) {
         let all = || agents.values().filter_map(|runs| runs.first());
         let last = |r: &&Record| r.timeline.last().map_or(0, |p| p.0);
         let seconds = all().map(last).max().unwrap_or(0) as f64 / 1000.0;
-        let megabytes = f64::from(place.memory_mb);
+        let megabytes = f64::from(memory_mb);
         for (agent, area) in AGENTS.iter().zip(row.split_evenly((1, columns))) {
             let Some(run) = agents.get(agent.name).and_then(|runs| runs.first()) else {
                 continue;
@@ -184,7 +232,7 @@ fn draw(places: &Places<'_>, path: &Path) -> Result<(), Box<dyn std::error::Erro
             let mut chart = ChartBuilder::on(&area)
                 .caption(
                     format!("{}: {}", place.load, agent.name),
-                    ("sans-serif", 14),
+                    ("sans-serif", 12),
                 )
                 .margin(4)
                 .x_label_area_size(18)
@@ -214,5 +262,6 @@ fn draw(places: &Places<'_>, path: &Path) -> Result<(), Box<dyn std::error::Erro
         }
     }
     root.present()?;
-    Ok(())
+    drop(root);
+    Ok(svg)
 }
