@@ -8,7 +8,7 @@ use crate::programs::Programs;
 use crate::scenarios::{self, CONFIG, GATEWAY, LIFELINE, SENSOR};
 use crate::target::Arch;
 use crate::vm::{GUEST, Guest};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use lowtide_guest::{Cgroup, Scenario};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -296,6 +296,19 @@ const PLAIN: Agent = Agent {
     pid_1: None,
     spare: None,
 };
+
+/// Those of a list as `lowtide,oomd`, as shipped and tuned; all without a list.
+pub fn named(list: Option<&str>) -> Result<Vec<&'static Agent>> {
+    let plain = |agent: &Agent| agent.name.split(',').next().unwrap_or_default();
+    let agents: Vec<_> = AGENTS.iter().filter(|a| among(list, plain(a))).collect();
+    ensure!(!agents.is_empty(), "no such agent");
+    Ok(agents)
+}
+
+/// Whether a list names this; without one all are named.
+pub fn among(list: Option<&str>, name: &str) -> bool {
+    list.is_none_or(|l| l.split(',').any(|n| n == name))
+}
 
 impl Agent {
     /// A device of this scenario with this agent instead of lowtide.

@@ -1,6 +1,6 @@
 //! `cargo xtask bench footprint`: what lowtide and its peers cost on a device at rest.
 
-use super::agents::{AGENTS, Agent, size};
+use super::agents::{self, Agent, size};
 use crate::guest_tests::{self, Test};
 use crate::kernel::{self, Kernel};
 use crate::programs::{self, Profile, Programs};
@@ -19,6 +19,9 @@ pub struct Footprint {
     /// kernel version, e.g. 7.2; the newest 7.x if absent
     #[argh(option)]
     kernel: Option<String>,
+    /// only these agents, e.g. "lowtide,oomd"; "oomd" is also "oomd, tuned"
+    #[argh(option)]
+    agent: Option<String>,
 }
 
 const MEMORY_MB: u32 = 256;
@@ -37,7 +40,8 @@ impl Footprint {
              | system calls a minute |\n|---|---|---|---|---|---|---|---|",
             kernel.release
         );
-        let agents: Vec<_> = AGENTS.iter().filter(|a| !a.program.is_empty()).collect();
+        let mut agents = agents::named(self.agent.as_deref())?;
+        agents.retain(|agent| !agent.program.is_empty());
         let parts: Vec<Result<_>> = guest_tests::in_parallel(&agents, |agent| {
             let cost = measure(agent, &kernel, &programs)?;
             let mut files = agent.files()?;

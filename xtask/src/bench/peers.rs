@@ -1,6 +1,6 @@
 //! lowtide and its peers under the same loads, each in a guest of its own.
 
-use super::agents::{AGENTS, Agent};
+use super::agents::{self, Agent};
 use super::record::{self, Of, Place, Record};
 use crate::dirs;
 use crate::guest_tests;
@@ -86,21 +86,16 @@ pub struct Peers {
 
 impl Peers {
     pub fn run(self) -> Result<()> {
-        let among = |list: &Option<String>, name: &str| {
-            list.as_ref()
-                .is_none_or(|l| l.split(',').any(|n| n == name))
-        };
-        let agents: Vec<_> = AGENTS
-            .iter()
-            .filter(|a| among(&self.agent, a.name.split(',').next().unwrap_or_default()))
-            .collect();
-        ensure!(!agents.is_empty(), "no such agent");
+        let agents = agents::named(self.agent.as_deref())?;
         let mut cases = Vec::new();
         for size in self.memory.split(',') {
             let memory_mb = size
                 .parse()
                 .with_context(|| format!("{size:?} is no size"))?;
-            for load in LOADS.iter().filter(|load| among(&self.load, load.name)) {
+            for load in LOADS
+                .iter()
+                .filter(|load| agents::among(self.load.as_deref(), load.name))
+            {
                 cases.push(Case {
                     place: Place {
                         load: load.name.to_owned(),
