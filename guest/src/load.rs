@@ -49,9 +49,9 @@ struct Hog {
     /// touch all of it again and again, not only once
     #[argh(switch)]
     hot: bool,
-    /// fill with random bytes, so that zram cannot shrink them
-    #[argh(switch)]
-    incompressible: bool,
+    /// fill so many percent of each page with random bytes, which zram cannot shrink
+    #[argh(option, default = "0")]
+    random: usize,
 }
 
 /// read a file over and over through the page cache
@@ -189,10 +189,9 @@ impl Hog {
             match grow.next_step() {
                 Step::Take(bytes) => {
                     let mut block = vec![0; bytes];
-                    if self.incompressible {
-                        random.fill(&mut block);
-                    } else {
-                        touch(&mut block, 1);
+                    touch(&mut block, 1);
+                    for page in block.chunks_mut(PAGE) {
+                        random.fill(&mut page[..PAGE * self.random / 100]);
                     }
                     blocks.push(block);
                 }

@@ -37,22 +37,45 @@ pub struct Rates {
     pub shrinking: u64,
     /// Pages.
     pub refaults: u64,
-    /// Hundredths of a percent of the time.
-    pub some_permyriad: u16,
-    pub full_permyriad: u16,
+    /// Of the time between the samples.
+    pub stalled: Stalls,
+    /// What of it lasts: the least of that time and of its end. `None` until it is long enough to
+    /// say so.
+    pub lasting: Option<Stalls>,
     /// Of the time that some task stalled, hundredths of a percent that are within cgroups watched
     /// over by themselves.
     pub limited_permyriad: u16,
+}
+
+/// Shares of time in which tasks stalled on memory, in hundredths of a percent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stalls {
+    pub some_permyriad: u16,
+    pub full_permyriad: u16,
+}
+
+impl Stalls {
+    const fn of(&self, stall: Stall) -> u16 {
+        match stall {
+            Stall::Some => self.some_permyriad,
+            Stall::Full => self.full_permyriad,
+        }
+    }
+
+    /// The lesser of each.
+    pub(crate) fn least(self, other: Self) -> Self {
+        Self {
+            some_permyriad: self.some_permyriad.min(other.some_permyriad),
+            full_permyriad: self.full_permyriad.min(other.full_permyriad),
+        }
+    }
 }
 
 impl Term {
     pub fn holds(&self, memory: &Memory, rates: Option<&Rates>) -> bool {
         let ram = |a: &Amount| a.of(memory.total);
         let swap = |a: &Amount| a.of(memory.swap_total);
-        let pressure = |r: &Rates, stall: &Stall| match stall {
-            Stall::Some => r.some_permyriad,
-            Stall::Full => r.full_permyriad,
-        };
+        let lasting = rates.and_then(|r| r.lasting);
         match self {
             Self::AvailableBelow(a) => memory.available < ram(a),
             Self::AvailableAbove(a) => memory.available > ram(a),
@@ -62,8 +85,8 @@ impl Term {
             Self::ZramBelow(a) => memory.zram < ram(a),
             Self::RefaultsAbove(n) => rates.is_some_and(|r| r.refaults > u64::from(*n)),
             Self::RefaultsBelow(n) => rates.is_some_and(|r| r.refaults < u64::from(*n)),
-            Self::PressureAbove(stall, p) => rates.is_some_and(|r| pressure(r, stall) > *p),
-            Self::PressureBelow(stall, p) => rates.is_some_and(|r| pressure(r, stall) < *p),
+            Self::PressureAbove(stall, p) => lasting.is_some_and(|s| s.of(*stall) > *p),
+            Self::PressureBelow(stall, p) => rates.is_some_and(|r| r.stalled.of(*stall) < *p),
             Self::LimitedAbove(p) => rates.is_some_and(|r| r.limited_permyriad > *p),
             Self::LimitedBelow(p) => rates.is_some_and(|r| r.limited_permyriad < *p),
             Self::ShrinkingBy(n) => rates.is_some_and(|r| r.shrinking > *n),

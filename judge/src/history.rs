@@ -1,7 +1,7 @@
 //! What happened before: triggers, samples, and what was tried on whom. Bounded; the oldest is
 //! forgotten first.
 
-use crate::evidence::{Memory, Rates};
+use crate::evidence::{Memory, Rates, Stalls};
 use crate::policy::{LEVELS, Level, Policy, Step};
 use crate::verdict::{Action, Verdict, Why};
 use heapless::{Deque, Vec};
@@ -14,6 +14,10 @@ pub type Millis = u64;
 const SAMPLE_MS: Millis = 100;
 /// Samples older than this say nothing about now.
 const SAMPLE_AGE_MS: Millis = 2_000;
+/// A stall that is over sooner than this was a burst: memory that went to swap for good.
+const LASTING_MS: Millis = 1_500;
+/// And one that stopped so long ago is over.
+const OVER_MS: Millis = 200;
 
 /// What came of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,15 @@ fn push_bounded<T, const N: usize>(queue: &mut Deque<T, N>, item: T) {
     let _ = queue.push_back(item);
 }
 
+/// Between two samples `ms` apart.
+fn stalls(then: &Memory, now: &Memory, ms: Millis) -> Stalls {
+    let share = |was: u64, is: u64| (is.saturating_sub(was).saturating_mul(10) / ms).min(10_000);
+    Stalls {
+        some_permyriad: share(then.psi_some_us, now.psi_some_us) as u16,
+        full_permyriad: share(then.psi_full_us, now.psi_full_us) as u16,
+    }
+}
+
 impl History {
     /// A trigger of `level` fired.
     pub fn triggered(&mut self, level: Level, now: Millis) {
@@ -141,14 +154,21 @@ impl History {
         let (at, then) = self.samples.front()?;
         let ms = now.checked_sub(*at).filter(|ms| *ms >= SAMPLE_MS)?;
         let per_second = |delta: u64| delta.saturating_mul(1_000) / ms;
-        let share = |delta_us: u64| (delta_us.saturating_mul(10) / ms).min(10_000) as u16;
+        let stalled = stalls(then, memory, ms);
+        let lasting = (ms >= LASTING_MS).then(|| {
+            let mut newest_first = self.samples.iter().rev();
+            let end = newest_first.find(|(at, _)| at + OVER_MS <= now);
+            end.map_or(stalled, |(at, then)| {
+                stalled.least(stalls(then, memory, now - at))
+            })
+        });
         let some_us = memory.psi_some_us.saturating_sub(then.psi_some_us);
         let limited_us = memory.psi_limited_us.saturating_sub(then.psi_limited_us);
         Some(Rates {
             shrinking: per_second(then.available.saturating_sub(memory.available)),
             refaults: per_second(memory.refaults.saturating_sub(then.refaults)),
-            some_permyriad: share(some_us),
-            full_permyriad: share(memory.psi_full_us.saturating_sub(then.psi_full_us)),
+            stalled,
+            lasting,
             // Several cgroups may stall at the same time.
             limited_permyriad: (limited_us.saturating_mul(10_000) / some_us.max(1)).min(10_000)
                 as u16,

@@ -484,26 +484,58 @@ fn who_thrashes_in_its_own_limit_is_told_from_a_system_that_is_short() {
     let stalled = Term::PressureAbove(Stall::Some, 5_000);
     policy.levels[2].confirm = Condition::all(&[stalled, Term::LimitedBelow(5_000)]).unwrap();
     let rows = [row(7, 800, 100 * MIB, 0)];
-    // Stalled for nine tenths of a second, and so much of that within limits.
+    // Stalled for nine tenths of two seconds, and so much of that within limits.
     for (limited_us, goes) in [
         (0, true),
-        (300_000, true),
-        (800_000, false),
-        (2_000_000, false),
+        (600_000, true),
+        (1_600_000, false),
+        (4_000_000, false),
     ] {
         let mut history = History::default();
         let before = memory(128 * MIB);
         history.observe(&before, 0);
-        history.triggered(Level::Critical, 1_000);
+        history.triggered(Level::Critical, 2_000);
         let now = Memory {
-            psi_some_us: 900_000,
+            psi_some_us: 1_800_000,
             psi_limited_us: limited_us,
             ..before
         };
-        history.observe(&now, 1_000);
-        let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, 1_000);
+        history.observe(&now, 2_000);
+        let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, 2_000);
         let killed = matches!(verdict.action, Action::Kill { .. });
         assert_eq!(killed, goes, "{limited_us} us: {:?}", verdict.why);
+    }
+}
+
+#[test]
+fn a_stall_counts_when_it_lasts() {
+    let mut policy = policy();
+    policy.levels[2].confirm = Condition::all(&[Term::PressureAbove(Stall::Full, 3_000)]).unwrap();
+    let rows = [row(7, 800, 100 * MIB, 0)];
+    // Percent of each half second, and whether somebody goes at the end of it.
+    for (halves, goes) in [
+        // Memory goes to swap for good: it is over before it lasts.
+        (&[90, 80][..], false),
+        (&[90, 90, 10, 0], false),
+        (&[90, 90, 90, 10], false),
+        (&[90, 90, 90], true),
+        (&[40, 50, 40, 50], true),
+        (&[0, 0, 20, 90], false),
+        (&[20, 20, 20, 20], false),
+    ] {
+        let (mut history, mut now) = (History::default(), memory(128 * MIB));
+        history.observe(&now, 0);
+        let mut at = 0;
+        for percent in halves {
+            at += 500;
+            now.psi_full_us += percent * 5_000;
+            now.psi_some_us = now.psi_full_us;
+            history.triggered(Level::Critical, at);
+            history.observe(&now, at);
+        }
+        let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, at);
+        let killed = matches!(verdict.action, Action::Kill { .. });
+        assert_eq!(killed, goes, "{halves:?}: {:?}", verdict.rates);
     }
 }
 

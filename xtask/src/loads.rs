@@ -92,6 +92,11 @@ impl Device {
     fn part(self, of: u32) -> String {
         format!("{}K", self.0 * 1024 / of)
     }
+
+    /// Some 10 to 20 MB more than is available.
+    fn with_swap(self) -> String {
+        Self(self.0 * 15 / 16 - 40).part(1)
+    }
 }
 
 /// Something that presses, and what must come of it.
@@ -160,11 +165,40 @@ const LOADS: &[Load] = &[
         press: |s, d| {
             press(
                 s,
-                &["hog", "--hot", "--incompressible", "--rate", &d.part(8)],
+                &["hog", "--hot", "--random", "100", "--rate", &d.part(8)],
             );
         },
         swaps: &[Swap::Zram],
         real: |run| stands_still(run).or_else(|_| kernel_kills(run)),
+        ..HOGLIKE
+    },
+    Load {
+        name: "zram-churn",
+        press: |s, d| {
+            s.limit_s = 16;
+            let (rate, cap) = (d.part(8), d.with_swap());
+            let hog = [
+                "hog", "--hot", "--random", "33", "--rate", &rate, "--cap", &cap,
+            ];
+            press(s, &hog);
+        },
+        swaps: &[Swap::Zram],
+        real: stands_still,
+        ..HOGLIKE
+    },
+    Load {
+        name: "zram-absorb",
+        press: |s, d| {
+            s.until = None;
+            s.limit_s = 16;
+            let (rate, cap) = (d.part(4), d.with_swap());
+            let hog = ["hog", "--random", "33", "--rate", &rate, "--cap", &cap];
+            press(s, &hog);
+        },
+        victims: &[],
+        swaps: &[Swap::Zram],
+        real: stalls,
+        also: wakes,
         ..HOGLIKE
     },
     Load {
@@ -240,13 +274,7 @@ const REFAULT: Load = Load {
     },
     victims: &[],
     real: stalls,
-    // That nobody dies means something only when the agent was woken.
-    also: |run| {
-        stalls(run)?;
-        let woke = |(_, line): (u64, &str)| line.contains("a trigger fired");
-        ensure!(run.lines("lowtide").any(woke), "no trigger fired");
-        Ok(())
-    },
+    also: wakes,
     ..HOGLIKE
 };
 
@@ -325,6 +353,14 @@ fn stalls(run: &Run) -> Result<()> {
         worst >= TRIGGER_US,
         "no stall worth a trigger: {worst} us in {TRIGGER_WINDOW_MS} ms at most"
     );
+    Ok(())
+}
+
+/// That nobody dies means something only when the agent was woken.
+fn wakes(run: &Run) -> Result<()> {
+    stalls(run)?;
+    let woke = |(_, line): (u64, &str)| line.contains("; available ");
+    ensure!(run.lines("lowtide").any(woke), "it was not woken");
     Ok(())
 }
 

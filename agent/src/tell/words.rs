@@ -137,8 +137,8 @@ impl Display for Figures<'_> {
             write!(
                 f,
                 ", stalled some {} full {}, {} refaults/s",
-                Permyriad(r.some_permyriad.into()),
-                Permyriad(r.full_permyriad.into()),
+                Permyriad(r.stalled.some_permyriad.into()),
+                Permyriad(r.stalled.full_permyriad.into()),
                 r.refaults
             )?;
         }

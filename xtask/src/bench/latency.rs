@@ -45,7 +45,7 @@ const CONDITIONS: [Condition; 2] = [
     Condition {
         name: "stalled",
         zram_mb: 64,
-        hog: &["hog", "--hot", "--incompressible", "--rate", "100M"],
+        hog: &["hog", "--hot", "--random", "100", "--rate", "100M"],
     },
 ];
 
