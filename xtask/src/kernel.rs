@@ -283,8 +283,29 @@ fn add_module(name: &str, files: &[PathBuf], found: &mut Vec<(String, Vec<u8>)>)
     for dependency in depends(&module) {
         add_module(&dependency, files, found)?;
     }
+    unsign(&mut module);
     found.push((file_name, module));
     Ok(())
+}
+
+/// Takes the signature off a module (`include/uapi/linux/module_signature.h`), which Debian's
+/// kernels do not insist on: checking one takes a guest a tenth of a second.
+fn unsign(module: &mut Vec<u8>) {
+    const MARK: &[u8] = b"~Module signature appended~\n";
+    /// Of `struct module_signature`, without the length that is its end.
+    const HEAD: usize = 8;
+    let Some((rest, length)) = module
+        .strip_suffix(MARK)
+        .and_then(|signed| signed.split_last_chunk())
+    else {
+        return;
+    };
+    let end = rest
+        .len()
+        .checked_sub(HEAD + u32::from_be_bytes(*length) as usize);
+    if let Some(end) = end {
+        module.truncate(end);
+    }
 }
 
 /// What the module says it depends on, in its `.modinfo`.
@@ -329,5 +350,19 @@ mod tests {
         assert_eq!(depends(b"x\0depends=a,b-c\0name=y\0"), ["a", "b-c"]);
         assert!(depends(b"x\0depends=\0name=y\0").is_empty());
         assert!(depends(b"no info").is_empty());
+    }
+
+    #[test]
+    fn a_signature_goes_and_nothing_else() {
+        let after = |module: &[u8]| {
+            let mut module = module.to_vec();
+            unsign(&mut module);
+            module
+        };
+        let mark = b"~Module signature appended~\n";
+        let signed = |length: u8| [b"code123", &[0; 11][..], &[length], mark].concat();
+        assert_eq!(after(&signed(3)), b"code");
+        assert_eq!(after(&signed(200)), signed(200), "longer than the file");
+        assert_eq!(after(b"code"), b"code");
     }
 }
