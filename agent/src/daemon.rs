@@ -15,6 +15,7 @@ use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::psi::{self, Triggers};
 use crate::sense::tree::{PATH, Tree};
+use crate::stack;
 use crate::sys;
 use crate::tell::Log;
 use crate::tell::manager::Manager;
@@ -47,7 +48,7 @@ const NEWBORN: [Duration; 3] = [
 const REST: u32 = 50;
 
 pub struct Daemon {
-    config: Loaded,
+    config: Box<Loaded>,
     surveyor: Surveyor,
     meminfo: Meminfo,
     settings: Settings,
@@ -76,8 +77,12 @@ enum Woken {
 
 impl Daemon {
     /// Opens everything that the agent will ever need.
-    pub fn start(config: Loaded, mut log: Log, verifier_log: bool) -> io::Result<Self> {
+    pub fn start(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {
         protect_self(&mut log);
+        stack::on_its_own(|| Self::open(config, log, verifier_log))
+    }
+
+    fn open(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {
         let manager = Manager::from_env().unwrap_or_else(|error| {
             log.warning(format_args!("cannot reach the service manager: {error}"));
             Manager::default()
@@ -119,7 +124,7 @@ impl Daemon {
             ));
         }
         let settings = Settings::open(&surveyor.tree, &mut log)?;
-        let mut this = Self {
+        let mut this = Box::new(Self {
             config,
             surveyor,
             meminfo,
@@ -132,7 +137,7 @@ impl Daemon {
             log,
             manager,
             born: Instant::now(),
-        };
+        });
         this.commands.prepare(&this.config.commands, &mut this.log);
         this.open_watchdog();
         this.tell_of_cgroups_only();
@@ -141,7 +146,7 @@ impl Daemon {
     }
 
     /// Runs until SIGTERM or SIGINT, and leaves no setting behind.
-    pub async fn run(mut self, paths: &Paths) -> io::Result<()> {
+    pub async fn run(mut self: Box<Self>, paths: &Paths) -> io::Result<()> {
         let result = self.watch(paths).await;
         self.manager.stopping();
         self.settings.undo_all(&self.surveyor.tree);
@@ -636,7 +641,7 @@ impl Daemon {
 
     /// Reads the config anew; the running one stays where the new one is bad, which is `false`.
     fn reload(&mut self, paths: &Paths) -> io::Result<bool> {
-        let config = match config::load(paths) {
+        let config = match stack::on_its_own(|| config::load(paths).map(Box::new)) {
             Ok(config) => config,
             Err(problems) => {
                 for problem in problems.iter() {

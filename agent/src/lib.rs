@@ -10,6 +10,7 @@ mod domain;
 #[cfg(test)]
 mod mdoc;
 pub mod sense;
+mod stack;
 mod sys;
 pub mod tell;
 

@@ -1,5 +1,6 @@
 use crate::config::{self, Paths};
 use crate::daemon::Daemon;
+use crate::stack;
 use crate::tell::Log;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ impl Run {
     pub fn run(self) -> ExitCode {
         let mut log = Log::open();
         let paths = Paths::new(None, self.config);
-        let config = match config::load(&paths) {
+        let config = match stack::on_its_own(|| config::load(&paths).map(Box::new)) {
             Ok(config) => config,
             Err(problems) => {
                 eprintln!("{problems}");

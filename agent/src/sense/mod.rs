@@ -21,7 +21,7 @@ use std::io;
 use tree::{OwnRule, Tree};
 
 /// Where the evidence about memcgs comes from. Judge and act do not know which one it is.
-pub trait Engine {
+pub trait Engine: Send {
     fn name(&self) -> &'static str;
 
     /// What its rows are, and so what their ids mean.

@@ -1,0 +1,44 @@
+//! Stacks that are given back. All memory of the agent is locked, so what its deepest call once touched
+//! would stay for good.
+
+use crate::sys;
+use std::thread::{Builder, scope};
+
+/// Does what goes deep and comes seldom on a stack of its own; on that of the caller where there is no
+/// thread to be had.
+pub fn on_its_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let mut work = Some(work);
+    let done = scope(|scope| {
+        let first = || {
+            // Not inherited. Where it is not permitted, the agent has said so at its start.
+            let _ = sys::run_first();
+            work.take().map(|work| work())
+        };
+        let thread = Builder::new().spawn_scoped(scope, first).ok()?;
+        match thread.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    });
+    done.or_else(|| work.map(|work| work()))
+        .expect("it is done here if not there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_its_own;
+    use std::thread;
+
+    #[test]
+    fn what_it_gives_comes_back_and_its_stack_is_another() {
+        let here = thread::current().id();
+        assert_ne!(on_its_own(|| thread::current().id()), here);
+    }
+
+    #[test]
+    fn a_panic_is_that_of_the_caller() {
+        let caught = std::panic::catch_unwind(|| on_its_own(|| panic!("so be it")));
+        let said = *caught.unwrap_err().downcast::<&str>().unwrap();
+        assert_eq!(said, "so be it");
+    }
+}
