@@ -17,6 +17,7 @@ mod kernel;
 mod lint;
 mod loads;
 mod matrix;
+mod monitor;
 mod programs;
 mod qemu;
 mod scenarios;

@@ -60,7 +60,8 @@ pub fn command(arch: Arch, accel: Accel) -> (Command, &'static str) {
     let (machine, cpu, console) = match arch {
         Arch::X86_64 => ("q35", "max,la57=off", "ttyS0"),
         Arch::Aarch64 => ("virt", "max,pauth=off", "ttyAMA0"),
-        Arch::Riscv64 => ("virt", "max", "ttyS0"),
+        // QEMU knows "max" from 8.2 on only.
+        Arch::Riscv64 => ("virt", "rv64", "ttyS0"),
         Arch::Armv7 => ("virt", "max", "ttyAMA0"),
     };
     command.args(["-machine", machine]);

@@ -3,6 +3,7 @@
 use crate::dirs;
 use crate::initramfs::{self, Initramfs};
 use crate::kernel::Kernel;
+use crate::monitor::Monitor;
 use crate::programs::Programs;
 use crate::qemu::{self, Accel};
 use anyhow::{Context as _, Result, bail};
@@ -142,16 +143,10 @@ impl Guest {
                 ))
                 .args(["-device", "nvme,drive=disk,serial=disk"]);
         }
-        let watchdog = dir.path().join("watchdog");
+        let mut monitor = None;
         if self.scenario.watchdog {
-            qemu.args([
-                "-device",
-                "i6300esb",
-                "-d",
-                "trace:watchdog_perform_action",
-                "-D",
-            ])
-            .arg(&watchdog);
+            qemu.args(["-device", "i6300esb"]);
+            monitor = Some(Monitor::listen(dir.path(), &mut qemu)?);
         }
         // The port counts as unplugged when its input ends, so that stays open until QEMU is gone.
         qemu.stdin(Stdio::piped())
@@ -162,13 +157,14 @@ impl Guest {
             .with_context(|| format!("cannot run {qemu:?}"))?;
         let mut qemu = Running(qemu);
         let (events, ended) = collect(&mut qemu.0, limit, on_event)?;
-        let restarted = || {
-            text_of(&console).contains("reboot: Restarting system")
-                || text_of(&watchdog).contains("watchdog_perform_action")
-        };
         let failure = match ended {
             None if self.scenario.restarts => Some("it was not restarted".to_owned()),
-            Some(_) if self.scenario.restarts && restarted() => None,
+            Some(_) if self.scenario.restarts => {
+                qemu.stop();
+                let restarted = text_of(&console).contains("reboot: Restarting system")
+                    || monitor.map_or(Ok(false), Monitor::watchdog_went_off)?;
+                ended.filter(|_| !restarted)
+            }
             ended => ended,
         };
         if let Some(why) = failure {
