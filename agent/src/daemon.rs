@@ -749,7 +749,9 @@ fn protect_self(log: &mut Log) {
     use rustix::mm::{MlockAllFlags, mlockall};
     let lock = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
     let score = std::fs::write("/proc/self/oom_score_adj", "-1000");
-    let first = sys::run_first().or_else(|_| Ok(rustix::process::setpriority_process(None, -20)?));
+    // For when it takes turns, and for where it may not run first.
+    let nice = rustix::process::setpriority_process(None, -20);
+    let first = sys::run_first().or(nice.map_err(io::Error::from));
     for (what, result) in [
         ("lock its memory", lock.map_err(io::Error::from)),
         ("set its oom_score_adj to -1000", score),

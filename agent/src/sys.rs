@@ -105,11 +105,19 @@ pub fn process_mrelease(pidfd: impl AsFd) -> io::Result<()> {
 /// Such a thread also gets at half of the memory that the kernel keeps back (`ALLOC_MIN_RESERVE` of
 /// mm/page_alloc.c), where others have to reclaim for what their system calls need.
 pub fn run_first() -> io::Result<()> {
-    const POLICY: c_int = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    let lowest: c_int = 1;
+    schedule(libc::SCHED_FIFO, 1)
+}
+
+/// Has this thread take turns with all others, as its nice value says, until it is to run first again.
+pub fn take_turns() -> io::Result<()> {
+    schedule(libc::SCHED_OTHER, 0)
+}
+
+fn schedule(policy: c_int, priority: c_int) -> io::Result<()> {
+    let policy = policy | libc::SCHED_RESET_ON_FORK;
     // SAFETY: the kernel's `struct sched_param` is this one int, which it only reads. The function of
     // musl by this name does nothing.
-    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, POLICY, &raw const lowest) })
+    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) })
         .map(drop)
 }
 

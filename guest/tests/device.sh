@@ -18,6 +18,11 @@ end_agent() {
 	wait "$agent" || true
 }
 
+# Nice value for when it takes turns, rt_priority 1, policy SCHED_FIFO.
+runs_first() {
+	[ "$(cut -d ' ' -f 19,40,41 "/proc/$agent/stat")" = "-20 1 1" ]
+}
+
 is() {
 	[ "$(cat "$CGROUPS/$1")" = "$2" ]
 }

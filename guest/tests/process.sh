@@ -38,6 +38,8 @@ step soon holds media 45
 start_agent /etc/lowtide/process-kill.toml
 step hog_ends_by 9
 step left
+# It took turns while it gave back the memory.
+step soon runs_first
 end_agent TERM
 
 start_agent /etc/lowtide/process-terminate.toml

@@ -28,9 +28,7 @@ protects_itself() {
 	is lowtide/memory.min "$((2 << 20))" &&
 		[ "$(cat "$CGROUPS/lowtide/memory.current")" -le "$((2 << 20))" ] &&
 		[ "$(of_agent VmLck)" -ge "$(of_agent VmRSS)" ] &&
-		[ "$(cat "/proc/$agent/oom_score_adj")" -eq -1000 ] &&
-		# rt_priority 1, policy SCHED_FIFO
-		[ "$(cut -d ' ' -f 40,41 "/proc/$agent/stat")" = "1 1" ]
+		[ "$(cat "/proc/$agent/oom_score_adj")" -eq -1000 ] && runs_first
 }
 
 # Takes from everybody all that the kernel can get, while the gateway, which has its cache, stands
