@@ -39,8 +39,8 @@ pub struct Rates {
     pub refaults: u64,
     /// Of the time between the samples.
     pub stalled: Stalls,
-    /// What of it lasts: the least of that time and of its end. `None` until it is long enough to
-    /// say so.
+    /// What of it lasts: the least of any tenth of a second in the last second and a half, or of what
+    /// is between two looks. `None` until it was looked at for so long.
     pub lasting: Option<Stalls>,
     /// Of the time that some task stalled, hundredths of a percent that are within cgroups watched
     /// over by themselves.
@@ -55,6 +55,11 @@ pub struct Stalls {
 }
 
 impl Stalls {
+    pub(crate) const ALL_THE_TIME: Self = Self {
+        some_permyriad: 10_000,
+        full_permyriad: 10_000,
+    };
+
     const fn of(&self, stall: Stall) -> u16 {
         match stall {
             Stall::Some => self.some_permyriad,

@@ -14,10 +14,11 @@ pub type Millis = u64;
 const SAMPLE_MS: Millis = 100;
 /// Samples older than this say nothing about now.
 const SAMPLE_AGE_MS: Millis = 2_000;
+const SAMPLES: usize = (SAMPLE_AGE_MS / SAMPLE_MS) as usize;
 /// A stall that is over sooner than this was a burst: memory that went to swap for good.
 const LASTING_MS: Millis = 1_500;
-/// And one that stopped so long ago is over.
-const OVER_MS: Millis = 200;
+/// Without a pause of about this length in between, as there is from one burst to the next.
+const PAUSE_MS: Millis = 100;
 
 /// What came of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +62,7 @@ struct Killed {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     fired: [Option<Millis>; LEVELS],
-    samples: Deque<(Millis, Memory), 16>,
+    samples: Deque<(Millis, Memory), SAMPLES>,
     acting: Option<Level>,
     reclaiming_since: Option<Millis>,
     helpless_since: Option<Millis>,
@@ -155,24 +156,34 @@ impl History {
         let ms = now.checked_sub(*at).filter(|ms| *ms >= SAMPLE_MS)?;
         let per_second = |delta: u64| delta.saturating_mul(1_000) / ms;
         let stalled = stalls(then, memory, ms);
-        let lasting = (ms >= LASTING_MS).then(|| {
-            let mut newest_first = self.samples.iter().rev();
-            let end = newest_first.find(|(at, _)| at + OVER_MS <= now);
-            end.map_or(stalled, |(at, then)| {
-                stalled.least(stalls(then, memory, now - at))
-            })
-        });
         let some_us = memory.psi_some_us.saturating_sub(then.psi_some_us);
         let limited_us = memory.psi_limited_us.saturating_sub(then.psi_limited_us);
         Some(Rates {
             shrinking: per_second(then.available.saturating_sub(memory.available)),
             refaults: per_second(memory.refaults.saturating_sub(then.refaults)),
             stalled,
-            lasting,
+            lasting: self.lasting(memory, now),
             // Several cgroups may stall at the same time.
             limited_permyriad: (limited_us.saturating_mul(10_000) / some_us.max(1)).min(10_000)
                 as u16,
         })
+    }
+
+    /// The least stalls of a part of [`LASTING_MS`] that is as long as [`PAUSE_MS`]. `None` until
+    /// there are samples of such a time.
+    fn lasting(&self, memory: &Memory, now: Millis) -> Option<Stalls> {
+        let mut least = Stalls::ALL_THE_TIME;
+        let (mut end, mut figures) = (now, memory);
+        for (at, then) in self.samples.iter().rev() {
+            if at + PAUSE_MS <= end {
+                least = least.least(stalls(then, figures, end - at));
+                (end, figures) = (*at, then);
+            }
+            if end + LASTING_MS <= now {
+                return Some(least);
+            }
+        }
+        None
     }
 
     /// Takes in a verdict and what came of it.

@@ -512,30 +512,47 @@ fn a_stall_counts_when_it_lasts() {
     let mut policy = policy();
     policy.levels[2].confirm = Condition::all(&[Term::PressureAbove(Stall::Full, 3_000)]).unwrap();
     let rows = [row(7, 800, 100 * MIB, 0)];
-    // Percent of each half second, and whether somebody goes at the end of it.
-    for (halves, goes) in [
-        // Memory goes to swap for good: it is over before it lasts.
-        (&[90, 80][..], false),
-        (&[90, 90, 10, 0], false),
-        (&[90, 90, 90, 10], false),
-        (&[90, 90, 90], true),
-        (&[40, 50, 40, 50], true),
-        (&[0, 0, 20, 90], false),
-        (&[20, 20, 20, 20], false),
+    // Percent of the time, for so many tenths of a second; whether somebody goes at the end of it.
+    for (stall, goes) in [
+        (&[(90, 12)][..], false),
+        (&[(90, 17)], true),
+        (&[(40, 8), (50, 9)], true),
+        (&[(20, 17)], false),
+        (&[(90, 15), (0, 2)], false),
+        (&[(0, 3), (90, 14)], false),
+        (&[(90, 8), (0, 2), (90, 8)], false),
+        // zram-absorb on 512 MB: memory went to swap for good, and once more when that was over.
+        (
+            &[(0, 1), (37, 1), (90, 2), (74, 7), (0, 2), (19, 1), (92, 3)],
+            false,
+        ),
+        // zram-churn on 512 MB.
+        (&[(88, 10), (67, 1), (45, 1), (85, 5)], true),
     ] {
-        let (mut history, mut now) = (History::default(), memory(128 * MIB));
-        history.observe(&now, 0);
-        let mut at = 0;
-        for percent in halves {
-            at += 500;
-            now.psi_full_us += percent * 5_000;
-            now.psi_some_us = now.psi_full_us;
+        // However often it is looked at.
+        for every_ms in [5, 20, 35, 100] {
+            let (mut history, mut now) = (History::default(), memory(128 * MIB));
+            history.observe(&now, 0);
+            let mut at = 0;
+            for (percent, tenths) in stall {
+                let end = at + tenths * 100;
+                while at < end {
+                    let ms = every_ms.min(end - at);
+                    at += ms;
+                    now.psi_full_us += percent * ms * 10;
+                    now.psi_some_us = now.psi_full_us;
+                    history.observe(&now, at);
+                }
+            }
             history.triggered(Level::Critical, at);
-            history.observe(&now, at);
+            let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, at);
+            let killed = matches!(verdict.action, Action::Kill { .. });
+            assert_eq!(
+                killed, goes,
+                "{stall:?} every {every_ms} ms: {:?}",
+                verdict.rates
+            );
         }
-        let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, at);
-        let killed = matches!(verdict.action, Action::Kill { .. });
-        assert_eq!(killed, goes, "{halves:?}: {:?}", verdict.rates);
     }
 }
 

@@ -748,13 +748,13 @@ table! {
         pub refaults_above: Setting<u32>,
         /// Fewer pages a second than this come back that had been reclaimed.
         pub refaults_below: Setting<u32>,
-        /// Some task stalls on memory for more than this share of the time, for at least a second
-        /// and a half and still.
+        /// Some task stalls on memory for more than this share of the time, in each tenth
+        /// of a second of the last second and a half.
         pub some_above: Setting<Percent>,
         /// Some task stalls on memory for less than this share of the time.
         pub some_below: Setting<Percent>,
-        /// All tasks stall on memory for more than this share of the time, for at least a second
-        /// and a half and still.
+        /// All tasks stall on memory for more than this share of the time, in each tenth
+        /// of a second of the last second and a half.
         pub full_above: Setting<Percent>,
         /// All tasks stall on memory for less than this share of the time.
         pub full_below: Setting<Percent>,
