@@ -79,7 +79,11 @@ impl Daemon {
     /// Opens everything that the agent will ever need.
     pub fn start(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {
         protect_self(&mut log);
-        stack::on_its_own(|| Self::open(config, log, verifier_log))
+        let this = stack::on_its_own(|| Self::open(config, log, verifier_log))?;
+        // By now there is the thread that smol has beside this one, and as often as not that is whom a
+        // trigger wakes, which then wakes this one.
+        let _ = sys::all_run_first();
+        Ok(this)
     }
 
     fn open(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {

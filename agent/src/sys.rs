@@ -105,20 +105,38 @@ pub fn process_mrelease(pidfd: impl AsFd) -> io::Result<()> {
 /// Such a thread also gets at half of the memory that the kernel keeps back (`ALLOC_MIN_RESERVE` of
 /// mm/page_alloc.c), where others have to reclaim for what their system calls need.
 pub fn run_first() -> io::Result<()> {
-    schedule(libc::SCHED_FIFO, 1)
+    schedule(0, libc::SCHED_FIFO, 1)
+}
+
+/// The same for all threads that there are now.
+pub fn all_run_first() -> io::Result<()> {
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        if let Some(id) = thread?.file_name().to_str().and_then(|id| id.parse().ok()) {
+            schedule(id, libc::SCHED_FIFO, 1)?;
+        }
+    }
+    Ok(())
 }
 
 /// Has this thread take turns with all others, as its nice value says, until it is to run first again.
 pub fn take_turns() -> io::Result<()> {
-    schedule(libc::SCHED_OTHER, 0)
+    schedule(0, libc::SCHED_OTHER, 0)
 }
 
-fn schedule(policy: c_int, priority: c_int) -> io::Result<()> {
+/// A thread by its id, or the caller, which is 0.
+fn schedule(thread: c_int, policy: c_int, priority: c_int) -> io::Result<()> {
     let policy = policy | libc::SCHED_RESET_ON_FORK;
     // SAFETY: the kernel's `struct sched_param` is this one int, which it only reads. The function of
     // musl by this name does nothing.
-    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            thread,
+            policy,
+            &raw const priority,
+        )
+    })
+    .map(drop)
 }
 
 /// After how long without a sign of life a watchdog restarts the device; `ENOTTY` where it is none.

@@ -20,7 +20,10 @@ end_agent() {
 
 # Nice value for when it takes turns, rt_priority 1, policy SCHED_FIFO.
 runs_first() {
-	[ "$(cut -d ' ' -f 19,40,41 "/proc/$agent/stat")" = "-20 1 1" ]
+	[ "$(cut -d ' ' -f 19,40,41 "/proc/$agent/stat")" = "-20 1 1" ] || return 1
+	for thread in "/proc/$agent/task/"*/stat; do
+		[ "$(cut -d ' ' -f 40,41 "$thread")" = "1 1" ] || return 1
+	done
 }
 
 is() {
