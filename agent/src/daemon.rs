@@ -279,8 +279,7 @@ impl Daemon {
                 }
             };
             let (verdict, done) = without_allocating(|| self.step(at, &memory, fired, now))?;
-            let took = woken.elapsed();
-            self.tell(at, &verdict, done.as_ref(), took);
+            self.tell(at, &verdict, done.as_ref(), woken);
             self.commands.tell(&mut self.log);
             match verdict.action {
                 Action::Reboot => self.reboot(),
@@ -307,7 +306,7 @@ impl Daemon {
                 return Ok(());
             };
             if let Some(victim) = done.victim {
-                self.wait_for(at, victim, memory.available)?;
+                self.wait_for(at, victim, done.at, memory.available)?;
             }
         }
         self.domains[at].look_again = Some(Instant::now());
@@ -541,9 +540,8 @@ impl Daemon {
     }
 
     /// No second victim while the first is still exiting.
-    fn wait_for(&mut self, at: usize, victim: Victim, was: u64) -> io::Result<()> {
+    fn wait_for(&mut self, at: usize, victim: Victim, killed: Instant, was: u64) -> io::Result<()> {
         let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
-        let killed = Instant::now();
         let deadline = killed + limit;
         // Who is held back meanwhile is let go in time, and signs of life go on.
         loop {
@@ -578,18 +576,18 @@ impl Daemon {
         Ok(())
     }
 
-    fn tell(&mut self, at: usize, verdict: &Verdict, done: Option<&act::Done>, took: Duration) {
+    fn tell(&mut self, at: usize, verdict: &Verdict, done: Option<&act::Done>, woken: Instant) {
         let Domain {
             place, last_why, ..
         } = &mut self.domains[at];
         let repeated = last_why.replace(verdict.why) == Some(verdict.why);
-        let target = verdict.action.target().filter(|_| done.is_some());
+        let acted = verdict.action.target().zip(done);
         // Cache goes in many small steps: why is said once.
         let is_news = match &verdict.action {
             Action::Nothing | Action::Reclaim { .. } => !repeated,
             _ => true,
         };
-        if is_news && (target.is_some() || verdict.level > Level::Calm) {
+        if is_news && (acted.is_some() || verdict.level > Level::Calm) {
             self.log.info(format_args!(
                 "{place}{}: {}; {}",
                 verdict.level.name(),
@@ -597,7 +595,7 @@ impl Daemon {
                 Figures(verdict)
             ));
         }
-        let Some(target) = target else { return };
+        let Some((target, done)) = acted else { return };
         let mut judged = verdict.judged.iter();
         let passed_over = judged.find_map(|judged| match judged.reason {
             Reason::Restarting(times) if judged.row.rule.kill >= target.rule.kill => {
@@ -615,21 +613,16 @@ impl Daemon {
         }
         let mut buffer = [std::mem::MaybeUninit::uninit(); PATH];
         let tree = &self.surveyor.tree;
-        let whom = Whom::new(
-            tree,
-            target,
-            done.and_then(|d| d.process.as_ref()),
-            &mut buffer,
-        );
+        let whom = Whom::new(tree, target, done.process.as_ref(), &mut buffer);
         let what = Target(&self.config.policy, target);
-        let took = took.as_micros();
-        match done.map(|d| d.outcome) {
-            Some(Outcome::Failed { errno }) => self.log.error(format_args!(
+        let took = (done.at - woken).as_micros();
+        match done.outcome {
+            Outcome::Failed { errno } => self.log.error(format_args!(
                 "could not {} {whom} ({what}): {}",
                 verdict.action.name(),
                 io::Error::from_raw_os_error(errno)
             )),
-            Some(Outcome::Reclaimed { bytes }) => {
+            Outcome::Reclaimed { bytes } => {
                 self.log.info(format_args!(
                     "reclaimed {} of {whom} in {took} us",
                     Size(bytes)

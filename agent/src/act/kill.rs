@@ -85,12 +85,13 @@ pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
         }
         Err(error) => return Err(error),
     }
-    // Victims that do not get to run give their memory back all the same.
-    let _ = each_process(&dir, DEPTH, &mut |pidfd| give_back(pidfd));
-    Ok(Done {
+    let done = Done {
         victim: Some(Victim::Memcg(events)),
         ..Done::only(Outcome::Killed)
-    })
+    };
+    // Victims that do not get to run give their memory back all the same.
+    let _ = each_process(&dir, DEPTH, &mut |pidfd| give_back(pidfd));
+    Ok(done)
 }
 
 /// Sends SIGKILL to the target, where that is a process, or to the process of the target that is
@@ -102,11 +103,12 @@ pub fn process(tree: &Tree, target: &Row, enough: u64, config: &Loaded) -> io::R
     let process = first(tree, target, enough, config)?;
     let name = process.name();
     pidfd_send_signal(&process.pidfd, Signal::KILL)?;
+    let done = Done::only(Outcome::Killed);
     give_back(process.pidfd.as_fd());
     Ok(Done {
         process: Some(name),
         victim: Some(Victim::Process(process.pidfd)),
-        ..Done::only(Outcome::Killed)
+        ..done
     })
 }
 

@@ -17,20 +17,24 @@ use lowtide_common::{Row, Rule};
 use lowtide_judge::{Action, Outcome, Verdict};
 use settings::Settings;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What came of it, and who was killed and is to be waited for.
 pub struct Done {
     pub outcome: Outcome,
+    /// When; of a kill, when the signals were sent, and not when the victim's memory was given back.
+    pub at: Instant,
     pub victim: Option<Victim>,
     /// Whom it was done to, where that is one process of the target.
     pub process: Option<process::Name>,
 }
 
 impl Done {
+    /// Just now, to nobody in particular.
     fn only(outcome: Outcome) -> Self {
         Self {
             outcome,
+            at: Instant::now(),
             victim: None,
             process: None,
         }

@@ -10,7 +10,7 @@ use crate::target::Arch;
 use crate::vm::{Guest, Run};
 use anyhow::{Result, ensure};
 use argh::FromArgs;
-use lowtide_guest::{Sample, Scenario, What, Zram};
+use lowtide_guest::{Event, Sample, Scenario, What, Zram};
 
 /// how long it takes from waking on a trigger to the signal, and until the memory is back, with the
 /// device at rest and with it stalled
@@ -141,32 +141,42 @@ fn distribution(mut times: Vec<u64>) -> String {
 /// What the agent says of each kill, when the hog ended after it, and the samples after it.
 fn kills(run: &Run) -> Vec<Kill> {
     let mark = loads::mem_total_kb(run) * RELIEF_PERCENT / 100;
-    let mut signalled = None;
-    let mut kills = Vec::new();
-    for event in &run.events {
-        match &event.what {
-            What::Line { service, line } if service == "lowtide" => {
-                let before = line
-                    .split_once(" us after waking")
-                    .map(|(before, _)| before);
-                let us = before.and_then(|text| text.rsplit(' ').next()?.parse().ok());
-                // Who does not go by the first signal gets a second: the first counts.
-                signalled = signalled.or(us.map(|us| (event.t, us)));
-            }
-            What::Exited { service, .. } if service == HOG => {
-                let Some((at, signal)) = signalled.take() else {
-                    continue;
-                };
-                let relieved =
-                    |(t, sample): &(u64, &Sample)| *t >= at && sample.available_kb > mark;
-                kills.extend(run.samples().find(relieved).map(|(relief, _)| Kill {
-                    signal,
-                    gone: (event.t - at) * 1000,
-                    relief: (relief - at) * 1000,
-                }));
-            }
-            _ => {}
-        }
-    }
-    kills
+    let is_start = |what: &What| matches!(what, What::Started { service, .. } if service == HOG);
+    let kill = |events: &[Event]| {
+        let said = |(before, after): (&str, &str)| {
+            let number = |line: &str| -> Option<u64> {
+                let (text, _) = line.split_once(after)?;
+                text.rsplit(' ').next()?.parse().ok()
+            };
+            events.iter().find_map(|e| match &e.what {
+                What::Line { service, line } if service == "lowtide" && line.contains(before) => {
+                    Some((e.t, number(line)?))
+                }
+                _ => None,
+            })
+        };
+        // Who does not go by the first signal gets a second: the first counts. Of SIGKILL it says so
+        // when the memory was given back, but also how long ago it was.
+        let at = match (said(("terminate /", " us ")), said(("gone after ", " ms"))) {
+            (Some((t, _)), _) => t,
+            (None, Some((t, ms))) => t - ms,
+            (None, None) => return None,
+        };
+        let (_, signal) = said((" /", " us after waking"))?;
+        let gone = events.iter().find_map(|e| match &e.what {
+            What::Exited { service, .. } if service == HOG => Some(e.t),
+            _ => None,
+        })?;
+        let relieved = |(t, sample): &(u64, &Sample)| *t >= at && sample.available_kb > mark;
+        let (relief, _) = run.samples().find(relieved)?;
+        Some(Kill {
+            signal,
+            gone: gone.saturating_sub(at) * 1000,
+            relief: (relief - at) * 1000,
+        })
+    };
+    run.events
+        .chunk_by(|_, next| !is_start(&next.what))
+        .filter_map(kill)
+        .collect()
 }
