@@ -577,7 +577,7 @@ impl Cell {
 }
 
 /// The part of the table that fits into every test run: each load on a device of 128 MB, and its
-/// control.
+/// control; and what a larger zram makes harder to tell apart.
 pub fn for_every_run() -> Vec<Cell> {
     let cell = |load: &'static Load, with_agent| Cell {
         load,
@@ -588,6 +588,10 @@ pub fn for_every_run() -> Vec<Cell> {
     LOADS
         .iter()
         .flat_map(|load| [cell(load, true), cell(load, false)])
+        .chain(
+            ["zram-churn", "zram-absorb"]
+                .map(|load| Cell::find(load, 512, Swap::Zram).expect("it is one of LOADS")),
+        )
         .collect()
 }
 
