@@ -159,6 +159,7 @@ impl Daemon {
 
     async fn watch(&mut self, paths: &Paths) -> io::Result<()> {
         let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
+        stack::touch();
         self.manager.ready();
         self.episode(0, false)?;
         loop {

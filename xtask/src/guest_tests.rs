@@ -255,7 +255,10 @@ const CASES: &[Case] = &[
             ensure!(engine == "kfunc", "the {engine} engine");
             let lacks: Vec<_> = has.iter().filter(|(_, has)| !**has).collect();
             ensure!(
-                matches!(lacks[..], [(name, _)] if name == "swap on zram"),
+                lacks
+                    .iter()
+                    .map(|(name, _)| name.as_str())
+                    .eq(["locked pages stay", "swap on zram"]),
                 "lacks {lacks:?}"
             );
             ensure!(has.len() > 20, "only {} findings", has.len());
@@ -267,7 +270,12 @@ const CASES: &[Case] = &[
         name: "doctor_on_6_1_without_psi",
         kernel: Some("6.1"),
         append: "psi=0",
-        scenario: scenarios::doctor,
+        scenario: || {
+            let mut scenario = scenarios::doctor();
+            let stay = ("vm/compact_unevictable_allowed", "0");
+            scenario.sysctls.insert(stay.0.into(), stay.1.into());
+            scenario
+        },
         check: |run| {
             let (engine, has) = scenarios::diagnosis(run)?;
             ensure!(engine == "cgroupfs", "the {engine} engine");
@@ -276,6 +284,7 @@ const CASES: &[Case] = &[
                 ("bpf_get_root_mem_cgroup", false),
                 ("memory.reclaim", true),
                 ("process_mrelease", true),
+                ("locked pages stay", true),
             ] {
                 ensure!(
                     has.get(name) == Some(&wanted),
@@ -396,6 +405,12 @@ const CASES: &[Case] = &[
     Case {
         name: "what_grows_is_held_back_and_let_go",
         scenario: scenarios::throttle,
+        check: firmware::passed,
+        ..PLAIN
+    },
+    Case {
+        name: "under_pressure_the_agent_waits_for_no_page",
+        scenario: scenarios::ready,
         check: firmware::passed,
         ..PLAIN
     },

@@ -381,7 +381,7 @@ pub fn throttle() -> Scenario {
     for time in ["2s", "10min"] {
         scenario.files.insert(
             format!("/etc/lowtide/throttle-{time}.toml"),
-            early("throttle", &format!("throttle = \"{time}\"")),
+            early(&["throttle"], &format!("throttle = \"{time}\"")),
         );
     }
     scenario
@@ -421,9 +421,26 @@ pub fn process() -> Scenario {
             "[[group]]\nname = \"precious\"\nkill = \"never\"\nprocesses = [\"precious\"]\n";
         scenario.files.insert(
             format!("/etc/lowtide/process-{action}.toml"),
-            format!("{}{precious}", early(action, "unit = \"process\"")),
+            format!("{}{precious}", early(&[action], "unit = \"process\"")),
         );
     }
+    scenario
+}
+
+/// Configs that reclaim and then end the hog, each in another way. Stacks begin where they always do.
+pub fn ready() -> Scenario {
+    let mut scenario = scripted("ready", include_str!("../../guest/tests/ready.sh"), &[]);
+    let sysctls = &mut scenario.sysctls;
+    sysctls.insert("kernel/randomize_va_space".into(), "0".into());
+    for action in ["kill", "terminate"] {
+        for unit in ["cgroup", "process"] {
+            scenario.files.insert(
+                format!("/etc/lowtide/{action}-{unit}.toml"),
+                early(&["reclaim", action], &format!("unit = \"{unit}\"")),
+            );
+        }
+    }
+    scenario.counted = true;
     scenario
 }
 
@@ -449,7 +466,7 @@ pub fn commands() -> Scenario {
         let limits = "[limits]\ncommand = \"1s\"\n";
         scenario.files.insert(
             format!("/etc/lowtide/commands-{name}.toml"),
-            format!("{limits}{}", early("terminate\", \"kill", &keys)),
+            format!("{limits}{}", early(&["terminate", "kill"], &keys)),
         );
     }
     scenario.counted = true;
@@ -559,15 +576,15 @@ pub fn reload() -> Scenario {
     scenario
 }
 
-/// The device's config with one more key for the hog, and one action as soon as 40 % are left.
-fn early(action: &str, key: &str) -> String {
+/// The device's config with one more key for the hog, and these actions as soon as 40 % are left.
+fn early(actions: &[&str], key: &str) -> String {
     let media = "name    = \"media\"\n";
     let device = DEVICE.replace(media, &format!("{media}{key}\n"));
     format!(
         "[level.critical]\n\
          confirm = {{ available_below = \"40%\" }}\n\
          relief = {{ available_above = \"50%\" }}\n\
-         actions = [\"{action}\"]\n{device}"
+         actions = {actions:?}\n{device}"
     )
 }
 
