@@ -12,7 +12,9 @@ unkillable() {
 	[ "$(cat "/proc/$(pidof lowtide)/oom_score_adj")" -eq -1000 ]
 }
 
-syslogd -O "$LOG"
+logs() {
+	grep -q "lowtide.*$1" "$LOG"
+}
 
 step fails "$SCRIPT" status
 
@@ -25,13 +27,19 @@ step unkillable
 step "$SCRIPT" start
 step agents 1
 
-step soon grep -q 'lowtide.*armed' "$LOG"
+# One that starts later is told from then on, and so is another in its place.
+syslogd -O "$LOG"
 first="$(pidof lowtide)"
 echo 'profile = "no such"' > "$CONFIG"
 step fails "$SCRIPT" reload
 printf '[[group]]\nname = "more"\nkill = 1\ncgroups = ["more"]\n' > "$CONFIG"
 step "$SCRIPT" reload
-step soon grep -q 'lowtide.*reloaded' "$LOG"
+step soon logs reloaded
+killall syslogd
+rm "$LOG"
+syslogd -O "$LOG"
+step "$SCRIPT" reload
+step soon logs reloaded
 step [ "$(pidof lowtide)" = "$first" ]
 
 kill -KILL "$first"

@@ -9,16 +9,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use std::fmt::{Arguments, Write as _};
 use std::fs::File;
-use std::io::IoSlice;
-use std::os::unix::net::UnixDatagram;
+use std::io::{ErrorKind, IoSlice, Write};
+use syslog::{Facility, LogFormat, Logger, LoggerBackend, Severity};
 
 /// Longest line; a longer one is cut.
 const LINE: usize = 480;
 /// Before each line where nothing else says whose it is.
 const NAME: &str = "lowtide: ";
-
-/// Facility `daemon` of syslog (RFC 3164), where the priority of a message takes it.
-const DAEMON: u8 = 3 << 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
@@ -29,13 +26,12 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// Severity of syslog.
-    const fn severity(self) -> u8 {
+    const fn severity(self) -> Severity {
         match self {
-            Self::Info => 6,
-            Self::Notice => 5,
-            Self::Warning => 4,
-            Self::Error => 3,
+            Self::Info => Severity::LOG_INFO,
+            Self::Notice => Severity::LOG_NOTICE,
+            Self::Warning => Severity::LOG_WARNING,
+            Self::Error => Severity::LOG_ERR,
         }
     }
 }
@@ -43,18 +39,26 @@ impl Weight {
 /// Writes without ever waiting for a reader: under memory pressure the one who reads the log may
 /// be stalled, and the agent must not stall with it. A line that cannot be written is dropped.
 pub struct Log {
-    /// stderr is the journal.
-    journal: bool,
-    syslog: Option<UnixDatagram>,
+    to_syslog: ToSyslog,
     kmsg: Option<File>,
+}
+
+/// Whether and how lines get to a syslog daemon.
+enum ToSyslog {
+    /// Only a person reads them.
+    Never,
+    /// stderr is the journal.
+    Journal,
+    /// Nobody listens; it is tried with each line, as the daemon starts after the agent at boot.
+    Unconnected,
+    Connected(Logger<LoggerBackend, Untimed>),
 }
 
 impl Log {
     /// Only to stderr, for commands that a person runs.
     pub fn stderr() -> Self {
         Self {
-            journal: false,
-            syslog: None,
+            to_syslog: ToSyslog::Never,
             kmsg: None,
         }
     }
@@ -62,16 +66,12 @@ impl Log {
     /// To stderr, to syslog where a daemon listens that is not the journal behind stderr, and what
     /// was done also to the kernel log, which survives in pstore.
     pub fn open() -> Self {
-        let journal = stderr_is_journal();
-        let connect = || {
-            let socket = UnixDatagram::unbound().ok()?;
-            socket.connect("/dev/log").ok()?;
-            socket.set_nonblocking(true).ok()?;
-            Some(socket)
-        };
         Self {
-            journal,
-            syslog: if journal { None } else { connect() },
+            to_syslog: if stderr_is_journal() {
+                ToSyslog::Journal
+            } else {
+                ToSyslog::Unconnected
+            },
             kmsg: File::options().write(true).open("/dev/kmsg").ok(),
         }
     }
@@ -100,40 +100,81 @@ impl Log {
         let stderr = std::io::stderr();
         if is_writable(&stderr) {
             let severity = for_journal(weight);
-            let prefix = if self.journal { &severity } else { NAME };
+            let journal = matches!(self.to_syslog, ToSyslog::Journal);
+            let prefix = if journal { &severity } else { NAME };
             write_line(stderr.lock(), prefix, &line);
         }
-        if let Some(syslog) = &self.syslog {
-            let _ = syslog.send(for_syslog(weight, &line).as_bytes());
-        }
+        self.to_syslog.say(weight, &line);
         if let Some(kmsg) = self.kmsg.as_mut().filter(|_| weight >= Weight::Notice) {
             write_line(kmsg, NAME, &line);
         }
     }
 }
 
-/// A message as a daemon takes it on its local socket. It puts the time in by itself.
-fn for_syslog(weight: Weight, line: &str) -> heapless::String<{ LINE + 32 }> {
-    let mut message = heapless::String::new();
-    let priority = DAEMON | weight.severity();
-    // There is room for the longest line.
-    let _ = write!(
-        message,
-        "<{priority}>lowtide[{}]: {line}",
-        std::process::id()
-    );
-    message
+impl ToSyslog {
+    fn say(&mut self, weight: Weight, line: &str) {
+        // Once more where the daemon was started anew since the last line.
+        for _ in 0..2 {
+            if let Self::Unconnected = self {
+                *self = connect().map_or(Self::Unconnected, Self::Connected);
+            }
+            let Self::Connected(syslog) = self else {
+                return;
+            };
+            let sent = syslog
+                .formatter
+                .format(&mut syslog.backend, weight.severity(), line);
+            match sent {
+                Err(syslog::Error::Write(error)) if error.kind() != ErrorKind::WouldBlock => {
+                    *self = Self::Unconnected;
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// To the daemon that listens, if one does, without ever waiting for it.
+fn connect() -> Option<Logger<LoggerBackend, Untimed>> {
+    let logger = syslog::unix(Untimed).ok()?;
+    match &logger.backend {
+        LoggerBackend::Unix(socket) => socket.set_nonblocking(true),
+        LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true),
+        LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => Ok(()),
+    }
+    .ok()?;
+    Some(logger)
+}
+
+/// A message as a daemon takes it on its local socket (RFC 3164). It puts the time in by itself: the
+/// formats of the crate do so with the time zones, which are an eighth of the binary, and allocate.
+#[derive(Clone)]
+struct Untimed;
+
+impl LogFormat<&str> for Untimed {
+    fn format<W: Write>(&self, to: &mut W, severity: Severity, line: &str) -> syslog::Result<()> {
+        let mut message = heapless::String::<{ LINE + 32 }>::new();
+        let priority = Facility::LOG_DAEMON as u8 | severity as u8;
+        // There is room for the longest line.
+        let _ = write!(
+            message,
+            "<{priority}>lowtide[{}]: {line}",
+            std::process::id()
+        );
+        to.write_all(message.as_bytes())
+            .map_err(syslog::Error::Write)
+    }
 }
 
 /// What the journal takes the severity of a line from.
 fn for_journal(weight: Weight) -> heapless::String<4> {
     let mut prefix = heapless::String::new();
-    let _ = write!(prefix, "<{}>", weight.severity());
+    let _ = write!(prefix, "<{}>", weight.severity() as u8);
     prefix
 }
 
 /// In one call, so that it is one record. It is dropped where it cannot be written.
-fn write_line(mut to: impl std::io::Write, prefix: &str, line: &str) {
+fn write_line(mut to: impl Write, prefix: &str, line: &str) {
     let parts = [prefix, line, "\n"].map(|part| IoSlice::new(part.as_bytes()));
     let _ = to.write_vectored(&parts);
 }
@@ -163,9 +204,9 @@ mod tests {
     fn the_longest_line_fits_a_syslog_message() {
         let line = "x".repeat(LINE);
         let id = std::process::id();
-        assert_eq!(
-            for_syslog(Weight::Error, &line).as_str(),
-            format!("<27>lowtide[{id}]: {line}")
-        );
+        let mut sent = Vec::new();
+        let severity = Weight::Error.severity();
+        Untimed.format(&mut sent, severity, line.as_str()).unwrap();
+        assert_eq!(sent, format!("<27>lowtide[{id}]: {line}").into_bytes());
     }
 }
