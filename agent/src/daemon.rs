@@ -9,6 +9,7 @@ use crate::act::settle::{OwnTrigger, settle, settle_processes};
 use crate::act::watchdog::Watchdog;
 use crate::config::{self, Loaded, Paths, rule};
 use crate::domain::{Domain, WATCHED};
+use crate::resident;
 use crate::sense::Surveyor;
 use crate::sense::births::Births;
 use crate::sense::choose::{self, Wanted};
@@ -146,6 +147,11 @@ impl Daemon {
         this.open_watchdog();
         this.tell_of_cgroups_only();
         this.settle();
+        if let Err(error) = resident::keep() {
+            this.log.warning(format_args!(
+                "could not keep its program in memory: {error}"
+            ));
+        }
         Ok(this)
     }
 
@@ -160,6 +166,7 @@ impl Daemon {
     async fn watch(&mut self, paths: &Paths) -> io::Result<()> {
         let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
         stack::touch();
+        resident::let_go();
         self.manager.ready();
         self.episode(0, false)?;
         loop {
@@ -214,7 +221,9 @@ impl Daemon {
                 Woken::Born => self.note_births(),
                 Woken::Reload => {
                     self.manager.reloading();
-                    if self.reload(paths)? {
+                    let reloaded = self.reload(paths)?;
+                    resident::let_go();
+                    if reloaded {
                         for at in (0..self.domains.len()).rev() {
                             self.episode(at, false)?;
                         }

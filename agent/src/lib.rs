@@ -9,6 +9,7 @@ pub mod daemon;
 mod domain;
 #[cfg(test)]
 mod mdoc;
+mod resident;
 pub mod sense;
 mod stack;
 mod sys;

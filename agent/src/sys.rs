@@ -1,11 +1,16 @@
-//! The system calls that no safe crate offers: cgroups by id, memory of a dying process, and starting
-//! a program without an allocation between fork and exec.
+//! The system calls that no safe crate offers: cgroups by id, memory of a dying process, which pages
+//! stay in memory, and starting a program without an allocation between fork and exec.
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::mm::{Advice, madvise, mlock, munlock};
+use rustix::param::page_size;
 use rustix::process::Pid;
-use std::ffi::{CStr, c_char, c_int, c_uint};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::ptr;
+use std::slice;
 use std::time::Duration;
 
 /// `FILEID_KERNFS`: the handle is a 64-bit kernfs node id, which is the cgroup id.
@@ -139,6 +144,67 @@ fn schedule(thread: c_int, policy: c_int, priority: c_int) -> io::Result<()> {
     .map(drop)
 }
 
+/// Where code lies that an episode does not need (`cold.ld`), in whole pages; empty in a program that
+/// was linked without.
+pub fn cold_code() -> Range<usize> {
+    unsafe extern "C" {
+        // The linker's, for each section that is named like an identifier.
+        #[link_name = "__start_lowtide_cold"]
+        safe static START: u8;
+        #[link_name = "__stop_lowtide_cold"]
+        safe static STOP: u8;
+    }
+    let page = page_size();
+    let start = (&raw const START).addr().next_multiple_of(page);
+    let stop = (&raw const STOP).addr() / page * page;
+    start..stop.max(start)
+}
+
+/// The parts of the program that are mapped, in whole pages.
+pub fn program() -> heapless::Vec<Range<usize>, 8> {
+    /// Takes the first, which is the program itself, and no libraries.
+    unsafe extern "C" fn take(
+        info: *mut libc::dl_phdr_info,
+        _size: usize,
+        found: *mut c_void,
+    ) -> c_int {
+        // SAFETY: by the contract of dl_iterate_phdr(3), for as long as this runs; `found` is below.
+        let (info, found) = unsafe { (&*info, &mut *found.cast::<heapless::Vec<_, 8>>()) };
+        // SAFETY: so many headers are there.
+        let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+        let page = page_size();
+        for header in headers.iter().filter(|h| h.p_type == libc::PT_LOAD) {
+            let start = (info.dlpi_addr + header.p_vaddr) as usize;
+            let end = start + header.p_memsz as usize;
+            let _ = found.push(start / page * page..end.next_multiple_of(page));
+        }
+        1
+    }
+    let mut found = heapless::Vec::new();
+    // SAFETY: `take` is called before this returns, with `found` as the only way to it.
+    unsafe { libc::dl_iterate_phdr(Some(take), (&raw mut found).cast()) };
+    found
+}
+
+/// Reads in the pages of a range of whole pages, all of them mapped, and locks them in memory.
+pub fn keep_in_memory(pages: Range<usize>) -> io::Result<()> {
+    let start = ptr::with_exposed_provenance_mut(pages.start);
+    // SAFETY: nothing that is in the pages changes.
+    Ok(unsafe { mlock(start, pages.len()) }?)
+}
+
+/// Neither locks [`cold_code`] in memory any longer nor maps it: it comes back when it is called.
+pub fn let_cold_code_go() -> io::Result<()> {
+    let pages = cold_code();
+    let start = ptr::with_exposed_provenance_mut(pages.start);
+    // SAFETY: code is never written to, so that what comes back is the same, from the file.
+    unsafe {
+        munlock(start, pages.len())?;
+        madvise(start, pages.len(), Advice::LinuxDontNeed)?;
+    }
+    Ok(())
+}
+
 /// After how long without a sign of life a watchdog restarts the device; `ENOTTY` where it is none.
 pub fn watchdog_timeout(device: impl AsFd) -> io::Result<Duration> {
     use rustix::ioctl::{Getter, ioctl, opcode};
@@ -161,7 +227,7 @@ pub fn spawn(
 ) -> io::Result<Pid> {
     let pointers = |words: &[&CStr]| -> Vec<*mut c_char> {
         let words = words.iter().map(|word| word.as_ptr().cast_mut());
-        words.chain([std::ptr::null_mut()]).collect()
+        words.chain([ptr::null_mut()]).collect()
     };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // These give the errors as they are, not through errno.

@@ -1,6 +1,8 @@
 #!/bin/sh
-# From waking to the end of who has to go, the agent touches no page for the first time: there may be
-# none to be had, and it would have to reclaim one for itself.
+# From waking to the end of who has to go, the agent waits for no page: neither for one of its own, as
+# there may be none to be had and it would have to reclaim one for itself, nor for one of the program,
+# as that may have to be read from the disk. The program is in memory as a whole, but for the code that
+# only the start needs, of which nothing is.
 
 # shellcheck source=guest/tests/device.sh
 . "${0%/*}/device.sh"
@@ -8,6 +10,23 @@
 # The agent's own pages, in KiB.
 pages() {
 	sed -n 's/^Anonymous: *\([0-9]*\) kB$/\1/p' "/proc/$agent/smaps_rollup"
+}
+
+# Page faults so far, without and with a wait for the disk.
+faults() {
+	cut -d ' ' -f 10,12 "/proc/$agent/stat"
+}
+
+# The mappings of the program, each by how much of it is in memory.
+program() {
+	awk '
+		/^[0-9a-f]+-/ { ours = /\/lowtide$/ }
+		ours && /^(Size|Rss):/ { kb[$1] = $2 }
+		ours && /^VmFlags:/ {
+			rss = kb["Rss:"]
+			print rss == 0 ? "none" : rss == kb["Size:"] ? "all" : "some"
+		}
+	' "/proc/$agent/smaps" | sort | uniq -c | tr -s ' \n' ' '
 }
 
 has_ended() {
@@ -23,13 +42,21 @@ while read -r config at; do
 	PLACE=$(place "$at") start_agent "/etc/lowtide/$config.toml"
 	step soon runs_first
 	sleep 1
-	before=$(pages)
+	parts=$(program)
+	echo "the program:$parts"
+	step fails grep -q some << END
+$parts
+END
+	step grep -q ' 1 none' << END
+$parts
+END
+	before="$(pages) KiB, $(faults) faults"
 	lowtide-guest exec apps/media lowtide-guest hog --rate 40M &
 	hog=$!
 	step soon has_ended
-	after=$(pages)
-	echo "$config at $at: $before KiB before, $after after"
-	step [ "$after" -eq "$before" ]
+	after="$(pages) KiB, $(faults) faults"
+	echo "$config at $at: $before before, $after after"
+	step [ "$after" = "$before" ]
 	wait "$hog" || true
 	end_agent TERM
 done << END

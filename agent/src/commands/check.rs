@@ -3,6 +3,7 @@ use crate::sense::meminfo::Meminfo;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
 use lowtide_judge::Trigger;
+use procfs::ProcResult;
 use std::ffi::CStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub struct Check {
 
 impl Check {
     /// Fails when the config cannot be used; warnings do not count.
+    #[inline(never)]
     pub fn run(self) -> ExitCode {
         let offline = self.offline || self.root.is_some();
         let paths = Paths::new(self.root, self.files);
@@ -110,17 +112,19 @@ fn below(dir: &Path, path: &mut String, found: &mut Vec<String>) {
 
 /// Name, program and user of every process; without /proc there is none.
 fn processes() -> Vec<(String, Option<String>, u32)> {
-    procfs::process::all_processes()
-        .into_iter()
-        .flatten()
-        .filter_map(|process| {
-            // Who exits meanwhile is left out.
-            let process = process.ok()?;
-            let exe = process.exe().ok();
-            let exe = exe.and_then(|path| path.into_os_string().into_string().ok());
-            Some((process.stat().ok()?.comm, exe, process.uid().ok()?))
-        })
-        .collect()
+    let all = procfs::process::all_processes();
+    all.into_iter().flatten().filter_map(described).collect()
+}
+
+/// Who exits meanwhile is left out.
+#[inline(never)]
+fn described(
+    process: ProcResult<procfs::process::Process>,
+) -> Option<(String, Option<String>, u32)> {
+    let process = process.ok()?;
+    let exe = process.exe().ok();
+    let exe = exe.and_then(|path| path.into_os_string().into_string().ok());
+    Some((process.stat().ok()?.comm, exe, process.uid().ok()?))
 }
 
 impl Device for ThisDevice {

@@ -19,6 +19,7 @@ pub struct ShowConfig {
 }
 
 impl ShowConfig {
+    #[inline(never)]
     pub fn run(self) -> ExitCode {
         match config::load(&Paths::new(self.root, self.files)) {
             Ok(loaded) => {

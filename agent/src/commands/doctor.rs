@@ -31,6 +31,7 @@ pub struct Doctor {
 
 impl Doctor {
     /// Fails when the agent could not run here.
+    #[inline(never)]
     pub fn run(self) -> ExitCode {
         // A config that cannot be used is for `lowtide check` to tell.
         let wanted = config::load(&Paths::new(None, self.config)).map_or(

@@ -21,6 +21,7 @@ pub struct Run {
 
 impl Run {
     /// Fails when the config cannot be used or the kernel offers nothing to work with.
+    #[inline(never)]
     pub fn run(self) -> ExitCode {
         let mut log = Log::open();
         let paths = Paths::new(None, self.config);

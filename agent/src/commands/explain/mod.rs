@@ -45,6 +45,7 @@ pub struct Explain {
 
 impl Explain {
     /// Fails when the config cannot be used or no engine works here.
+    #[inline(never)]
     pub fn run(self) -> ExitCode {
         let config = match config::load(&Paths::new(None, self.config)) {
             Ok(config) => config,
