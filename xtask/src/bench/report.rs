@@ -43,9 +43,11 @@ impl Report {
                 .push(r);
         }
         let top = dirs::workspace();
-        put(&top.join("README.md"), &summary(&records)?)?;
+        let by_load = by_load(&places)?;
+        put(&top.join("README.md"), &by_load)?;
         let page = top.join("docs/peers.md");
-        put(&page, &tables(&places)?)?;
+        let all = format!("{}{by_load}{}", summary(&records)?, tables(&places)?);
+        put(&page, &all)?;
         let sizes: BTreeSet<_> = places.keys().map(|place| place.memory_mb).collect();
         let pictures = sizes
             .iter()
@@ -84,8 +86,11 @@ fn html(page: &str, pictures: &[(u32, String)]) -> Result<String> {
         "<!DOCTYPE html>\n<meta charset=\"utf-8\">\n<title>lowtide and its peers</title>\n<style>\n\
          body { font: 15px/1.4 sans-serif; margin: 2em }\n\
          p, ul, pre { max-width: 50em }\n\
-         table { border-collapse: collapse }\n\
+         table { border-collapse: collapse; font-size: 13px }\n\
          th, td { border-bottom: 1px solid #ccc; padding: 2px 10px; text-align: left }\n\
+         tbody tr:first-child { background: #eef4ff }\n\
+         td strong { color: #060 }\n\
+         td em { color: #b00; font-style: normal }\n\
          </style>\n",
     );
     push_html(&mut out, Parser::new_ext(&page, Options::ENABLE_TABLES));
@@ -125,13 +130,40 @@ fn summary(records: &[Record]) -> Result<String> {
 
 /// In the order of the columns, and what is said of each.
 const OUTCOMES: [(Outcome, &str); 5] = [
-    (Outcome::Right, "right"),
-    (Outcome::Wrong, "WRONG"),
-    (Outcome::Kernel, "the kernel killed"),
-    (Outcome::Nobody, "NOBODY"),
-    (Outcome::Device, "THE DEVICE"),
+    (Outcome::Right, "**right**"),
+    (Outcome::Wrong, "*WRONG*"),
+    (Outcome::Kernel, "*the kernel killed*"),
+    (Outcome::Nobody, "*NOBODY*"),
+    (Outcome::Device, "*THE DEVICE*"),
 ];
 
+/// A row for each agent, a column for each load: how many runs of all came out right.
+fn by_load(places: &Places<'_>) -> Result<String> {
+    let loads: BTreeSet<_> = places.keys().map(|place| place.load.as_str()).collect();
+    let mut out = String::from("\n| agent |");
+    for load in &loads {
+        write!(out, " {load} |")?;
+    }
+    writeln!(out, "\n|---|{}", "---|".repeat(loads.len()))?;
+    for agent in AGENTS {
+        write!(out, "| {} |", agent.name)?;
+        for load in &loads {
+            let of_load = places.iter().filter(|(place, _)| place.load == *load);
+            let runs: Vec<_> = of_load
+                .filter_map(|(_, agents)| agents.get(agent.name))
+                .flatten()
+                .collect();
+            let right = runs.iter().filter(|r| r.outcome == Outcome::Right).count();
+            let mark = if right == runs.len() { "**" } else { "*" };
+            write!(out, " {mark}{right} of {}{mark} |", runs.len())?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out)?;
+    Ok(out)
+}
+
+/// Of each place, a row for each agent; and how the agents are set.
 fn tables(places: &Places<'_>) -> Result<String> {
     let mut out = String::new();
     for (place, agents) in places {
