@@ -8,9 +8,10 @@ use crate::qemu;
 use crate::scenarios::{self, HOG};
 use crate::target::Arch;
 use crate::vm::{Guest, Run};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;
-use lowtide_guest::{Event, Sample, Scenario, What, Zram};
+use lowtide_guest::{Event, Sample, Scenario, Service, What, Zram};
+use std::collections::BTreeMap;
 
 /// how long it takes from waking on a trigger to the signal, and until the memory is back, with the
 /// device at rest and with it stalled
@@ -26,6 +27,8 @@ pub struct Latency {
 }
 
 const MEMORY_MB: u32 = 192;
+/// Service that asks the scheduler.
+const WAITS: &str = "waits";
 /// Between two samples: as exactly as this the time of relief is known.
 const SAMPLE_MS: u64 = 10;
 /// How the device is when the hog comes, and how the hog behaves.
@@ -67,8 +70,8 @@ impl Latency {
         let programs = programs::build(arch, Profile::Release)?;
         println!(
             "Linux {}; p50 / p99 / max in milliseconds\n\n\
-             | device | hogs | ended by the agent | waking to signal | signal to gone \
-             | signal to relief |\n|---|---|---|---|---|---|",
+             | device | hogs | ended by the agent | woken until it runs, mean / max | blocked, max \
+             | waking to signal | signal to gone | signal to relief |\n|---|---|---|---|---|---|---|---|",
             kernel.release
         );
         let rows = guest_tests::in_parallel(&CONDITIONS, |condition| {
@@ -90,10 +93,11 @@ impl Latency {
             ensure!(!kills.is_empty(), "no kill {}", condition.name);
             let column = |of: fn(&Kill) -> u64| distribution(kills.iter().map(of).collect());
             println!(
-                "| {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} |",
                 condition.name,
                 hogs.count(),
                 kills.len(),
+                waits(&run)?,
                 column(|k| k.signal),
                 column(|k| k.gone),
                 column(|k| k.relief),
@@ -113,6 +117,25 @@ impl Latency {
                 service.command = scenarios::load(HOG, "", condition.hog).command;
             }
         }
+        // What it waited for at its start does not count.
+        let script = format!(
+            "threads=/proc/$(pidof lowtide)/task\n\
+             for thread in $threads/*/sched; do echo 0 > $thread; done\n\
+             sleep {}\n\
+             grep -h -e wait_ -e block_ $threads/*/sched\n",
+            self.seconds.saturating_sub(6)
+        );
+        scenario.services.push(Service {
+            name: WAITS.into(),
+            command: ["/bin/sh", "-c", &script].map(String::from).to_vec(),
+            cgroup: "lifeline/waits".into(),
+            after: Some("lowtide".into()),
+            start_ms: 500,
+            ..Service::default()
+        });
+        scenario
+            .sysctls
+            .insert("kernel/sched_schedstats".into(), "1".into());
         Scenario {
             zram: (condition.zram_mb > 0).then_some(Zram {
                 size_mb: condition.zram_mb,
@@ -125,6 +148,30 @@ impl Latency {
             ..scenario
         }
     }
+}
+
+/// How long the agent's threads waited for the processor once they were woken, and how long at most
+/// for anything else that they did not sleep for: memory, a lock.
+fn waits(run: &Run) -> Result<String> {
+    let mut of = BTreeMap::<&str, Vec<f64>>::new();
+    for (_, line) in run.lines(WAITS) {
+        let (name, value) = line.split_once(':').context("no figure of the scheduler")?;
+        of.entry(name.trim())
+            .or_default()
+            .push(value.trim().parse()?);
+    }
+    let all = |name| {
+        of.get(name)
+            .with_context(|| format!("the scheduler has no {name}"))
+    };
+    let sum = |name| Ok::<f64, anyhow::Error>(all(name)?.iter().sum());
+    let most = |name| Ok::<f64, anyhow::Error>(all(name)?.iter().copied().fold(0.0, f64::max));
+    Ok(format!(
+        "{:.3} / {:.3} | {:.1}",
+        sum("wait_sum")? / sum("wait_count")?.max(1.0),
+        most("wait_max")?,
+        most("block_max")?
+    ))
 }
 
 /// p50, p99 (the nearest rank) and the most, in milliseconds.
