@@ -60,12 +60,16 @@ END
 	wait "$hog" || true
 	end_agent TERM
 done << END
-kill-cgroup 0
-terminate-cgroup 512
-kill-process 1024
-terminate-process 1536
-kill-cgroup 2048
-terminate-cgroup 2560
-kill-process 3072
-terminate-process 3584
+kfunc-kill-cgroup 0
+kfunc-terminate-cgroup 512
+kfunc-kill-process 1024
+kfunc-terminate-process 1536
+kfunc-kill-cgroup 2048
+kfunc-terminate-cgroup 2560
+kfunc-kill-process 3072
+kfunc-terminate-process 3584
+cgroupfs-kill-cgroup 256
+cgroupfs-terminate-cgroup 1280
+cgroupfs-kill-process 2304
+cgroupfs-terminate-process 3328
 END

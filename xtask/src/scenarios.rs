@@ -432,12 +432,15 @@ pub fn ready() -> Scenario {
     let mut scenario = scripted("ready", include_str!("../../guest/tests/ready.sh"), &[]);
     let sysctls = &mut scenario.sysctls;
     sysctls.insert("kernel/randomize_va_space".into(), "0".into());
-    for action in ["kill", "terminate"] {
-        for unit in ["cgroup", "process"] {
-            scenario.files.insert(
-                format!("/etc/lowtide/{action}-{unit}.toml"),
-                early(&["reclaim", action], &format!("unit = \"{unit}\"")),
-            );
+    for engine in ["kfunc", "cgroupfs"] {
+        for action in ["kill", "terminate"] {
+            for unit in ["cgroup", "process"] {
+                let config = early(&["reclaim", action], &format!("unit = \"{unit}\""));
+                scenario.files.insert(
+                    format!("/etc/lowtide/{engine}-{action}-{unit}.toml"),
+                    format!("{config}\n[engine]\nkind = \"{engine}\"\n"),
+                );
+            }
         }
     }
     scenario.counted = true;
