@@ -299,10 +299,15 @@ const PLAIN: Agent = Agent {
 
 /// Those of a list as `lowtide,oomd`, as shipped and tuned; all without a list.
 pub fn named(list: Option<&str>) -> Result<Vec<&'static Agent>> {
-    let plain = |agent: &Agent| agent.name.split(',').next().unwrap_or_default();
-    let agents: Vec<_> = AGENTS.iter().filter(|a| among(list, plain(a))).collect();
+    let agents: Vec<_> = AGENTS.iter().filter(|a| among(list, a.plain())).collect();
     ensure!(!agents.is_empty(), "no such agent");
     Ok(agents)
+}
+
+/// Each of them once: tuned, where it can be.
+pub fn at_their_best() -> Vec<&'static Agent> {
+    let settings = AGENTS.chunk_by(|a, b| a.plain() == b.plain());
+    settings.filter_map(<[Agent]>::last).collect()
 }
 
 /// Whether a list names this; without one all are named.
@@ -311,6 +316,11 @@ pub fn among(list: Option<&str>, name: &str) -> bool {
 }
 
 impl Agent {
+    /// Its name without how it is set.
+    fn plain(&self) -> &'static str {
+        self.name.split(',').next().unwrap_or_default()
+    }
+
     /// A device of this scenario with this agent instead of lowtide.
     pub fn guest(
         &self,

@@ -1,6 +1,6 @@
 //! Tables and pictures from the lines that `bench peers` keeps.
 
-use super::agents::AGENTS;
+use super::agents::{self, AGENTS, Agent};
 use super::record::{self, Outcome, Place, Record};
 use crate::dirs;
 use crate::scenarios::HOG;
@@ -46,21 +46,27 @@ impl Report {
         let by_load = by_load(&places)?;
         put(&top.join("README.md"), &by_load)?;
         let page = top.join("docs/peers.md");
-        let all = format!("{}{by_load}{}", summary(&records)?, tables(&places)?);
-        put(&page, &all)?;
+        put(
+            &page,
+            &format!("{}{by_load}{}", summary(&records)?, tables(&places)?),
+        )?;
         let sizes: BTreeSet<_> = places.keys().map(|place| place.memory_mb).collect();
+        let all: Vec<_> = AGENTS.iter().collect();
         let pictures = sizes
             .iter()
             .map(|size| {
-                let drawn = drawn(&places, *size);
+                let drawn = drawn(&places, *size, &all);
                 Ok((
                     *size,
                     drawn.map_err(|e| anyhow!("cannot draw {size} MB: {e}"))?,
                 ))
             })
             .collect::<Result<Vec<_>>>()?;
-        // One size shows it; the smallest has the most runs.
-        fs::write(top.join("docs").join(PICTURE), &pictures[0].1)?;
+        // One size shows it, and each peer as it is best: more would be too small to read.
+        let smallest = *sizes.first().context("no size")?;
+        let small = drawn(&places, smallest, &agents::at_their_best());
+        let small = small.map_err(|e| anyhow!("cannot draw {PICTURE}: {e}"))?;
+        fs::write(top.join("docs").join(PICTURE), small)?;
         fs::write(
             top.join("docs/peers.html"),
             html(&fs::read_to_string(&page)?, &pictures)?,
@@ -241,24 +247,29 @@ fn median_and_range(mut figures: Vec<u64>) -> String {
 /// The SVG of one size. A row for each load, a column for each agent: memory available (blue), the
 /// part of the time in which all stalled (red), and when the hog (black) or another service (magenta)
 /// ended, in the first run of each.
-fn drawn(places: &Places<'_>, memory_mb: u32) -> Result<String, Box<dyn std::error::Error>> {
+fn drawn(
+    places: &Places<'_>,
+    memory_mb: u32,
+    agents: &[&Agent],
+) -> Result<String, Box<dyn std::error::Error>> {
     const PANEL: (u32, u32) = (200, 150);
     let places: Vec<_> = places
         .iter()
         .filter(|(place, _)| place.memory_mb == memory_mb)
         .collect();
-    let (columns, rows) = (AGENTS.len(), places.len());
+    let (columns, rows) = (agents.len(), places.len());
     let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32);
     let mut svg = String::new();
     let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
     root.fill(&WHITE)?;
-    for ((place, agents), row) in places.iter().zip(root.split_evenly((rows, 1))) {
-        let all = || agents.values().filter_map(|runs| runs.first());
-        let last = |r: &&Record| r.timeline.last().map_or(0, |p| p.0);
-        let seconds = all().map(last).max().unwrap_or(0) as f64 / 1000.0;
+    for ((place, runs), row) in places.iter().zip(root.split_evenly((rows, 1))) {
+        let first = |agent: &&Agent| runs.get(agent.name)?.first().copied();
+        let last = |r: &Record| r.timeline.last().map_or(0, |p| p.0);
+        let all = agents.iter().filter_map(first).map(last);
+        let seconds = all.max().unwrap_or(0) as f64 / 1000.0;
         let megabytes = f64::from(memory_mb);
-        for (agent, area) in AGENTS.iter().zip(row.split_evenly((1, columns))) {
-            let Some(run) = agents.get(agent.name).and_then(|runs| runs.first()) else {
+        for (agent, area) in agents.iter().zip(row.split_evenly((1, columns))) {
+            let Some(run) = first(agent) else {
                 continue;
             };
             let mut chart = ChartBuilder::on(&area)
