@@ -22,7 +22,7 @@ use crate::tell::Log;
 use crate::tell::manager::Manager;
 use crate::tell::words::{Because, Figures, Many, Size, Target, Whom};
 use async_signal::{Signal, Signals};
-use lowtide_common::{NO_GROUP, Survey};
+use lowtide_common::{NO_GROUP, Row, Survey};
 use lowtide_judge::{Action, Level, Memory, Millis, Outcome, Reason, Unit, Verdict, judge};
 use rustix::fs::CWD;
 use smol::Timer;
@@ -30,12 +30,16 @@ use smol::future::FutureExt as _;
 use smol::stream::StreamExt as _;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Steps taken on one wake-up before the descriptors are looked at again; each step waits for
 /// what it did, so this bounds an episode without ever being the reason that it ends early.
 const STEPS: usize = 64;
+
+/// Of those who were not chosen, how many are told of with each victim.
+const OTHERS: usize = 3;
 
 /// After a cgroup was made, and after each look at it, the time to the next: its processes come later,
 /// some when a service is set up by others before.
@@ -621,7 +625,7 @@ impl Daemon {
                 self.config.policy.group(group).name
             ));
         }
-        let mut buffer = [std::mem::MaybeUninit::uninit(); PATH];
+        let mut buffer = [MaybeUninit::uninit(); PATH];
         let tree = &self.surveyor.tree;
         let whom = Whom::new(tree, target, done.process.as_ref(), &mut buffer);
         let what = Target(&self.config.policy, target);
@@ -643,6 +647,22 @@ impl Daemon {
                 verdict.action.name(),
                 Size(verdict.enough)
             )),
+        }
+        if verdict.action.ends() {
+            self.tell_of_others(verdict, &mut buffer);
+        }
+    }
+
+    /// Who could have gone as well, and why not.
+    fn tell_of_others(&mut self, verdict: &Verdict, buffer: &mut [MaybeUninit<u8>; PATH]) {
+        let others = verdict.judged.iter().filter(|judged| {
+            judged.reason != Reason::Chosen && judged.row.flags & Row::PROCESS == 0
+        });
+        for other in others.take(OTHERS) {
+            let whom = Whom::new(&self.surveyor.tree, &other.row, None, buffer);
+            let what = Target(&self.config.policy, &other.row);
+            let reason = other.reason.text();
+            self.log.info(format_args!("not {whom} ({what}): {reason}"));
         }
     }
 

@@ -72,6 +72,7 @@ const CASES: &[Case] = &[
                 made.max().unwrap_or(0) >= 1000,
                 "hardly any cgroup came and went"
             );
+            says(run, "not /apps/sensor (group sensor, priority 100, ")?;
             only_the_hog_goes(run)
         },
         ..PLAIN
