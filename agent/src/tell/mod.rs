@@ -9,7 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use std::fmt::{Arguments, Write as _};
 use std::fs::File;
-use std::io::{ErrorKind, IoSlice, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::os::unix::net::UnixDatagram;
 use syslog::{Facility, LogFormat, Logger, LoggerBackend, Severity};
 
 /// Longest line; a longer one is cut.
@@ -97,7 +98,7 @@ impl Log {
         let mut line = heapless::String::<LINE>::new();
         // An error means that the line was cut, which is what the bound is for.
         let _ = line.write_fmt(text);
-        let stderr = std::io::stderr();
+        let stderr = io::stderr();
         if is_writable(&stderr) {
             let severity = for_journal(weight);
             let journal = matches!(self.to_syslog, ToSyslog::Journal);
@@ -134,21 +135,17 @@ impl ToSyslog {
     }
 }
 
-/// To the daemon that listens, if one does, without ever waiting for it.
-fn connect() -> Option<Logger<LoggerBackend, Untimed>> {
-    let logger = syslog::unix(Untimed).ok()?;
-    match &logger.backend {
-        LoggerBackend::Unix(socket) => socket.set_nonblocking(true),
-        LoggerBackend::UnixStream(stream) => stream.get_ref().set_nonblocking(true),
-        LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => Ok(()),
-    }
-    .ok()?;
-    Some(logger)
+/// To the daemon that listens, if one does, without ever waiting for it. Allocates nothing, which
+/// `syslog::unix` does.
+fn connect() -> io::Result<Logger<LoggerBackend, Untimed>> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect("/dev/log")?;
+    socket.set_nonblocking(true)?;
+    Ok(Logger::new(LoggerBackend::Unix(socket), Untimed))
 }
 
 /// A message as a daemon takes it on its local socket (RFC 3164). It puts the time in by itself: the
 /// formats of the crate do so with the time zones, which are an eighth of the binary, and allocate.
-#[derive(Clone)]
 struct Untimed;
 
 impl LogFormat<&str> for Untimed {
@@ -182,7 +179,7 @@ fn write_line(mut to: impl Write, prefix: &str, line: &str) {
 /// Whether systemd says so, in `JOURNAL_STREAM`, of the file that stderr is.
 fn stderr_is_journal() -> bool {
     let stream = std::env::var("JOURNAL_STREAM");
-    let stat = rustix::fs::fstat(std::io::stderr());
+    let stat = rustix::fs::fstat(io::stderr());
     stream.is_ok_and(|s| stat.is_ok_and(|stat| s == format!("{}:{}", stat.st_dev, stat.st_ino)))
 }
 
