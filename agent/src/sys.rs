@@ -5,7 +5,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::mm::{Advice, madvise, mlock, munlock};
 use rustix::param::page_size;
 use rustix::process::Pid;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -25,7 +25,7 @@ struct KernfsHandle {
     id: [u32; 2],
 }
 
-fn check(result: i64) -> io::Result<i64> {
+fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -99,7 +99,7 @@ pub fn open_cgroup(root: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
 pub fn process_mrelease(pidfd: impl AsFd) -> io::Result<()> {
     /// The same on every architecture (include/uapi/asm-generic/unistd.h); the libc crate does not
     /// have it for riscv64 with musl.
-    const SYS_PROCESS_MRELEASE: libc::c_long = 448;
+    const SYS_PROCESS_MRELEASE: c_long = 448;
     // SAFETY: takes a descriptor and flags, no pointers.
     check(unsafe { libc::syscall(SYS_PROCESS_MRELEASE, pidfd.as_fd().as_raw_fd(), 0) }).map(drop)
 }

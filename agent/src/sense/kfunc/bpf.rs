@@ -4,12 +4,12 @@ use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_prog_ty
 use lowtide_common::Request;
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_long};
 use std::io;
 
 const BPF_F_SLEEPABLE: u32 = 1 << 4;
 
-fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i64> {
+fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<c_long> {
     // SAFETY: `attributes` is the kernel's own union at its full size; the callers below see to it
     // that each pointer in it is valid for the length given beside it.
     let result = unsafe {
