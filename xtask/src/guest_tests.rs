@@ -14,7 +14,7 @@ use crate::shell::say;
 use crate::target::Arch;
 use crate::vm::{Guest, Run};
 use anyhow::{Context as _, Result, ensure};
-use lowtide_guest::{Report, Scenario};
+use lowtide_guest::{Event, Report, Scenario};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -684,12 +684,20 @@ impl Case {
 impl Test {
     /// Runs the guest and keeps what it says, also of a run that does not come to its end.
     pub fn record(&self) -> Result<Run> {
-        let mut record = String::new();
-        let run = self.guest.run(|event| {
-            record.push_str(&serde_json::to_string(event).expect("it came from JSON"));
-            record.push('\n');
-        });
-        fs::write(records()?.join(format!("{}.jsonl", self.name)), record)?;
+        let mut events = Vec::new();
+        let run = self.guest.run(|event| events.push(event.clone()));
+        keep(&self.name, &events)?;
         run
     }
+}
+
+/// Keeps what a guest said, for whoever wants to know why.
+pub fn keep(name: &str, events: &[Event]) -> Result<()> {
+    let mut record = String::new();
+    for event in events {
+        record.push_str(&serde_json::to_string(event)?);
+        record.push('\n');
+    }
+    fs::write(records()?.join(format!("{name}.jsonl")), record)?;
+    Ok(())
 }

@@ -170,6 +170,8 @@ impl Case {
         let ended = agent
             .guest(self.scenario(), self.place.memory_mb, kernel, programs)?
             .run(|event| events.push(event.clone()));
+        let name = head.replace([',', '#'], "").replace(' ', "_");
+        guest_tests::keep(&format!("bench_peers_{name}"), &events)?;
         let failure = ended.err().map(|error| {
             let all = format!("{error:#}");
             let panic = all.lines().find(|line| line.contains("Kernel panic"));
