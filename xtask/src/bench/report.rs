@@ -48,7 +48,11 @@ impl Report {
         let page = top.join("docs/peers.md");
         put(
             &page,
-            &format!("{}{by_load}{}", summary(&records)?, tables(&places)?),
+            &format!(
+                "\n### All runs\n{}### Right, by load\n{by_load}{}",
+                summary(&records)?,
+                tables(&places)?
+            ),
         )?;
         let sizes: BTreeSet<_> = places.keys().map(|place| place.memory_mb).collect();
         let all: Vec<_> = AGENTS.iter().collect();
