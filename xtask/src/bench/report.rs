@@ -51,7 +51,7 @@ impl Report {
             &format!(
                 "\n### All runs\n{}### Right, by load\n{by_load}{}",
                 summary(&records)?,
-                tables(&places)?
+                tables(&places)?.trim_start()
             ),
         )?;
         let sizes: BTreeSet<_> = places.keys().map(|place| place.memory_mb).collect();
