@@ -7,7 +7,7 @@ use std::io;
 
 /// Locks in memory all of the program but its cold code.
 ///
-/// It is a part of that: the linker knows the bounds of what is not empty.
+/// It is a part of that, as there has to be one: the linker knows no bounds of what is empty.
 #[unsafe(link_section = "lowtide_cold")]
 #[inline(never)]
 pub fn keep() -> io::Result<()> {
@@ -27,6 +27,6 @@ pub fn keep() -> io::Result<()> {
 
 /// Gives back what is in memory of the cold code.
 pub fn let_go() {
-    // Where that cannot be done it stays, and no harm either.
+    // Where that cannot be done it stays, which does no harm.
     let _ = sys::let_cold_code_go();
 }

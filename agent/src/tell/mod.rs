@@ -144,8 +144,8 @@ fn connect() -> io::Result<Logger<LoggerBackend, Untimed>> {
     Ok(Logger::new(LoggerBackend::Unix(socket), Untimed))
 }
 
-/// A message as a daemon takes it on its local socket (RFC 3164). It puts the time in by itself: the
-/// formats of the crate do so with the time zones, which are an eighth of the binary, and allocate.
+/// A message as a daemon takes it on its local socket (RFC 3164). It puts the time in by itself; the
+/// formats of the crate do that, too, which takes the time zones into the binary, and allocates.
 struct Untimed;
 
 impl LogFormat<&str> for Untimed {
