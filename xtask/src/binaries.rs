@@ -8,7 +8,7 @@ use crate::qemu;
 use crate::shell::say;
 use crate::target::Arch;
 use anyhow::{Context as _, Result, ensure};
-use object::{Architecture, Object as _};
+use object::{Architecture, Object as _, ObjectSection as _};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -48,7 +48,9 @@ pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<Tally> {
                 command
             }
         };
-        let result = is_static_and_stripped(&binary, arch).and_then(|()| runs(lowtide));
+        let result = is_static_and_stripped(&binary, arch)
+            .and_then(|()| can_give_back_code(&binary))
+            .and_then(|()| runs(lowtide));
         println!("test {name} ... {}", verdict(result.is_ok()));
         if let Err(e) = &result {
             println!("    {e:#}");
@@ -78,6 +80,23 @@ fn is_static_and_stripped(binary: &Path, arch: Arch) -> Result<()> {
     );
     ensure!(file.imports()?.is_empty(), "it needs libraries");
     ensure!(file.symbols().next().is_none(), "it is not stripped");
+    Ok(())
+}
+
+/// What only the start needs is told by names of functions, which a compiler may write in another way:
+/// then it would be locked in memory with the rest. It is as much as the rest, or nearly.
+fn can_give_back_code(binary: &Path) -> Result<()> {
+    let contents = fs::read(binary)?;
+    let file = object::File::parse(&*contents)?;
+    let size = |name| {
+        let section = file.section_by_name(name);
+        section.map_or(0, |section| section.size())
+    };
+    let (rest, cold) = (size(".text"), size("lowtide_cold"));
+    ensure!(
+        cold >= rest * 3 / 4,
+        "{cold} bytes of code can be given back, {rest} stay in memory"
+    );
     Ok(())
 }
 
