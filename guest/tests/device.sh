@@ -42,3 +42,18 @@ score_is() {
 holds() {
 	[ "$(cat "$CGROUPS/apps/$1/memory.current")" -ge "$(($2 << 20))" ]
 }
+
+# All mappings of the program are in memory as a whole, but for the one with code that only the start, a
+# reload or a command needs: nothing of that is.
+program_is_in_memory() {
+	awk '
+		/^[0-9a-f]+-/ { ours = /\/lowtide$/ }
+		ours && /^(Size|Rss):/ { kb[$1] = $2 }
+		ours && /^VmFlags:/ {
+			rss = kb["Rss:"]
+			print rss == 0 ? "none" : rss == kb["Size:"] ? "all" : "some"
+		}
+	' "/proc/$agent/smaps" | sort | uniq -c | tr -s ' \n' ' ' > /run/program
+	echo "the program: $(cat /run/program)"
+	grep -qx ' [0-9]* all 1 none ' /run/program
+}

@@ -64,6 +64,7 @@ step fails has_ended
 
 reload_with media
 step media_is_killed
+step program_is_in_memory
 
 reload_with wrong
 step soon logged 'reload refused'
