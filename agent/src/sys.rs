@@ -25,7 +25,8 @@ struct KernfsHandle {
     id: [u32; 2],
 }
 
-fn check(result: c_long) -> io::Result<c_long> {
+/// What a system call returned, or the error that it left in errno.
+pub fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

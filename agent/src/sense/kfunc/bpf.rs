@@ -1,5 +1,6 @@
 //! The calls of bpf(2) that aya 0.14 does not offer: it knows no BPF_PROG_TYPE_SYSCALL.
 
+use crate::sys::check;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_prog_type};
 use lowtide_common::Request;
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -12,19 +13,14 @@ const BPF_F_SLEEPABLE: u32 = 1 << 4;
 fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<c_long> {
     // SAFETY: `attributes` is the kernel's own union at its full size; the callers below see to it
     // that each pointer in it is valid for the length given beside it.
-    let result = unsafe {
+    check(unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command as u32,
             &raw mut *attributes,
             size_of::<bpf_attr>(),
         )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    })
 }
 
 fn zeroed() -> bpf_attr {
