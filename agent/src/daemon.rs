@@ -5,10 +5,10 @@ use crate::act;
 use crate::act::commands::Commands;
 use crate::act::kill::Victim;
 use crate::act::settings::Settings;
-use crate::act::settle::{OwnTrigger, settle, settle_processes};
+use crate::act::settle::{settle, settle_processes};
 use crate::act::watchdog::Watchdog;
 use crate::config::{self, Loaded, Paths, rule};
-use crate::domain::{Domain, WATCHED};
+use crate::domain::{Domain, OwnTrigger};
 use crate::resident;
 use crate::sense::Surveyor;
 use crate::sense::births::Births;
@@ -20,10 +20,13 @@ use crate::stack;
 use crate::sys;
 use crate::tell::Log;
 use crate::tell::manager::Manager;
-use crate::tell::words::{Because, Figures, Many, Size, Target, Whom};
+use crate::tell::words::{Because, Figures, Many, Target, Whom};
+use crate::units::Size;
 use async_signal::{Signal, Signals};
 use lowtide_common::{NO_GROUP, Row, Survey};
-use lowtide_judge::{Action, Level, Memory, Millis, Outcome, Reason, Unit, Verdict, judge};
+use lowtide_judge::{
+    Action, DOMAINS, Level, Memory, Millis, Outcome, Reason, Unit, Verdict, judge,
+};
 use rustix::fs::CWD;
 use smol::Timer;
 use smol::future::FutureExt as _;
@@ -528,9 +531,9 @@ impl Daemon {
             if self.domains.iter().any(|domain| domain.watches(&own)) {
                 continue;
             }
-            if self.domains.len() > WATCHED {
+            if self.domains.len() > DOMAINS {
                 self.log.warning(format_args!(
-                    "more than {WATCHED} cgroups with a trigger of their own: /{} and others go without",
+                    "more than {DOMAINS} cgroups with a trigger of their own: /{} and others go without",
                     own.path
                 ));
                 return;

@@ -1,18 +1,24 @@
 //! What is judged by itself, with triggers and a history of its own: the system, or a cgroup within
 //! its own limit.
 
-use crate::act::settle::OwnTrigger;
 use crate::sense::limited::Limited;
 use crate::sense::psi::{self, Triggers};
 use lowtide_judge::{History, Level, Memory, Millis, Trigger, Why};
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
 use smol::Async;
 use std::io;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-/// Cgroups that are watched over by themselves at a time.
-pub const WATCHED: usize = 16;
+/// A cgroup whose group has a trigger.
+pub struct OwnTrigger {
+    /// cgroup id.
+    pub id: u64,
+    /// Below the cgroup root.
+    pub path: String,
+    pub dir: OwnedFd,
+    pub trigger: Trigger,
+}
 
 pub struct Domain {
     cgroup: Option<(Limited, Trigger)>,

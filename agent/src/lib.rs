@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 mod domain;
+mod json;
 #[cfg(test)]
 mod mdoc;
 mod resident;
@@ -14,6 +15,7 @@ pub mod sense;
 mod stack;
 mod sys;
 pub mod tell;
+mod units;
 
 #[cfg(feature = "abort-on-alloc")]
 #[global_allocator]

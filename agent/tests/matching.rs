@@ -1,7 +1,8 @@
 //! Matching happens between trigger and kill: an allocation there aborts this test.
 
 use assert_no_alloc::{AllocDisabler, assert_no_alloc};
-use lowtide::config::{Paths, Process, load};
+use lowtide::config::{Paths, load};
+use lowtide::sense::process::ProcessInfo;
 use lowtide_common::NEVER;
 use std::path::Path;
 
@@ -24,7 +25,7 @@ fn matching_allocates_nothing() {
             "nothing/of/the/kind",
         ]
         .map(|path| loaded.matcher.cgroup(path, &mut attribute));
-        let process = loaded.matcher.process(&Process {
+        let process = loaded.matcher.process(&ProcessInfo {
             name: "chromium-browse",
             exe: Some("/usr/lib/chromium/chromium"),
             uid: 1000,

@@ -16,7 +16,7 @@ pub use history::{History, Millis, Outcome};
 pub use judge::{judge, rank_kill, rank_reclaim};
 pub use outlook::Outlook;
 pub use policy::{
-    Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, NAME, Policy, STEPS, Stall, Step,
-    Term, Trigger, Unit,
+    Amount, Condition, DOMAINS, GROUPS, Group, LEVELS, Level, LevelPolicy, NAME, Policy, STEPS,
+    Stall, Step, Term, Trigger, Unit,
 };
 pub use verdict::{Action, Judged, Reason, Verdict, Why};

@@ -7,6 +7,8 @@ use lowtide_common::NEVER;
 
 /// `[[group]]` tables that one policy can hold.
 pub const GROUPS: usize = 64;
+/// Cgroups that are judged by themselves at a time, each within its own limit.
+pub const DOMAINS: usize = 16;
 /// Bytes of a group's name.
 pub const NAME: usize = 32;
 /// Different steps that there are.

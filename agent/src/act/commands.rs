@@ -5,9 +5,8 @@
 //! locked in memory nor kept from the kernel's OOM killer, and ends with the agent.
 
 use super::kill::Victim;
-use super::process::Name;
 use crate::config::{self, Loaded};
-use crate::sense::process::Id;
+use crate::sense::process::{Id, Name};
 use crate::sense::tree::{PATH, Tree};
 use crate::sys;
 use crate::tell::Log;

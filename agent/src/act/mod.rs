@@ -10,6 +10,7 @@ pub mod settle;
 pub mod watchdog;
 
 use crate::config::Loaded;
+use crate::sense::process::Name;
 use crate::sense::tree::Tree;
 use commands::{About, Commands};
 use kill::Victim;
@@ -26,7 +27,7 @@ pub struct Done {
     pub at: Instant,
     pub victim: Option<Victim>,
     /// Whom it was done to, where that is one process of the target.
-    pub process: Option<process::Name>,
+    pub process: Option<Name>,
 }
 
 impl Done {

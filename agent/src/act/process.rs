@@ -1,8 +1,8 @@
 //! One process: what is read of it and what is sent to it is the same one's, whatever its pid means
 //! by then. Nothing here allocates.
 
-use crate::config::{self, Loaded};
-use crate::sense::process::{Id, directory, is_protected, program, read_at};
+use crate::config::Loaded;
+use crate::sense::process::{Id, Name, ProcessInfo, directory, is_protected, program, read_at};
 use crate::sense::status::{STATUS, Status};
 use crate::sense::tree::PATH;
 use lowtide_common::{NEVER, Row};
@@ -19,21 +19,12 @@ use std::mem::MaybeUninit;
 /// faster than it is signalled does not keep the agent busy for ever.
 const BATCH: usize = 64;
 const BATCHES: usize = 64;
-/// `TASK_COMM_LEN`: what the kernel keeps of a name, with a byte for its end.
-const COMM: usize = 16;
 
 /// A process and the directory of it in /proc, which stay those of this one.
 pub struct Process {
     pub pid: Pid,
     pub pidfd: OwnedFd,
     pub dir: OwnedFd,
-}
-
-/// A process to be told of.
-#[derive(Clone, Debug)]
-pub struct Name {
-    pub pid: Pid,
-    pub name: heapless::String<COMM>,
 }
 
 impl Process {
@@ -84,7 +75,7 @@ impl Process {
         let mut buffer = [0; STATUS];
         let status = self.status(&mut buffer)?;
         let mut exe = [MaybeUninit::uninit(); PATH];
-        let process = config::Process {
+        let process = ProcessInfo {
             name: status.name(),
             exe: config
                 .matcher
@@ -267,7 +258,7 @@ mod tests {
 
     #[test]
     fn this_process_is_found_and_never_killed() {
-        let config = config::parse("t", "").expect("what is built in");
+        let config = crate::config::parse("t", "").expect("what is built in");
         let pid = rustix::process::getpid();
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
         let own = Process::open(pid, pidfd).expect("it runs");

@@ -6,9 +6,9 @@
 
 use super::kill::open_victim;
 use super::process::{self, Process};
-use crate::domain::WATCHED;
 use crate::sense::tree::Tree;
 use crate::tell::Log;
+use lowtide_judge::DOMAINS;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -147,7 +147,7 @@ pub struct Settings {
     /// What was said not to work, so that it is said once.
     said: heapless::Vec<(u64, Setting), SLOTS>,
     /// Cgroups whose memory.high is left alone.
-    unbraked: heapless::Vec<u64, WATCHED>,
+    unbraked: heapless::Vec<u64, DOMAINS>,
 }
 
 impl Settings {

@@ -3,12 +3,13 @@
 
 use super::settings::{Setting, Settings, read_value};
 use crate::config::Loaded;
+use crate::domain::OwnTrigger;
 use crate::sense::births::Births;
 use crate::sense::tree::{OwnRule as _, Tree};
 use crate::sys;
 use crate::tell::Log;
 use lowtide_common::{NEVER, NO_GROUP};
-use lowtide_judge::{Policy, Trigger, Unit};
+use lowtide_judge::{Policy, Unit};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::io;
@@ -33,16 +34,6 @@ const LOWEST: i64 = LAST / 2;
 /// others, and not [`LAST`]: what it starts inherits it, such as a login shell's commands, and keeps it
 /// until processes are looked at again. Such a child is still killed when it takes most of the RAM.
 const LAST_ALONE: i64 = LOWEST - 200;
-
-/// A cgroup whose group has a trigger.
-pub struct OwnTrigger {
-    /// cgroup id.
-    pub id: u64,
-    /// Below the cgroup root.
-    pub path: String,
-    pub dir: OwnedFd,
-    pub trigger: Trigger,
-}
 
 /// Brings the kernel's order of processes in line with the config, where there are no cgroups to choose
 /// from, and undoes what no longer applies.

@@ -1,5 +1,6 @@
-use crate::config::{self, Device, Paths, Problems, Process};
+use crate::config::{self, Device, Paths, Problems};
 use crate::sense::meminfo::Meminfo;
+use crate::sense::process::ProcessInfo;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
 use lowtide_judge::Trigger;
@@ -136,9 +137,9 @@ impl Device for ThisDevice {
         rustix::fs::getxattr(self.mount.join(path), name, value).ok()
     }
 
-    fn has_process(&self, fits: &dyn Fn(&Process<'_>) -> bool) -> bool {
+    fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool {
         self.processes.iter().any(|(name, exe, uid)| {
-            fits(&Process {
+            fits(&ProcessInfo {
                 name,
                 exe: exe.as_deref(),
                 uid: *uid,

@@ -1,4 +1,5 @@
 use crate::config::{self, Paths};
+use crate::json::Json;
 use crate::sense::choose::{self, Chosen, Wanted, no_memcgs};
 #[cfg(feature = "bpf")]
 use crate::sense::kfunc::{self, KFUNCS};
@@ -6,7 +7,6 @@ use crate::sense::meminfo::Meminfo;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
 use crate::sys;
-use crate::tell::json::Json;
 use crate::tell::table::{Column, Table};
 use lowtide_judge::{Stall, Trigger};
 use std::fs::{self, File};

@@ -1,11 +1,10 @@
 //! Whether a config can do anything on the device it is on.
 
-use super::matcher::Process;
 use super::problem::{Problem, Problems};
 use super::{At, Loaded};
-use crate::domain::WATCHED;
+use crate::sense::process::ProcessInfo;
 use lowtide_common::{NEVER, NO_GROUP};
-use lowtide_judge::{Group, Level, Trigger};
+use lowtide_judge::{DOMAINS, Group, Level, Trigger};
 use std::collections::BTreeSet;
 use std::ffi::CStr;
 
@@ -18,7 +17,7 @@ pub trait Device {
     fn cgroups(&self) -> &[String];
     /// Reads an extended attribute of the cgroup at a path.
     fn attribute(&self, path: &str, name: &CStr, value: &mut [u8]) -> Option<usize>;
-    fn has_process(&self, fits: &dyn Fn(&Process<'_>) -> bool) -> bool;
+    fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool;
     /// RAM in bytes.
     fn total(&self) -> u64;
     /// Arms a trigger on the system and drops it; the error says why the kernel refuses.
@@ -85,9 +84,9 @@ impl Loaded {
             }
             let before = watched;
             watched += cgroups.len();
-            if before <= WATCHED && watched > WATCHED {
+            if before <= DOMAINS && watched > DOMAINS {
                 let message = format!(
-                    "{watched} cgroups with a trigger up to here, and at most {WATCHED} get theirs"
+                    "{watched} cgroups with a trigger up to here, and at most {DOMAINS} get theirs"
                 );
                 self.warn(problems, set.at, key(), message);
             }

@@ -2,6 +2,7 @@
 
 use super::pattern::Glob;
 use super::source::{At, Layer};
+use crate::sense::process::ProcessInfo;
 use crate::sense::tree::OwnRule;
 use lowtide_common::{NO_GROUP, Rule};
 use lowtide_judge::{Policy, Unit};
@@ -16,17 +17,6 @@ pub const ATTRIBUTE: usize = 64;
 /// Reads an extended attribute of the cgroup in question into the buffer; `None` when it has none
 /// of that name.
 pub type Lookup<'a> = &'a mut dyn FnMut(&CStr, &mut [u8]) -> Option<usize>;
-
-/// What is matched about a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process<'a> {
-    /// What the kernel calls it: /proc/PID/comm, or Name of /proc/PID/status.
-    pub name: &'a str,
-    /// Target of /proc/PID/exe; `None` where it cannot be read.
-    pub exe: Option<&'a str>,
-    /// Effective user.
-    pub uid: u32,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CgroupPattern {
@@ -76,7 +66,7 @@ impl ProcessPattern {
         same(&self.name, &other.name) && same(&self.exe, &other.exe) && self.uid == other.uid
     }
 
-    pub fn matches(&self, process: &Process<'_>) -> bool {
+    pub fn matches(&self, process: &ProcessInfo<'_>) -> bool {
         let exe = process.exe.map(|exe| exe.trim_matches('/'));
         self.name.as_ref().is_none_or(|g| g.matches(process.name))
             && self
@@ -187,7 +177,7 @@ impl Matcher {
     }
 
     /// The group of a process by a pattern on processes.
-    pub fn process(&self, process: &Process<'_>) -> Option<u16> {
+    pub fn process(&self, process: &ProcessInfo<'_>) -> Option<u16> {
         self.processes
             .iter()
             .find(|p| p.matches(process))
@@ -218,7 +208,7 @@ impl OwnRule for Matcher {
         self.rules.get(usize::from(group)).copied()
     }
 
-    fn process_rule(&self, process: &Process<'_>) -> Option<Rule> {
+    fn process_rule(&self, process: &ProcessInfo<'_>) -> Option<Rule> {
         let group = self.process(process)?;
         self.rules.get(usize::from(group)).copied()
     }

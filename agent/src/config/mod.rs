@@ -23,7 +23,7 @@ mod value;
 
 pub use commands::Commands;
 pub use here::Device;
-pub use matcher::{Lookup, Matcher, Process, rule};
+pub use matcher::{Lookup, Matcher, rule};
 pub use problem::{Problem, Problems, Severity};
 pub use source::{MAX_FILE, Paths};
 

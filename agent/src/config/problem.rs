@@ -1,7 +1,7 @@
 //! What is wrong with a config, said so that it can be mended at once.
 
 use super::source::{At, Sources};
-use crate::tell::json::Json;
+use crate::json::Json;
 use std::fmt;
 
 /// More problems than these in one go help nobody; the rest is counted.

@@ -1,7 +1,7 @@
 //! The effective config as a tree of values with their origins, shown as TOML or as JSON.
 
 use super::source::{At, Sources};
-use crate::tell::json::{Json, quoted};
+use crate::json::{Json, quoted};
 use std::fmt::Write;
 
 /// A value to show.

@@ -9,7 +9,7 @@ use super::meminfo::Meminfo;
 use super::procfs::Procfs;
 use super::tree::Tree;
 #[cfg(feature = "bpf")]
-use crate::tell::words::Size;
+use crate::units::Size;
 use std::io;
 
 /// Memcgs that can have a rule of their own, and that an engine in user space looks at.

@@ -3,7 +3,6 @@
 use super::status::{STATUS, Status};
 use super::text::digits;
 use super::tree::{OwnRule, PATH, Tree};
-use crate::config;
 use lowtide_common::Rule;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +14,26 @@ use std::mem::MaybeUninit;
 
 /// `PID_MAX_LIMIT` of a 64-bit kernel is 2^22.
 const PID_BITS: u32 = 22;
+/// `TASK_COMM_LEN`: what the kernel keeps of a name, with a byte for its end.
+const COMM: usize = 16;
+
+/// What is matched about a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessInfo<'a> {
+    /// What the kernel calls it: /proc/PID/comm, or Name of /proc/PID/status.
+    pub name: &'a str,
+    /// Target of /proc/PID/exe; `None` where it cannot be read.
+    pub exe: Option<&'a str>,
+    /// Effective user.
+    pub uid: u32,
+}
+
+/// A process to be told of.
+#[derive(Clone, Debug)]
+pub struct Name {
+    pub pid: Pid,
+    pub name: heapless::String<COMM>,
+}
 
 /// A process for as long as the machine runs: its pid, and above that the time of its start in
 /// ticks since boot, so that whoever has the pid later has another id.
@@ -76,7 +95,7 @@ impl Id {
         let Some(uid) = Status(status).effective_user() else {
             return Rule::UNTOUCHABLE;
         };
-        let process = config::Process {
+        let process = ProcessInfo {
             name: Status(status).name(),
             exe: program(&dir, &mut exe),
             uid,

@@ -1,8 +1,7 @@
 //! The cgroup tree by name: which rule belongs to which cgroup id.
 
 use super::Engine;
-use super::process::read_at;
-use crate::config::Process;
+use super::process::{ProcessInfo, read_at};
 use crate::sys;
 use lowtide_common::Rule;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,7 +24,7 @@ pub trait OwnRule {
     fn own_rule(&self, path: &str, dir: BorrowedFd<'_>) -> Option<Rule>;
 
     /// The same for a process, where those are looked at one by one.
-    fn process_rule(&self, process: &Process<'_>) -> Option<Rule>;
+    fn process_rule(&self, process: &ProcessInfo<'_>) -> Option<Rule>;
 }
 
 /// The mounted cgroup2 hierarchy; without one, a tree in which no cgroup is found.

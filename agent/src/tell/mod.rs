@@ -1,6 +1,5 @@
 //! Tell: what was seen and done, in words, to stderr, syslog and the kernel log.
 
-pub mod json;
 pub mod manager;
 pub mod table;
 pub mod words;

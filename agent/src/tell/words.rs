@@ -1,46 +1,13 @@
 //! How figures and verdicts read.
 
-use crate::act::process::Name;
+use crate::sense::process::Name;
 use crate::sense::tree::{PATH, Tree};
+use crate::units::{Permyriad, Size};
 use lowtide_common::Row;
 use lowtide_judge::{Policy, Unit, Verdict, Why};
 use rustix::fd::AsFd as _;
 use std::fmt::{self, Display, Formatter};
 use std::mem::MaybeUninit;
-
-/// Bytes with a unit: `9.8M`, `512K`.
-pub struct Size(pub u64);
-
-impl Display for Size {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let b = self.0;
-        let (unit, name) = match b {
-            0..1_048_576 => (1 << 10, 'K'),
-            1_048_576..1_073_741_824 => (1 << 20, 'M'),
-            _ => (1 << 30, 'G'),
-        };
-        let (whole, tenth) = (b / unit, b % unit * 10 / unit);
-        if whole < 10 && tenth > 0 {
-            write!(f, "{whole}.{tenth}{name}")
-        } else {
-            write!(f, "{whole}{name}")
-        }
-    }
-}
-
-/// Hundredths of a percent: `4 %`, `0.5 %`.
-pub struct Permyriad(pub u64);
-
-impl Display for Permyriad {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let (whole, tenth) = (self.0 / 100, self.0 % 100 / 10);
-        if whole < 10 && tenth > 0 {
-            write!(f, "{whole}.{tenth} %")
-        } else {
-            write!(f, "{whole} %")
-        }
-    }
-}
 
 /// One memcg as evidence: `group media, priority 800, frees 152M`.
 pub struct Target<'a>(pub &'a Policy, pub &'a Row);
@@ -165,24 +132,6 @@ impl Display for Because<'_> {
             Why::HeldBack { id, .. } => write!(f, "{id} is held back"),
             Why::Measuring => f.write_str("looking once more to see who grows"),
             Why::NothingLeft(l) => write!(f, "{} confirmed, nothing left to do", l.name()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_read_as_a_person_writes_them() {
-        for (bytes, text) in [
-            (0, "0K"),
-            (524_288, "512K"),
-            (10_276_044, "9.7M"),
-            (157_286_400, "150M"),
-            (1 << 31, "2G"),
-        ] {
-            assert_eq!(Size(bytes).to_string(), text);
         }
     }
 }

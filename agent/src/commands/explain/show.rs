@@ -1,9 +1,10 @@
 //! An explanation in words, and as JSON.
 
 use super::{Cgroup, Explanation, Place};
-use crate::tell::json::Json;
+use crate::json::Json;
 use crate::tell::table::{Column, Table};
-use crate::tell::words::{Because, Figures, Many, Size};
+use crate::tell::words::{Because, Figures, Many};
+use crate::units::Size;
 use lowtide_common::{NEVER, Row, Rule};
 use lowtide_judge::{Action, Level, Policy, Step, Unit, Verdict, Why};
 use std::fmt::Write as _;

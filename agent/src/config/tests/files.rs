@@ -220,7 +220,7 @@ fn users_are_those_of_the_root() {
         .write("etc/lowtide/config.toml", "[[group]]\nname = \"k\"\nkill = \"never\"\nprocesses = [{ user = \"kiosk\" }, { user = \"cat\" }]\n");
     let loaded =
         load(&Paths::new(Some(root.0.clone()), Vec::new())).unwrap_or_else(|p| panic!("{p}"));
-    let process = |uid| super::Process {
+    let process = |uid| super::ProcessInfo {
         name: "x",
         exe: None,
         uid,

@@ -1,6 +1,7 @@
 //! What a config is told about the device it is on.
 
-use super::super::{Device, Process};
+use super::super::Device;
+use crate::sense::process::ProcessInfo;
 use lowtide_judge::{Stall, Trigger};
 use std::ffi::CStr;
 
@@ -22,8 +23,8 @@ impl Device for Fake {
         })
     }
 
-    fn has_process(&self, fits: &dyn Fn(&Process<'_>) -> bool) -> bool {
-        fits(&Process {
+    fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool {
+        fits(&ProcessInfo {
             name: self.process,
             exe: None,
             uid: 0,

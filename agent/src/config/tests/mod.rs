@@ -6,6 +6,7 @@ mod said;
 mod schema;
 
 use super::*;
+use crate::sense::process::ProcessInfo;
 use lowtide_common::{NEVER, NO_GROUP, Rule};
 use lowtide_judge::{Amount, Stall, Step, Term, Trigger, Unit};
 
@@ -128,7 +129,7 @@ fn every_problem_is_said_at_once() {
 fn a_higher_layer_takes_a_pattern_over() {
     let text = "[[group]]\nname = \"mine\"\nkill = 900\nprocesses = \"dnsmasq\"\ncgroups = \"init.scope\"\n";
     let loaded = parse("t", text).unwrap();
-    let process = Process {
+    let process = ProcessInfo {
         name: "dnsmasq",
         exe: None,
         uid: 0,
