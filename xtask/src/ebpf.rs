@@ -15,7 +15,7 @@ const RUST: &str = "1.95";
 const LLVM: &str = "libLLVM.so.22.";
 const LINKER: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
-const OBJECT: &str = "agent/src/sense/kfunc/survey.bpf.o";
+const OBJECT: &str = "agent/src/sense/bpf/survey.bpf.o";
 
 /// build the BPF object that is committed beside the agent (Rust 1.95)
 #[derive(FromArgs)]

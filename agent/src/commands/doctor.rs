@@ -1,5 +1,7 @@
 use crate::config::{self, Paths};
 use crate::json::Json;
+#[cfg(feature = "bpf")]
+use crate::sense::bpf;
 use crate::sense::choose::{self, Chosen, Wanted, no_memcgs};
 #[cfg(feature = "bpf")]
 use crate::sense::kfunc::{self, KFUNCS};
@@ -230,7 +232,7 @@ fn bpf(_: &Wanted) -> Vec<Finding> {
 #[cfg(feature = "bpf")]
 fn bpf(wanted: &Wanted) -> Vec<Finding> {
     let kernel = "kfunc engine only; Linux 7.0 with CONFIG_MEMCG=y";
-    let btf = File::open(kfunc::BTF).is_ok();
+    let btf = File::open(bpf::BTF).is_ok();
     let mut findings = vec![Finding::new(
         "kernel BTF",
         btf,
@@ -243,7 +245,7 @@ fn bpf(wanted: &Wanted) -> Vec<Finding> {
     } else if btf {
         findings.push(Finding::new(KFUNCS[0], false, kernel));
     }
-    if let Ok(text) = fs::read_to_string(kfunc::JIT) {
+    if let Ok(text) = fs::read_to_string(bpf::JIT) {
         let agent = if wanted.bpf_jit {
             "the agent turns it on where it needs it"
         } else {

@@ -1,9 +1,11 @@
 //! Which engine the evidence comes from: the best one that works here, found by trying.
 
 use super::Engine;
+#[cfg(feature = "bpf")]
+use super::bpf::{self, Missing};
 use super::cgroupfs::Cgroupfs;
 #[cfg(feature = "bpf")]
-use super::kfunc::{self, Kfunc, Missing};
+use super::kfunc::{self, Kfunc};
 #[cfg(feature = "bpf")]
 use super::meminfo::Meminfo;
 use super::procfs::Procfs;
@@ -173,11 +175,11 @@ fn kfunc(wanted: &Wanted, tree: &Tree, notes: &mut Vec<String>) -> Result<Box<dy
     let mut opened = Kfunc::open(&options);
     if wanted.bpf_jit
         && matches!(opened, Err(Missing::Jit))
-        && std::fs::write(kfunc::JIT, "1").is_ok()
+        && std::fs::write(bpf::JIT, "1").is_ok()
     {
         notes.push(format!(
             "turned the BPF JIT on ({} was 0); `bpf_jit = false` under [engine] forbids it",
-            kfunc::JIT
+            bpf::JIT
         ));
         opened = Kfunc::open(&options);
     }

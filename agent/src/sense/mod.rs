@@ -1,6 +1,8 @@
 //! Sense: what presses, and who is there. Nothing here decides.
 
 pub mod births;
+#[cfg(feature = "bpf")]
+pub mod bpf;
 pub mod cgroupfs;
 pub mod choose;
 #[cfg(feature = "bpf")]

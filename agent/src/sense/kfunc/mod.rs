@@ -1,28 +1,12 @@
 //! The engine for kernels with the memcg kfuncs (Linux 7.0 and later): the survey runs in the
 //! kernel as a BPF program.
 
-mod bpf;
-mod btf;
-mod elf;
-mod mapped;
-
 use super::Engine;
+use super::bpf::{self, KernelBtf, Kind, Mapped, Missing, Object, Wanted, objects, refused};
 use aya::maps::{HashMap, Map, MapData};
-use aya_obj::{EbpfSectionKind, Object};
-use btf::{Btf, Wanted};
 use lowtide_common::{KernelLayout, Request, Row, Rule, Survey};
-use mapped::Mapped;
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use std::collections::HashSet;
-use std::{fmt, io};
-
-/// Built by `cargo xtask build-ebpf` from `agent-ebpf/`; the same for every architecture.
-static OBJECT: &[u8] = include_bytes!("survey.bpf.o");
-
-/// Where the kernel shows its BTF.
-pub const BTF: &str = "/sys/kernel/btf/vmlinux";
-/// The switch of the BPF JIT.
-pub const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
+use rustix::fd::OwnedFd;
+use std::io;
 
 /// What the program calls, by the kernel's names.
 pub const KFUNCS: [&str; 12] = [
@@ -73,64 +57,6 @@ const LAYOUT: [Wanted<'static>; 27] = [
     Wanted::Enumerator("PSI_MEM_FULL"),
 ];
 
-/// Why this engine cannot run here: one line that says what to do about it.
-#[derive(Debug)]
-pub enum Missing {
-    Btf(io::Error),
-    MalformedBtf,
-    Kfunc(String),
-    Layout(Wanted<'static>),
-    Jit,
-    Permission,
-    /// The program or a map was refused; the verifier's words where they were asked for.
-    Refused {
-        what: String,
-        verifier: String,
-    },
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Btf(error) => {
-                write!(
-                    f,
-                    "no kernel BTF ({BTF}: {error}); build the kernel with CONFIG_DEBUG_INFO_BTF=y"
-                )
-            }
-            Self::MalformedBtf => write!(f, "{BTF} is not BTF"),
-            Self::Kfunc(name) => write!(
-                f,
-                "the kernel has no kfunc {name}; memcg kfuncs come with Linux 7.0"
-            ),
-            Self::Layout(Wanted::Member(s, m)) => {
-                write!(f, "the kernel's struct {s} has no member {m}")
-            }
-            Self::Layout(Wanted::Func(name) | Wanted::Enumerator(name)) => {
-                write!(
-                    f,
-                    "the kernel's BTF has no {name}; build it with CONFIG_MEMCG=y and CONFIG_SWAP=y"
-                )
-            }
-            Self::Jit => write!(f, "the BPF JIT is off; write 1 to {JIT}"),
-            Self::Permission => {
-                f.write_str("not permitted to load BPF programs; run as root or with CAP_SYS_ADMIN")
-            }
-            Self::Refused { what, verifier } if verifier.is_empty() => write!(f, "{what}"),
-            Self::Refused { what, verifier } => write!(f, "{what}; the verifier says:\n{verifier}"),
-        }
-    }
-}
-
-impl std::error::Error for Missing {}
-
-fn refused(what: impl fmt::Display) -> Missing {
-    Missing::Refused {
-        what: what.to_string(),
-        verifier: String::new(),
-    }
-}
-
 /// How large the engine may grow.
 pub struct Options {
     /// cgroups that can have a rule of their own.
@@ -151,58 +77,20 @@ pub struct Kfunc {
 impl Kfunc {
     /// Loads the program for the running kernel. Everything that can fail fails here.
     pub fn open(options: &Options) -> Result<Self, Missing> {
-        let mut object = OBJECT.to_vec();
+        let mut object = objects::SURVEY.to_vec();
         let layout = fit_to_kernel(&mut object)?;
-        let mut object = Object::parse(&object).map_err(refused)?;
-        let layout = as_bytes(&layout);
-        object
-            .patch_map_data([("LAYOUT", (layout, true))].into_iter().collect())
-            .map_err(refused)?;
-        let mut maps = Vec::new();
-        for (name, mut map) in object.maps.drain() {
-            match name.as_str() {
-                "RULES" => map.set_max_entries(options.max_rules),
-                "ROWS" => map.set_max_entries(options.rows),
-                _ => {}
-            }
-            let data = MapData::create(map.clone(), &name, None).map_err(map_refused)?;
-            if map.section_kind() == EbpfSectionKind::Rodata {
-                bpf::set_value(data.fd(), map.data())
-                    .and_then(|()| bpf::freeze(data.fd()))
-                    .map_err(refused)?;
-            }
-            maps.push((name, data, map));
-        }
-        let text = object
-            .functions
-            .keys()
-            .map(|(section, _)| *section)
-            .collect::<HashSet<_>>();
-        let fds = maps
-            .iter()
-            .map(|(name, data, map)| (name.as_str(), data.fd().as_fd().as_raw_fd(), map));
-        object.relocate_maps(fds, &text).map_err(refused)?;
-        object.relocate_calls(&text).map_err(refused)?;
-        let program = object
-            .programs
-            .get("survey")
-            .ok_or_else(|| refused("the BPF object has no program"))?;
-        let code = &object.functions[&program.function_key()].instructions;
-        let program = load(code, &object.license, options.verifier_log)?;
-        let mut take = |name: &str| {
-            let at = maps.iter().position(|(n, _, _)| n == name);
-            at.map(|at| maps.swap_remove(at).1)
-                .ok_or_else(|| refused(format_args!("the BPF object has no map {name}")))
-        };
-        let rules = HashMap::try_from(Map::HashMap(take("RULES")?)).map_err(refused)?;
-        let survey = Mapped::map(take("SURVEY")?.fd(), size_of::<Survey>()).map_err(refused)?;
-        let rows = Mapped::map(take("ROWS")?.fd(), size_of::<Row>() * options.rows as usize)
-            .map_err(refused)?;
+        let sizes = [("RULES", options.max_rules), ("ROWS", options.rows)];
+        let mut object = Object::open(&object, &[("LAYOUT", as_bytes(&layout))], &sizes)?;
+        let program = object.load("survey", Kind::OnDemand, options.verifier_log)?;
+        let rules = HashMap::try_from(Map::HashMap(object.take_map("RULES")?)).map_err(refused)?;
+        let survey = Mapped::map(object.take_map("SURVEY")?.fd(), size_of::<Survey>());
+        let rows = size_of::<Row>() * options.rows as usize;
+        let rows = Mapped::map(object.take_map("ROWS")?.fd(), rows);
         Ok(Self {
             program,
             rules,
-            survey,
-            rows,
+            survey: survey.map_err(refused)?,
+            rows: rows.map_err(refused)?,
         })
     }
 }
@@ -255,40 +143,19 @@ impl Engine for Kfunc {
 
 /// Which kfuncs the running kernel has, in the order of [`KFUNCS`].
 pub fn kfuncs_here() -> Result<[bool; KFUNCS.len()], Missing> {
-    let btf = map_btf()?;
-    let found = Btf::new(btf.bytes())
-        .ok_or(Missing::MalformedBtf)?
-        .find(&KFUNCS.map(Wanted::Func));
+    let btf = KernelBtf::open()?;
+    let found = btf.types()?.find(&KFUNCS.map(Wanted::Func));
     Ok(found.map(|id| id.is_some()))
-}
-
-fn map_btf() -> Result<Mapped, Missing> {
-    let file = std::fs::File::open(BTF).map_err(Missing::Btf)?;
-    let length = file.metadata().map_err(Missing::Btf)?.len();
-    // Since Linux 6.16; kernels before have no memcg kfuncs either.
-    Mapped::file(&file, length as usize).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENODEV) => Missing::Kfunc(KFUNCS[0].to_owned()),
-        _ => Missing::Btf(error),
-    })
 }
 
 /// Resolves the object's kfunc calls and finds the kernel's layout, in one pass over its BTF.
 fn fit_to_kernel(object: &mut [u8]) -> Result<KernelLayout, Missing> {
-    let btf = map_btf()?;
-    let btf = Btf::new(btf.bytes()).ok_or(Missing::MalformedBtf)?;
     let mut wanted = [Wanted::Func(""); KFUNCS.len() + LAYOUT.len()];
     wanted[..KFUNCS.len()].copy_from_slice(&KFUNCS.map(Wanted::Func));
     wanted[KFUNCS.len()..].copy_from_slice(&LAYOUT);
-    let found = btf.find(&wanted);
+    let found = KernelBtf::open()?.types()?.find(&wanted);
     let (ids, layout) = found.split_at(KFUNCS.len());
-    elf::resolve(object, |name| {
-        let at = KFUNCS.iter().position(|k| *k == name)?;
-        ids[at].and_then(|id| u32::try_from(id).ok())
-    })
-    .map_err(|error| match error {
-        elf::Unresolved::Missing(name) => Missing::Kfunc(name),
-        elf::Unresolved::Malformed => refused(error),
-    })?;
+    bpf::resolve(object, &KFUNCS, ids)?;
     layout_of(layout)
 }
 
@@ -331,44 +198,6 @@ fn layout_of(found: &[Option<u64>]) -> Result<KernelLayout, Missing> {
         layout.psi_mem_full = total + 8 * full;
     }
     Ok(layout)
-}
-
-fn load(
-    code: &[aya_obj::generated::bpf_insn],
-    license: &std::ffi::CStr,
-    with_log: bool,
-) -> Result<OwnedFd, Missing> {
-    let mut log = if with_log {
-        vec![0; 1 << 20]
-    } else {
-        Vec::new()
-    };
-    bpf::load(code, license, &mut log).map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM) => Missing::Permission,
-        _ if is_jit_off() => Missing::Jit,
-        _ => {
-            let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
-            Missing::Refused {
-                what: format!("the kernel refuses the BPF program: {error}"),
-                verifier: String::from_utf8_lossy(&log[..end]).into_owned(),
-            }
-        }
-    })
-}
-
-fn map_refused(error: aya::maps::MapError) -> Missing {
-    match &error {
-        aya::maps::MapError::CreateError { io_error, .. }
-            if io_error.raw_os_error() == Some(libc::EPERM) =>
-        {
-            Missing::Permission
-        }
-        _ => refused(error),
-    }
-}
-
-fn is_jit_off() -> bool {
-    std::fs::read_to_string(JIT).is_ok_and(|value| value.trim() == "0")
 }
 
 /// A rule as the map's value; both sides see the same eight bytes.

@@ -1,7 +1,11 @@
-//! The calls of bpf(2) that aya 0.14 does not offer: it knows no BPF_PROG_TYPE_SYSCALL.
+//! The calls of bpf(2) that aya 0.14 does not offer: it knows no BPF_PROG_TYPE_SYSCALL, and attaches
+//! to a function by a BTF of its own making.
 
+use super::Kind;
 use crate::sys::check;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_prog_type,
+};
 use lowtide_common::Request;
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::collections::BTreeSet;
@@ -84,15 +88,24 @@ fn load_btf() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Loads a sleepable program that runs on demand. `log` takes the verifier's words; empty: none.
-pub fn load(code: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {
+/// Loads a program. `log` takes the verifier's words; empty: none.
+pub fn load(code: &[bpf_insn], license: &CStr, kind: Kind, log: &mut [u8]) -> io::Result<OwnedFd> {
     let btf = load_btf()?;
     let functions = functions(code);
     let mut attributes = zeroed();
     // SAFETY: BPF_PROG_LOAD reads this member of the union.
     let load = unsafe { &mut attributes.__bindgen_anon_3 };
-    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SYSCALL as u32;
-    load.prog_flags = BPF_F_SLEEPABLE;
+    match kind {
+        Kind::OnDemand => {
+            load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SYSCALL as u32;
+            load.prog_flags = BPF_F_SLEEPABLE;
+        }
+        Kind::Entry(function) => {
+            load.prog_type = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
+            load.expected_attach_type = bpf_attach_type::BPF_TRACE_FENTRY as u32;
+            load.attach_btf_id = function;
+        }
+    }
     load.insns = code.as_ptr() as u64;
     load.insn_cnt = code.len() as u32;
     load.license = license.as_ptr() as u64;
@@ -106,6 +119,16 @@ pub fn load(code: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<Own
         load.log_level = 1;
     }
     let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attributes)?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Has a program of [`Kind::Entry`] run from now on, until the link is closed.
+pub fn attach(program: impl AsFd) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    attributes.link_create.__bindgen_anon_1.prog_fd = program.as_fd().as_raw_fd() as u32;
+    attributes.link_create.attach_type = bpf_attach_type::BPF_TRACE_FENTRY as u32;
+    let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attributes)?;
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

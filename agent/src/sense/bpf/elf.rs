@@ -140,14 +140,14 @@ mod tests {
 
     #[test]
     fn every_kfunc_of_the_shipped_object_is_asked_for() {
-        let mut object = super::super::OBJECT.to_vec();
+        let mut object = crate::sense::bpf::objects::SURVEY.to_vec();
         let mut names = std::collections::BTreeSet::new();
         let calls = resolve(&mut object, |name| {
             names.insert(name.to_owned());
             Some(1)
         });
         assert!(calls.unwrap() >= names.len());
-        let listed = super::super::KFUNCS
+        let listed = crate::sense::kfunc::KFUNCS
             .iter()
             .map(|k| (*k).to_owned())
             .collect();
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_missing_kfunc_is_named() {
-        let mut object = super::super::OBJECT.to_vec();
+        let mut object = crate::sense::bpf::objects::SURVEY.to_vec();
         let error = resolve(&mut object, |name| {
             (name != "bpf_get_root_mem_cgroup").then_some(1)
         });
@@ -174,7 +174,7 @@ mod tests {
     proptest! {
         #[test]
         fn damaged_objects_are_no_panic(cut in 0..20_000usize, damage in prop::collection::vec((0..20_000usize, any::<u8>()), 0..8)) {
-            let mut object = super::super::OBJECT.to_vec();
+            let mut object = crate::sense::bpf::objects::SURVEY.to_vec();
             for (at, with) in damage {
                 if let Some(byte) = object.get_mut(at) {
                     *byte = with;

@@ -1,0 +1,131 @@
+//! BPF programs: fitted to the running kernel, loaded, attached. By hand where aya 0.14 would read the
+//! kernel's type information into 16 to 25 MB of heap, or knows no such program type; its maps and its
+//! reader of the object are used.
+
+mod btf;
+mod call;
+mod elf;
+mod mapped;
+mod object;
+
+pub use btf::{Btf, Wanted};
+pub use call::{attach, run};
+pub use mapped::Mapped;
+pub use object::{Kind, Object};
+
+use rustix::fd::AsFd;
+use std::{fmt, fs, io};
+
+/// Built by `cargo xtask build-ebpf` from `agent-ebpf/`; the same for every architecture.
+pub mod objects {
+    pub static SURVEY: &[u8] = include_bytes!("survey.bpf.o");
+}
+
+/// Where the kernel shows its BTF.
+pub const BTF: &str = "/sys/kernel/btf/vmlinux";
+/// The switch of the BPF JIT.
+pub const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
+
+/// Why a program cannot run here: one line that says what to do about it.
+#[derive(Debug)]
+pub enum Missing {
+    Btf(io::Error),
+    MalformedBtf,
+    Kfunc(String),
+    Layout(Wanted<'static>),
+    Jit,
+    Permission,
+    /// The program or a map was refused; the verifier's words where they were asked for.
+    Refused {
+        what: String,
+        verifier: String,
+    },
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Btf(error) => {
+                write!(
+                    f,
+                    "no kernel BTF ({BTF}: {error}); build the kernel with CONFIG_DEBUG_INFO_BTF=y"
+                )
+            }
+            Self::MalformedBtf => write!(f, "{BTF} is not BTF"),
+            Self::Kfunc(name) => write!(
+                f,
+                "the kernel has no kfunc {name}; memcg kfuncs come with Linux 7.0"
+            ),
+            Self::Layout(Wanted::Member(s, m)) => {
+                write!(f, "the kernel's struct {s} has no member {m}")
+            }
+            Self::Layout(Wanted::Func(name) | Wanted::Enumerator(name)) => {
+                write!(
+                    f,
+                    "the kernel's BTF has no {name}; build it with CONFIG_MEMCG=y and CONFIG_SWAP=y"
+                )
+            }
+            Self::Jit => write!(f, "the BPF JIT is off; write 1 to {JIT}"),
+            Self::Permission => {
+                f.write_str("not permitted to load BPF programs; run as root or with CAP_SYS_ADMIN")
+            }
+            Self::Refused { what, verifier } if verifier.is_empty() => write!(f, "{what}"),
+            Self::Refused { what, verifier } => write!(f, "{what}; the verifier says:\n{verifier}"),
+        }
+    }
+}
+
+impl std::error::Error for Missing {}
+
+pub fn refused(what: impl fmt::Display) -> Missing {
+    Missing::Refused {
+        what: what.to_string(),
+        verifier: String::new(),
+    }
+}
+
+pub fn is_jit_off() -> bool {
+    fs::read_to_string(JIT).is_ok_and(|value| value.trim() == "0")
+}
+
+/// The kernel's BTF, in memory for as long as this lives: mapped where the kernel can (Linux 6.16),
+/// otherwise a copy of its some 5 MB.
+pub enum KernelBtf {
+    Mapped(Mapped),
+    Copied(Vec<u8>),
+}
+
+impl KernelBtf {
+    pub fn open() -> Result<Self, Missing> {
+        let file = fs::File::open(BTF).map_err(Missing::Btf)?;
+        let length = file.metadata().map_err(Missing::Btf)?.len() as usize;
+        match Mapped::file(file.as_fd(), length) {
+            Ok(mapped) => Ok(Self::Mapped(mapped)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
+                fs::read(BTF).map(Self::Copied).map_err(Missing::Btf)
+            }
+            Err(error) => Err(Missing::Btf(error)),
+        }
+    }
+
+    pub fn types(&self) -> Result<Btf<'_>, Missing> {
+        let bytes = match self {
+            Self::Mapped(mapped) => mapped.bytes(),
+            Self::Copied(bytes) => bytes,
+        };
+        Btf::new(bytes).ok_or(Missing::MalformedBtf)
+    }
+}
+
+/// Resolves the calls of `kfuncs` in an object by the BTF ids that were found for them, in the same
+/// order.
+pub fn resolve(object: &mut [u8], kfuncs: &[&str], ids: &[Option<u64>]) -> Result<usize, Missing> {
+    elf::resolve(object, |name| {
+        let index = kfuncs.iter().position(|k| *k == name)?;
+        ids.get(index)?.and_then(|id| u32::try_from(id).ok())
+    })
+    .map_err(|error| match error {
+        elf::Unresolved::Missing(name) => Missing::Kfunc(name),
+        elf::Unresolved::Malformed => refused(error),
+    })
+}
