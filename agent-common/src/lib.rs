@@ -377,3 +377,48 @@ pub struct KernelLayout {
     pub memcg_max: u64,
     pub memcg_oom_kill: u64,
 }
+
+/// What the watch and the agent share: each word is written by one side and read by the other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watching {
+    /// The agent's: wakes it once fewer pages are available; 0: never.
+    pub mark: u64,
+    /// The agent's: no alarm before this time of CLOCK_MONOTONIC.
+    pub quiet_until_ns: u64,
+    /// The watch's: time of the last alarm.
+    pub alarm_ns: u64,
+    /// The watch's: pages available then.
+    pub available: u64,
+}
+
+impl Watching {
+    /// Least time between two alarms.
+    pub const PAUSE_NS: u64 = 10_000_000;
+}
+
+/// Where the running kernel counts its memory: addresses of its counters, from /proc/kallsyms, and the
+/// places in them, from its BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLayout {
+    pub vm_zone_stat: u64,
+    pub vm_node_stat: u64,
+    pub totalreserve_pages: u64,
+    pub nr_free_pages: u64,
+    pub nr_active_file: u64,
+    pub nr_inactive_file: u64,
+    pub nr_slab_reclaimable: u64,
+}
+
+impl MemoryLayout {
+    pub const ZERO: Self = Self {
+        vm_zone_stat: 0,
+        vm_node_stat: 0,
+        totalreserve_pages: 0,
+        nr_free_pages: 0,
+        nr_active_file: 0,
+        nr_inactive_file: 0,
+        nr_slab_reclaimable: 0,
+    };
+}

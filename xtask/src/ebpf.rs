@@ -1,4 +1,4 @@
-//! `cargo xtask build-ebpf`: the BPF object that the agent embeds, the same bytes on every machine.
+//! `cargo xtask build-ebpf`: the BPF objects that the agent embeds, the same bytes on every machine.
 
 use crate::dirs;
 use crate::shell::{output, run, say};
@@ -15,13 +15,15 @@ const RUST: &str = "1.95";
 const LLVM: &str = "libLLVM.so.22.";
 const LINKER: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
-const OBJECT: &str = "agent/src/sense/bpf/survey.bpf.o";
+/// The programs, which are the binaries of agent-ebpf, and where their objects are committed.
+const PROGRAMS: [&str; 2] = ["survey", "watch"];
+const OBJECTS: &str = "agent/src/sense/bpf";
 
-/// build the BPF object that is committed beside the agent (Rust 1.95)
+/// build the BPF objects that are committed beside the agent (Rust 1.95)
 #[derive(FromArgs)]
 #[argh(subcommand, name = "build-ebpf")]
 pub struct BuildEbpf {
-    /// leave the committed object alone, and fail if a fresh build differs from it
+    /// leave the committed objects alone, and fail if a fresh build differs from one of them
     #[argh(switch)]
     check: bool,
 }
@@ -31,10 +33,13 @@ impl BuildEbpf {
         let tools = Tools::get()?;
         if self.check {
             tools.check()?;
-            println!("{OBJECT} is what its source gives");
+            println!("the objects in {OBJECTS} are what their source gives");
         } else {
-            fs::copy(tools.build()?, committed())?;
-            println!("{OBJECT}: {}", describe(&committed())?);
+            let built = tools.build()?;
+            for program in PROGRAMS {
+                fs::copy(built.join(program), committed(program))?;
+                println!("{program}: {}", describe(&committed(program))?);
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -54,7 +59,7 @@ impl Tools {
         let llvm = llvm(&target::sysroot()?)?;
         let (Some(llvm), true) = (llvm, version.starts_with(&format!("{RUST}."))) else {
             bail!(
-                "the BPF object is built by Rust {RUST} with the LLVM that comes with it, and this \
+                "the BPF objects are built by Rust {RUST} with the LLVM that comes with it, and this \
                  is Rust {version}: run `rustup toolchain install {RUST}.0 --component rust-src`, \
                  then `cargo +{RUST}.0 xtask build-ebpf`"
             );
@@ -68,7 +73,7 @@ impl Tools {
         })
     }
 
-    /// Says where the fresh object is.
+    /// Says in which directory the fresh objects are, by the names of the programs.
     fn build(&self) -> Result<PathBuf> {
         let target = dirs::target().join("ebpf");
         run(self
@@ -83,26 +88,32 @@ impl Tools {
             .args(["build", "--quiet", "--release", "--locked"])
             .args(["-Zbuild-std=core", "--target", TARGET, "--target-dir"])
             .arg(&target))?;
-        Ok(target.join(TARGET).join("release/survey"))
+        Ok(target.join(TARGET).join("release"))
     }
 
-    /// An error that says what to do if a fresh build differs from the committed object.
+    /// An error that says what to do if a fresh build differs from a committed object.
     pub fn check(&self) -> Result<()> {
         let built = self.build()?;
-        if fs::read(&built)? != fs::read(committed())? {
-            bail!(
-                "{OBJECT} is not what its source gives:\n  committed  {}\n  built      {}\n\
-                 To fix it, run `cargo xtask build-ebpf` and commit the object.",
-                describe(&committed())?,
-                describe(&built)?
-            );
+        for program in PROGRAMS {
+            let (built, committed) = (built.join(program), committed(program));
+            if fs::read(&built)? != fs::read(&committed)? {
+                bail!(
+                    "{} is not what its source gives:\n  committed  {}\n  built      {}\n\
+                     To fix it, run `cargo xtask build-ebpf` and commit the object.",
+                    committed.display(),
+                    describe(&committed)?,
+                    describe(&built)?
+                );
+            }
         }
         Ok(())
     }
 }
 
-fn committed() -> PathBuf {
-    dirs::workspace().join(OBJECT)
+fn committed(program: &str) -> PathBuf {
+    dirs::workspace()
+        .join(OBJECTS)
+        .join(format!("{program}.bpf.o"))
 }
 
 /// Size and sha256 of a file.

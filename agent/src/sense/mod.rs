@@ -15,6 +15,8 @@ pub mod psi;
 pub mod status;
 mod text;
 pub mod tree;
+#[cfg(feature = "bpf")]
+pub mod watch;
 
 use lowtide_common::{Request, Row, Rule, Survey, UNCLASSIFIED};
 use lowtide_judge::Unit;

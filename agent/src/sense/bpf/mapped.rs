@@ -1,11 +1,12 @@
-//! A kernel array map, or file, seen through a memory mapping.
+//! A kernel map, or file, seen through a memory mapping.
 
 use rustix::fd::AsFd;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
-/// A read-only mapping.
+/// A mapping; read-only but for [`Mapped::words`].
 pub struct Mapped {
     at: NonNull<u8>,
     length: usize,
@@ -17,17 +18,39 @@ unsafe impl Send for Mapped {}
 impl Mapped {
     /// Maps a BPF map that `length` bytes of values are in; what programs write shows.
     pub fn map(fd: impl AsFd, length: usize) -> io::Result<Self> {
-        Self::new(fd, length, MapFlags::SHARED)
+        Self::new(fd, length, 0, ProtFlags::READ, MapFlags::SHARED)
     }
 
     /// Maps the first `length` bytes of a file. BTF in sysfs can be mapped in no other way.
     pub fn file(fd: impl AsFd, length: usize) -> io::Result<Self> {
-        Self::new(fd, length, MapFlags::PRIVATE)
+        Self::new(fd, length, 0, ProtFlags::READ, MapFlags::PRIVATE)
     }
 
-    fn new(fd: impl AsFd, length: usize, flags: MapFlags) -> io::Result<Self> {
+    /// Maps `length` bytes of a BPF map from `offset` on, for [`Mapped::word`].
+    pub fn words(fd: impl AsFd, length: usize, offset: u64, writable: bool) -> io::Result<Self> {
+        let write = if writable {
+            ProtFlags::WRITE
+        } else {
+            ProtFlags::empty()
+        };
+        Self::new(
+            fd,
+            length,
+            offset,
+            ProtFlags::READ | write,
+            MapFlags::SHARED,
+        )
+    }
+
+    fn new(
+        fd: impl AsFd,
+        length: usize,
+        offset: u64,
+        rights: ProtFlags,
+        flags: MapFlags,
+    ) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice touches nobody's memory.
-        let at = unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ, flags, fd, 0)? };
+        let at = unsafe { mmap(std::ptr::null_mut(), length, rights, flags, fd, offset)? };
         NonNull::new(at.cast())
             .map(|at| Self { at, length })
             .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
@@ -36,6 +59,15 @@ impl Mapped {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: mapped for as long as `self` lives, and readable.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.length) }
+    }
+
+    /// A word that the kernel's side reads or writes at any time. Only of what [`Mapped::words`]
+    /// mapped, and only written where it mapped it so.
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        assert!((index + 1) * 8 <= self.length);
+        // SAFETY: an aligned word of the mapping, which is there for as long as `self`; both sides
+        // use whole words.
+        unsafe { AtomicU64::from_ptr(self.at.as_ptr().cast::<u64>().add(index)) }
     }
 
     /// The values of an array map made of `T`.

@@ -5,6 +5,7 @@
 mod btf;
 mod call;
 mod elf;
+pub mod kallsyms;
 mod mapped;
 mod object;
 
@@ -19,6 +20,7 @@ use std::{fmt, fs, io};
 /// Built by `cargo xtask build-ebpf` from `agent-ebpf/`; the same for every architecture.
 pub mod objects {
     pub static SURVEY: &[u8] = include_bytes!("survey.bpf.o");
+    pub static WATCH: &[u8] = include_bytes!("watch.bpf.o");
 }
 
 /// Where the kernel shows its BTF.
@@ -33,7 +35,15 @@ pub enum Missing {
     MalformedBtf,
     Kfunc(String),
     Layout(Wanted<'static>),
+    /// A function of the kernel that no program can be attached to, and why.
+    Attach(&'static str, io::Error),
+    /// A function of the kernel that is not there to attach to.
+    Hook(&'static str),
+    Symbols(io::Error),
+    Symbol(&'static str),
+    HiddenSymbols,
     Jit,
+    Lockdown,
     Permission,
     /// The program or a map was refused; the verifier's words where they were asked for.
     Refused {
@@ -65,6 +75,31 @@ impl fmt::Display for Missing {
                     "the kernel's BTF has no {name}; build it with CONFIG_MEMCG=y and CONFIG_SWAP=y"
                 )
             }
+            Self::Attach(function, error) => write!(
+                f,
+                "the kernel lets no program run in {function}: {error}; build it with \
+                 CONFIG_FUNCTION_TRACER=y and CONFIG_DYNAMIC_FTRACE=y"
+            ),
+            Self::Hook(function) => write!(
+                f,
+                "the kernel has no function {function} that a program could run in"
+            ),
+            Self::Symbols(error) => write!(
+                f,
+                "/proc/kallsyms: {error}; build the kernel with CONFIG_KALLSYMS_ALL=y"
+            ),
+            Self::Symbol(name) => write!(
+                f,
+                "/proc/kallsyms has no {name}; build the kernel with CONFIG_KALLSYMS_ALL=y"
+            ),
+            Self::HiddenSymbols => f.write_str(
+                "the kernel hides its addresses; run with CAP_SYSLOG, and with \
+                 kernel.kptr_restrict at 0 or 1",
+            ),
+            Self::Lockdown => f.write_str(
+                "the kernel is locked down: programs may not read its memory; \
+                 boot it with lockdown=integrity or none",
+            ),
             Self::Jit => write!(f, "the BPF JIT is off; write 1 to {JIT}"),
             Self::Permission => {
                 f.write_str("not permitted to load BPF programs; run as root or with CAP_SYS_ADMIN")
@@ -86,6 +121,12 @@ pub fn refused(what: impl fmt::Display) -> Missing {
 
 pub fn is_jit_off() -> bool {
     fs::read_to_string(JIT).is_ok_and(|value| value.trim() == "0")
+}
+
+/// Whether the kernel is locked down so far that no program may read its memory.
+fn is_locked_down() -> bool {
+    fs::read_to_string("/sys/kernel/security/lockdown")
+        .is_ok_and(|modes| modes.contains("[confidentiality]"))
 }
 
 /// The kernel's BTF, in memory for as long as this lives: mapped where the kernel can (Linux 6.16),

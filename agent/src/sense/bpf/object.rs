@@ -1,6 +1,6 @@
 //! An object of BPF programs: its maps made, its constants set, its programs loaded one by one.
 
-use super::{Missing, call, is_jit_off, refused};
+use super::{Missing, call, is_jit_off, is_locked_down, refused};
 use aya::maps::{MapData, MapError};
 use aya_obj::EbpfSectionKind;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -74,6 +74,7 @@ impl Object {
         let mut log = vec![0; if verifier_log { VERIFIER_LOG } else { 0 }];
         call::load(code, &self.object.license, kind, &mut log).map_err(|error| {
             match error.raw_os_error() {
+                _ if is_locked_down() => Missing::Lockdown,
                 Some(libc::EPERM) => Missing::Permission,
                 _ if is_jit_off() => Missing::Jit,
                 _ => {

@@ -3,13 +3,10 @@
 #![no_std]
 #![no_main]
 
-mod best;
-mod kernel;
-
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
-use best::{Best, copy};
-use kernel::{Css, Node, with_memcg};
+use lowtide_ebpf::best::{Best, copy};
+use lowtide_ebpf::kernel::{self, Css, Node, with_memcg};
 use lowtide_common::{Above, MAX_DEPTH, NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
 
 /// `BPF_F_NO_PREALLOC`: entries cost memory only once there are any.

@@ -1,0 +1,155 @@
+//! The watch: the kernel itself wakes the agent once less memory is available than its mark, in the
+//! context of whatever takes it (`agent-ebpf/src/watch.rs`). Works with every engine: it needs no
+//! memcg kfunc.
+
+use super::bpf::{
+    KernelBtf, Kind, Mapped, Missing, Object, Wanted, attach, kallsyms, objects, refused,
+};
+use aya::maps::MapData;
+use lowtide_common::{MemoryLayout, Watching};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::param::page_size;
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::Duration;
+
+/// The functions that it runs in, by the names of the programs. Without the first there is no watch;
+/// the second is for what no memcg pays.
+const HOOKS: [(&str, &str); 2] = [
+    ("charge", "page_counter_try_charge"),
+    ("kswapd", "wakeup_kswapd"),
+];
+
+/// Counters of the kernel, in the order of [`memory_layout`].
+const COUNTERS: [&str; 3] = ["vm_zone_stat", "vm_node_stat", "totalreserve_pages"];
+/// Places in them.
+pub const PLACES: [Wanted<'static>; 4] = [
+    Wanted::Enumerator("NR_FREE_PAGES"),
+    Wanted::Enumerator("NR_ACTIVE_FILE"),
+    Wanted::Enumerator("NR_INACTIVE_FILE"),
+    Wanted::Enumerator("NR_SLAB_RECLAIMABLE_B"),
+];
+
+/// That less was available than the mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// When it was found, by CLOCK_MONOTONIC.
+    pub at: Duration,
+    /// Bytes that were available then, as the program counts: not more than MemAvailable.
+    pub available: u64,
+}
+
+/// Readable when there is an alarm.
+pub struct Watch {
+    watching: Mapped,
+    alarms: MapData,
+    /// The agent's position in the ring, and behind it the kernel's: a page each.
+    consumed: Mapped,
+    produced: Mapped,
+    /// Closing one ends its program.
+    _links: Vec<OwnedFd>,
+    /// Why what no memcg pays is not watched, if so.
+    pub lacks: Option<Missing>,
+}
+
+impl Watch {
+    /// Has the kernel watch from now on, with a mark of 0. Everything that can fail fails here.
+    pub fn open(verifier_log: bool) -> Result<Self, Missing> {
+        let functions = HOOKS.map(|(_, function)| Wanted::Func(function));
+        let mut wanted = [Wanted::Func(""); HOOKS.len() + PLACES.len()];
+        wanted[..HOOKS.len()].copy_from_slice(&functions);
+        wanted[HOOKS.len()..].copy_from_slice(&PLACES);
+        let found = KernelBtf::open()?.types()?.find(&wanted);
+        let (functions, places) = found.split_at(HOOKS.len());
+        let layout = memory_layout(places)?;
+        let sizes = [("ALARMS", page_size() as u32)];
+        let mut object = Object::open(objects::WATCH, &[("MEMORY", as_bytes(&layout))], &sizes)?;
+        let hook = |index: usize| {
+            let (program, function) = HOOKS[index];
+            let id = functions[index].ok_or(Missing::Hook(function))?;
+            let program = object.load(program, Kind::Entry(id as u32), verifier_log)?;
+            attach(&program).map_err(|error| Missing::Attach(function, error))
+        };
+        let mut links = vec![hook(0)?];
+        let lacks = hook(1).map(|link| links.push(link)).err();
+        let watching = object.take_map("WATCHING")?;
+        let alarms = object.take_map("ALARMS")?;
+        let page = page_size();
+        let map = |fd, writable, at| Mapped::words(fd, page, at, writable).map_err(refused);
+        Ok(Self {
+            watching: map(watching.fd().as_fd(), true, 0)?,
+            consumed: map(alarms.fd().as_fd(), true, 0)?,
+            produced: map(alarms.fd().as_fd(), false, page as u64)?,
+            alarms,
+            _links: links,
+            lacks,
+        })
+    }
+
+    /// Wakes once fewer `bytes` are available; 0: never.
+    pub fn set_mark(&self, bytes: u64) {
+        self.word(0).store(bytes / page_size() as u64, Relaxed);
+    }
+
+    /// No alarm until this time has passed.
+    pub fn set_quiet(&self, length: Duration) {
+        let until = now().saturating_add(length).as_nanos() as u64;
+        self.word(1).store(until, Relaxed);
+    }
+
+    /// Takes the alarms so far; the last of them, if there is any.
+    pub fn take(&self) -> Option<Alarm> {
+        let produced = self.produced.word(0).load(Acquire);
+        let consumed = self.consumed.word(0);
+        if consumed.load(Relaxed) == produced {
+            return None;
+        }
+        consumed.store(produced, Release);
+        Some(Alarm {
+            at: Duration::from_nanos(self.word(2).load(Relaxed)),
+            available: self.word(3).load(Relaxed) * page_size() as u64,
+        })
+    }
+
+    /// A word of [`Watching`].
+    fn word(&self, index: usize) -> &AtomicU64 {
+        const { assert!(size_of::<Watching>() == 4 * 8) };
+        self.watching.word(index)
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.alarms.fd().as_fd()
+    }
+}
+
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// From what was found for [`PLACES`], and the addresses of the counters.
+pub fn memory_layout(places: &[Option<u64>]) -> Result<MemoryLayout, Missing> {
+    let mut found = PLACES.iter().zip(places);
+    let mut next = || {
+        let (wanted, value) = found.next().ok_or(Missing::MalformedBtf)?;
+        value.ok_or(Missing::Layout(*wanted))
+    };
+    let [vm_zone_stat, vm_node_stat, totalreserve_pages] = kallsyms::addresses(&COUNTERS)?;
+    Ok(MemoryLayout {
+        vm_zone_stat,
+        vm_node_stat,
+        totalreserve_pages,
+        nr_free_pages: next()?,
+        nr_active_file: next()?,
+        nr_inactive_file: next()?,
+        nr_slab_reclaimable: next()?,
+    })
+}
+
+pub fn as_bytes(layout: &MemoryLayout) -> &[u8] {
+    // SAFETY: `repr(C)`, made of u64 only: no padding, and every byte is initialised.
+    unsafe { std::slice::from_raw_parts((&raw const *layout).cast(), size_of::<MemoryLayout>()) }
+}
