@@ -14,7 +14,7 @@ use std::time::Instant;
 pub struct OwnTrigger {
     /// cgroup id.
     pub id: u64,
-    /// Below the cgroup root.
+    /// Below the cgroup root, as it is shown.
     pub path: String,
     pub dir: OwnedFd,
     pub trigger: Trigger,

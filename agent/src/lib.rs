@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 mod domain;
+mod escaped;
 mod json;
 #[cfg(test)]
 mod mdoc;

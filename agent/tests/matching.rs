@@ -20,14 +20,14 @@ fn matching_allocates_nothing() {
             None
         };
         let cgroups = [
-            "system.slice/weston@1.service",
-            "user.slice/user-1000.slice/user@1000.service/app.slice/app-org.chromium.Chromium-1.scope",
-            "nothing/of/the/kind",
+            &b"system.slice/weston@1.service"[..],
+            b"user.slice/user-1000.slice/user@1000.service/app.slice/app-org.chromium.Chromium-1.scope",
+            b"nothing/of/the/kind",
         ]
         .map(|path| loaded.matcher.cgroup(path, &mut attribute));
         let process = loaded.matcher.process(&ProcessInfo {
-            name: "chromium-browse",
-            exe: Some("/usr/lib/chromium/chromium"),
+            name: b"chromium-browse",
+            exe: Some(b"/usr/lib/chromium/chromium"),
             uid: 1000,
         });
         [cgroups[0], cgroups[1], cgroups[2], process]

@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 7] = [
     &["config", "domain", "tell"],
     &["sense"],
     &["resident", "stack"],
-    &["json", "mdoc", "sys", "units"],
+    &["escaped", "json", "mdoc", "sys", "units"],
 ];
 /// What puts the rooms together.
 const ROOTS: [&str; 2] = ["lib.rs", "main.rs"];

@@ -90,7 +90,23 @@ impl Record {
     /// One variable of the environment; left out where it does not fit.
     fn set(&mut self, name: &str, value: impl fmt::Display) {
         let before = self.length;
-        if write!(self, "{name}={value}\0").is_err() {
+        let written = write!(self, "{name}={value}\0");
+        self.keep(before, written);
+    }
+
+    /// The same of a value that may be any bytes, in parts.
+    fn set_bytes(&mut self, name: &str, value: &[&[u8]]) {
+        let before = self.length;
+        let mut written = write!(self, "{name}=");
+        for part in value.iter().chain(&[&b"\0"[..]]) {
+            written = written.and_then(|()| self.push(part));
+        }
+        self.keep(before, written);
+    }
+
+    /// Takes out what was begun at `before` where it did not fit.
+    fn keep(&mut self, before: usize, written: fmt::Result) {
+        if written.is_err() {
             self.bytes[before..].fill(0);
             self.length = before;
         }
@@ -181,7 +197,7 @@ impl About<'_> {
             if let Ok(dir) = dir
                 && let Ok(path) = self.tree.path_of(dir.as_fd(), &mut buffer)
             {
-                record.set("LOWTIDE_CGROUP", format_args!("/{path}"));
+                record.set_bytes("LOWTIDE_CGROUP", &[b"/", path]);
             }
             process.map(|name| name.pid)
         };

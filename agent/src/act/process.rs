@@ -47,12 +47,10 @@ impl Process {
 
     pub fn name(&self) -> Name {
         let mut buffer = [0; STATUS];
-        let mut name = heapless::String::new();
-        // Cannot overflow: the kernel keeps no more bytes.
-        let _ = name.push_str(self.status(&mut buffer).map_or("", Status::name));
+        let status = self.status(&mut buffer).map(Status::name);
         Name {
             pid: self.pid,
-            name,
+            name: status.unwrap_or_default(),
         }
     }
 
@@ -76,7 +74,7 @@ impl Process {
         let status = self.status(&mut buffer)?;
         let mut exe = [MaybeUninit::uninit(); PATH];
         let process = ProcessInfo {
-            name: status.name(),
+            name: &status.name(),
             exe: config
                 .matcher
                 .wants_programs()

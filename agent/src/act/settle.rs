@@ -4,6 +4,7 @@
 use super::settings::{Setting, Settings, read_value};
 use crate::config::Loaded;
 use crate::domain::OwnTrigger;
+use crate::escaped::Escaped;
 use crate::sense::births::Births;
 use crate::sense::tree::{OwnRule as _, Tree};
 use crate::sys;
@@ -81,7 +82,7 @@ pub fn settle(
         wanted: Vec::new(),
         triggers: Vec::new(),
     };
-    walk.children(&mut String::new(), &root, NO_GROUP)?;
+    walk.children(&mut Vec::new(), &root, NO_GROUP)?;
     let (mut wanted, triggers) = (walk.wanted, walk.triggers);
     if births.end_walk() {
         log.info(format_args!(
@@ -146,7 +147,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn children(&mut self, path: &mut String, dir: &OwnedFd, group: u16) -> io::Result<Below> {
+    fn children(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, group: u16) -> io::Result<Below> {
         let mut below = Below::default();
         // First, so that none is made unseen behind the walk.
         self.births.watch(dir.as_fd());
@@ -156,12 +157,11 @@ impl Walk<'_> {
             if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
                 continue;
             }
-            let Ok(utf8) = name.to_str() else { continue };
             let length = path.len();
             if !path.is_empty() {
-                path.push('/');
+                path.push(b'/');
             }
-            path.push_str(utf8);
+            path.extend_from_slice(name.to_bytes());
             // One that vanishes at any step of this needs nothing any more.
             if let Ok(child) = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
                 && let Ok(asks) = self.cgroup(path, &child, group)
@@ -173,7 +173,7 @@ impl Walk<'_> {
         Ok(below)
     }
 
-    fn cgroup(&mut self, path: &mut String, dir: &OwnedFd, inherited: u16) -> io::Result<Below> {
+    fn cgroup(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, inherited: u16) -> io::Result<Below> {
         let id = sys::cgroup_id(dir.as_fd(), c"")?;
         if self.tree.is_protected(id) {
             let protected =
@@ -198,7 +198,7 @@ impl Walk<'_> {
             self.brake(path, dir.as_fd(), id);
             self.triggers.push(OwnTrigger {
                 id,
-                path: path.clone(),
+                path: Escaped(path).to_string(),
                 dir: dir.try_clone()?,
                 trigger,
             });
@@ -213,7 +213,8 @@ impl Walk<'_> {
             let granted = wanted.min(self.left[i]);
             if granted < wanted && self.settings.is_news(id, setting) {
                 self.log.warning(format_args!(
-                    "/{path}: {} of {wanted} bytes would be more than half of RAM with the others, {granted} set",
+                    "/{}: {} of {wanted} bytes would be more than half of RAM with the others, {granted} set",
+                    Escaped(path),
                     setting.file(),
                 ));
             }
@@ -252,7 +253,7 @@ impl Walk<'_> {
     /// Where there is nothing to reclaim, the kernel goes from memory.max straight to its OOM killer, and
     /// nobody stalls before. Just below it memory.high makes wait who grows: that is a stall, and it
     /// fires the trigger in time.
-    fn brake(&mut self, path: &str, dir: BorrowedFd<'_>, id: u64) {
+    fn brake(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64) {
         let max = read_value(dir, "memory.max").unwrap_or(i64::MAX);
         let high = self.settings.without_us(dir, id, Setting::High);
         if max < i64::MAX && high.is_ok_and(|high| high >= max) {
@@ -261,7 +262,7 @@ impl Walk<'_> {
         }
     }
 
-    fn set(&mut self, path: &str, dir: BorrowedFd<'_>, id: u64, setting: Setting, value: i64) {
+    fn set(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64, setting: Setting, value: i64) {
         if !self.settings.is_possible() {
             return;
         }
@@ -273,7 +274,8 @@ impl Walk<'_> {
                 if matches!(setting, Setting::OomScore | Setting::OomGroup)
                     && error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if self.settings.is_news(id, setting) => self.log.warning(format_args!(
-                "/{path}: {} stays as it is: {error}",
+                "/{}: {} stays as it is: {error}",
+                Escaped(path),
                 setting.file()
             )),
             Err(_) => {}

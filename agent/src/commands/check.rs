@@ -5,8 +5,9 @@ use crate::sense::psi;
 use crate::sense::tree::Tree;
 use lowtide_judge::Trigger;
 use procfs::ProcResult;
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -70,9 +71,12 @@ fn print(problems: &Problems, usable: bool, json: bool) {
 /// The device that this runs on, as far as a config is concerned.
 struct ThisDevice {
     mount: PathBuf,
-    cgroups: Vec<String>,
-    processes: Vec<(String, Option<String>, u32)>,
+    cgroups: Vec<Vec<u8>>,
+    processes: Vec<Described>,
 }
+
+/// Name, program and user of a process.
+type Described = (Vec<u8>, Option<Vec<u8>>, u32);
 
 impl ThisDevice {
     fn look() -> Self {
@@ -83,14 +87,14 @@ impl ThisDevice {
         };
         if let Ok(tree) = Tree::open() {
             this.mount = tree.mount().to_owned();
-            below(&this.mount, &mut String::new(), &mut this.cgroups);
+            below(&this.mount, &mut Vec::new(), &mut this.cgroups);
         }
         this
     }
 }
 
 /// Directories below `dir`, depth first; those that vanish meanwhile are left out.
-fn below(dir: &Path, path: &mut String, found: &mut Vec<String>) {
+fn below(dir: &Path, path: &mut Vec<u8>, found: &mut Vec<Vec<u8>>) {
     let Ok(entries) = fs::read_dir(dir) else {
         return;
     };
@@ -99,42 +103,41 @@ fn below(dir: &Path, path: &mut String, found: &mut Vec<String>) {
             continue;
         }
         let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
         let length = path.len();
         if !path.is_empty() {
-            path.push('/');
+            path.push(b'/');
         }
-        path.push_str(name);
+        path.extend_from_slice(name.as_bytes());
         found.push(path.clone());
         below(&entry.path(), path, found);
         path.truncate(length);
     }
 }
 
-/// Name, program and user of every process; without /proc there is none.
-fn processes() -> Vec<(String, Option<String>, u32)> {
+/// Every process; without /proc there is none.
+fn processes() -> Vec<Described> {
     let all = procfs::process::all_processes();
     all.into_iter().flatten().filter_map(described).collect()
 }
 
 /// Who exits meanwhile is left out.
 #[inline(never)]
-fn described(
-    process: ProcResult<procfs::process::Process>,
-) -> Option<(String, Option<String>, u32)> {
+fn described(process: ProcResult<procfs::process::Process>) -> Option<Described> {
     let process = process.ok()?;
     let exe = process.exe().ok();
-    let exe = exe.and_then(|path| path.into_os_string().into_string().ok());
-    Some((process.stat().ok()?.comm, exe, process.uid().ok()?))
+    let exe = exe.map(|path| path.into_os_string().into_vec());
+    let mut name = fs::read(format!("/proc/{}/comm", process.pid)).ok()?;
+    name.pop_if(|last| *last == b'\n');
+    Some((name, exe, process.uid().ok()?))
 }
 
 impl Device for ThisDevice {
-    fn cgroups(&self) -> &[String] {
+    fn cgroups(&self) -> &[Vec<u8>] {
         &self.cgroups
     }
 
-    fn attribute(&self, path: &str, name: &CStr, value: &mut [u8]) -> Option<usize> {
-        rustix::fs::getxattr(self.mount.join(path), name, value).ok()
+    fn attribute(&self, path: &[u8], name: &CStr, value: &mut [u8]) -> Option<usize> {
+        rustix::fs::getxattr(self.mount.join(OsStr::from_bytes(path)), name, value).ok()
     }
 
     fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool {
@@ -152,9 +155,10 @@ impl Device for ThisDevice {
         memory.map_or(u64::MAX, |memory| memory.total)
     }
 
-    fn is_limited(&self, path: &str) -> bool {
+    fn is_limited(&self, path: &[u8]) -> bool {
+        let dir = self.mount.join(OsStr::from_bytes(path));
         ["memory.max", "memory.high"].into_iter().any(|limit| {
-            let text = fs::read_to_string(self.mount.join(path).join(limit));
+            let text = fs::read_to_string(dir.join(limit));
             text.is_ok_and(|text| text.trim_end() != "max")
         })
     }

@@ -2,6 +2,7 @@
 
 use super::problem::{Problem, Problems};
 use super::{At, Loaded};
+use crate::escaped::Escaped;
 use crate::sense::process::ProcessInfo;
 use lowtide_common::{NEVER, NO_GROUP};
 use lowtide_judge::{DOMAINS, Group, Level, Trigger};
@@ -14,16 +15,16 @@ const NAMED: usize = 8;
 /// What a device has to say to a config.
 pub trait Device {
     /// Paths below the cgroup root, depth first; empty where there is no cgroup2.
-    fn cgroups(&self) -> &[String];
+    fn cgroups(&self) -> &[Vec<u8>];
     /// Reads an extended attribute of the cgroup at a path.
-    fn attribute(&self, path: &str, name: &CStr, value: &mut [u8]) -> Option<usize>;
+    fn attribute(&self, path: &[u8], name: &CStr, value: &mut [u8]) -> Option<usize>;
     fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool;
     /// RAM in bytes.
     fn total(&self) -> u64;
     /// Arms a trigger on the system and drops it; the error says why the kernel refuses.
     fn arm(&self, trigger: &Trigger) -> Result<(), String>;
     /// Whether the cgroup at a path has a limit of its own.
-    fn is_limited(&self, path: &str) -> bool;
+    fn is_limited(&self, path: &[u8]) -> bool;
     /// Whether there is a program at a path that can be run.
     fn has_program(&self, path: &CStr) -> bool;
 }
@@ -70,7 +71,7 @@ impl Loaded {
             let Some(set) = table.trigger.as_ref().filter(|set| set.value.0.is_some()) else {
                 continue;
             };
-            let own = |path: &&String| {
+            let own = |path: &&Vec<u8>| {
                 let nearest = self.matcher.nearest(path);
                 nearest.is_some_and(|(group, at)| usize::from(group) == index && at == **path)
             };
@@ -78,7 +79,8 @@ impl Loaded {
             let key = || "group.trigger".to_owned();
             if let Some(path) = cgroups.iter().find(|path| !device.is_limited(path)) {
                 let message = format!(
-                    "{path} has neither memory.max nor memory.high: nothing can be short in it alone"
+                    "{} has neither memory.max nor memory.high: nothing can be short in it alone",
+                    Escaped(path)
                 );
                 self.warn(problems, set.at, key(), message);
             }
@@ -208,7 +210,7 @@ impl Loaded {
     }
 
     /// Patterns of two groups that fit the same cgroup equally well.
-    fn ties(&self, cgroups: &[String], problems: &mut Problems) {
+    fn ties(&self, cgroups: &[Vec<u8>], problems: &mut Problems) {
         let mut said: Vec<(At, At)> = Vec::new();
         for path in cgroups {
             let mut fitting = self.matcher.cgroups.iter().filter(|p| p.glob.matches(path));
@@ -224,7 +226,8 @@ impl Loaded {
             }
             said.push((best.at, rival.at));
             let message = format!(
-                "{path} fits {} at {} equally well; the one that is killed later applies",
+                "{} fits {} at {} equally well; the one that is killed later applies",
+                Escaped(path),
                 rival.glob.as_written(),
                 self.effective.sources.origin(rival.at)
             );
@@ -235,9 +238,9 @@ impl Loaded {
     /// Every cgroup that there is, is never killed.
     fn all_never(&self, device: &dyn Device, problems: &mut Problems) {
         let cgroups = device.cgroups();
-        let is_parent = |path: &str, next: Option<&String>| {
+        let is_parent = |path: &[u8], next: Option<&Vec<u8>>| {
             next.and_then(|next| next.strip_prefix(path))
-                .is_some_and(|rest| rest.starts_with('/'))
+                .is_some_and(|rest| rest.starts_with(b"/"))
         };
         let mut leaves = cgroups
             .iter()
@@ -245,7 +248,7 @@ impl Loaded {
             .filter(|(i, path)| !is_parent(path, cgroups.get(i + 1)))
             .map(|(_, path)| path)
             .peekable();
-        let killable = |path: &String| {
+        let killable = |path: &Vec<u8>| {
             let group = self
                 .matcher
                 .nearest(path)

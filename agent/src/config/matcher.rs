@@ -67,7 +67,7 @@ impl ProcessPattern {
     }
 
     pub fn matches(&self, process: &ProcessInfo<'_>) -> bool {
-        let exe = process.exe.map(|exe| exe.trim_matches('/'));
+        let exe = process.exe.map(trimmed);
         self.name.as_ref().is_none_or(|g| g.matches(process.name))
             && self
                 .exe
@@ -144,8 +144,8 @@ impl Matcher {
 
     /// The group of the cgroup at `path` (below the cgroup root) by a match of its own; `None` when
     /// it has none and belongs where its parent belongs.
-    pub fn cgroup(&self, path: &str, attribute: Lookup<'_>) -> Option<u16> {
-        let path = path.trim_matches('/');
+    pub fn cgroup(&self, path: &[u8], attribute: Lookup<'_>) -> Option<u16> {
+        let path = trimmed(path);
         if path.is_empty() {
             return None;
         }
@@ -166,13 +166,13 @@ impl Matcher {
 
     /// The group of the nearest cgroup at or above `path` that has a glob, and the path of that
     /// cgroup. Attributes are not asked for.
-    pub fn nearest<'p>(&self, path: &'p str) -> Option<(u16, &'p str)> {
-        let mut path = path.trim_matches('/');
+    pub fn nearest<'p>(&self, path: &'p [u8]) -> Option<(u16, &'p [u8])> {
+        let mut path = trimmed(path);
         loop {
             if let Some(group) = self.cgroup(path, &mut |_, _| None) {
                 return Some((group, path));
             }
-            path = path.rsplit_once('/')?.0;
+            path = &path[..path.iter().rposition(|b| *b == b'/')?];
         }
     }
 
@@ -201,7 +201,7 @@ impl Matcher {
 }
 
 impl OwnRule for Matcher {
-    fn own_rule(&self, path: &str, dir: BorrowedFd<'_>) -> Option<Rule> {
+    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>) -> Option<Rule> {
         let group = self.cgroup(path, &mut |name, value| {
             rustix::fs::fgetxattr(dir, name, value).ok()
         })?;
@@ -212,6 +212,14 @@ impl OwnRule for Matcher {
         let group = self.process(process)?;
         self.rules.get(usize::from(group)).copied()
     }
+}
+
+/// Without slashes around it.
+fn trimmed(mut path: &[u8]) -> &[u8] {
+    while let [b'/', rest @ ..] | [rest @ .., b'/'] = path {
+        path = rest;
+    }
+    path
 }
 
 /// The rule of a group, or of everything else for [`NO_GROUP`].

@@ -59,10 +59,10 @@ impl Glob {
         self.pattern == other.pattern
     }
 
-    /// `text` without slashes around it.
-    pub fn matches(&self, text: &str) -> bool {
+    /// `text` without slashes around it; any bytes, as names are.
+    pub fn matches(&self, text: &[u8]) -> bool {
         match self.literal() {
-            Some(literal) => literal == text,
+            Some(literal) => literal.as_bytes() == text,
             None => fast_glob::glob_match(&*self.pattern, text),
         }
     }

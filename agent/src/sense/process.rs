@@ -1,6 +1,6 @@
 //! Which process is meant: a pid alone may mean another one a moment later.
 
-use super::status::{STATUS, Status};
+use super::status::{Comm, STATUS, Status};
 use super::text::digits;
 use super::tree::{OwnRule, PATH, Tree};
 use lowtide_common::Rule;
@@ -14,16 +14,14 @@ use std::mem::MaybeUninit;
 
 /// `PID_MAX_LIMIT` of a 64-bit kernel is 2^22.
 const PID_BITS: u32 = 22;
-/// `TASK_COMM_LEN`: what the kernel keeps of a name, with a byte for its end.
-const COMM: usize = 16;
 
 /// What is matched about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessInfo<'a> {
-    /// What the kernel calls it: /proc/PID/comm, or Name of /proc/PID/status.
-    pub name: &'a str,
+    /// What the kernel calls it, as /proc/PID/comm has it.
+    pub name: &'a [u8],
     /// Target of /proc/PID/exe; `None` where it cannot be read.
-    pub exe: Option<&'a str>,
+    pub exe: Option<&'a [u8]>,
     /// Effective user.
     pub uid: u32,
 }
@@ -32,7 +30,7 @@ pub struct ProcessInfo<'a> {
 #[derive(Clone, Debug)]
 pub struct Name {
     pub pid: Pid,
-    pub name: heapless::String<COMM>,
+    pub name: Comm,
 }
 
 /// A process for as long as the machine runs: its pid, and above that the time of its start in
@@ -96,7 +94,7 @@ impl Id {
             return Rule::UNTOUCHABLE;
         };
         let process = ProcessInfo {
-            name: Status(status).name(),
+            name: &Status(status).name(),
             exe: program(&dir, &mut exe),
             uid,
         };
@@ -119,9 +117,9 @@ pub fn directory(pid: Pid) -> io::Result<OwnedFd> {
 }
 
 /// The target of `exe`; `None` where it cannot be read, as of a kernel thread.
-pub fn program(dir: impl AsFd, buffer: &mut [MaybeUninit<u8>; PATH]) -> Option<&str> {
+pub fn program(dir: impl AsFd, buffer: &mut [MaybeUninit<u8>; PATH]) -> Option<&[u8]> {
     let (path, _) = rustix::fs::readlinkat_raw(dir, c"exe", buffer).ok()?;
-    core::str::from_utf8(path).ok()
+    Some(path)
 }
 
 /// The text of a file in the directory, as much as the buffer takes.

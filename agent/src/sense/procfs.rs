@@ -2,7 +2,7 @@
 //! itself, read through a status file that stays open.
 
 use super::process::{Id, directory};
-use super::status::{STATUS, Status};
+use super::status::{Comm, STATUS, Status};
 use super::tree::open_dir;
 use super::{Engine, spare_descriptors};
 use lowtide_common::{CANDIDATES, NEVER, Request, Row, Rule, Survey};
@@ -13,9 +13,6 @@ use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::mem::MaybeUninit;
-
-/// What the kernel keeps of a name, with a byte for its end (`TASK_COMM_LEN`).
-const COMM: usize = 16;
 
 struct Known {
     id: Id,
@@ -30,7 +27,7 @@ enum Kind {
         /// `None`: not classified yet.
         rule: Option<Rule>,
         /// What its rule was found by: another program or user makes another process of it.
-        was: (heapless::Vec<u8, COMM>, u32),
+        was: (Comm, u32),
     },
     /// A kernel thread, or exiting; its pidfd says when the pid becomes free for another.
     WithoutMemory { pidfd: OwnedFd },
@@ -226,13 +223,9 @@ impl Known {
         let Some(user) = text.effective_user().filter(|_| !text.has_exited()) else {
             return Ok(None);
         };
-        let is = (text.name().as_bytes(), user);
-        if (was.0.as_slice(), was.1) != is {
-            *rule = None;
-            was.0.clear();
-            // Cannot fail: the kernel keeps no more of a name.
-            let _ = was.0.extend_from_slice(is.0);
-            was.1 = is.1;
+        let is = (text.name(), user);
+        if *was != is {
+            (*rule, *was) = (None, is);
         }
         let (anon, shmem, swap) = (text.anon(), text.shmem(), text.swap());
         let file = text.file().saturating_add(shmem);

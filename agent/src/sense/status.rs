@@ -3,14 +3,36 @@
 /// Bytes of a status file that are looked at; what is wanted stands in the first half of it.
 pub const STATUS: usize = 4096;
 
+/// `TASK_COMM_LEN`: what the kernel keeps of a name, with a byte for its end.
+pub const COMM: usize = 16;
+
+/// What the kernel calls a process: any bytes but NUL, at most 15 of them. Of a worker of its own it
+/// tells more, which is cut here.
+pub type Comm = heapless::Vec<u8, COMM>;
+
 /// The text of a status file.
 #[derive(Clone, Copy, Debug)]
 pub struct Status<'a>(pub &'a [u8]);
 
 impl<'a> Status<'a> {
     /// What the kernel calls it.
-    pub fn name(self) -> &'a str {
-        self.line("Name:")
+    pub fn name(self) -> Comm {
+        let mut name = Comm::new();
+        let mut escaped = self.rest("Name:\t").iter();
+        while let Some(&byte) = escaped.next() {
+            // The kernel spells these two out, and no others.
+            let byte = match (byte, escaped.as_slice().first()) {
+                (b'\\', Some(b'n')) => b'\n',
+                (b'\\', Some(b'\\')) => b'\\',
+                _ => {
+                    let _ = name.push(byte);
+                    continue;
+                }
+            };
+            escaped.next();
+            let _ = name.push(byte);
+        }
+        name
     }
 
     /// `None` where there is no such line.
@@ -62,12 +84,17 @@ impl<'a> Status<'a> {
 
     /// What stands behind a key; empty where it is missing.
     fn line(self, key: &str) -> &'a str {
+        core::str::from_utf8(self.rest(key))
+            .unwrap_or_default()
+            .trim_ascii()
+    }
+
+    /// The same as it stands there.
+    fn rest(self, key: &str) -> &'a [u8] {
         self.0
             .split(|b| *b == b'\n')
             .find_map(|line| line.strip_prefix(key.as_bytes()))
-            .and_then(|rest| core::str::from_utf8(rest).ok())
             .unwrap_or_default()
-            .trim_ascii()
     }
 }
 
@@ -103,11 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_have_blanks() {
-        assert_eq!(
-            Status(b"Name:\tWeb Content\nUmask:\t0022\n").name(),
-            "Web Content"
-        );
+    fn a_name_may_be_any_bytes() {
+        for (line, name) in [
+            (&b"Web Content"[..], &b"Web Content"[..]),
+            (b" x ", b" x "),
+            // As the kernel spells out the only two that it does, 15 of each.
+            (&br"\n".repeat(15)[..], &[b'\n'; 15][..]),
+            (&br"\\".repeat(15)[..], &[b'\\'; 15][..]),
+            (br"a\\nb", br"a\nb"),
+            (
+                b"ip\xe2\x80\xa6\xe2\x80\xa6\xe2\x80\xa6\xe2\x80\xa6\xe2",
+                b"ip\xe2\x80\xa6\xe2\x80\xa6\xe2\x80\xa6\xe2\x80\xa6\xe2",
+            ),
+        ] {
+            let text = [b"Name:\t", line, b"\nUmask:\t0022\n"].concat();
+            assert_eq!(Status(&text).name(), name);
+        }
     }
 
     #[test]

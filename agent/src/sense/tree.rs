@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 /// Longest path of a cgroup that is looked at, in bytes below the mount.
@@ -21,7 +22,7 @@ const DEPTH: usize = lowtide_common::MAX_DEPTH;
 pub trait OwnRule {
     /// `path` is relative to the cgroup root, without a leading slash; `dir` is its open directory,
     /// for its attributes.
-    fn own_rule(&self, path: &str, dir: BorrowedFd<'_>) -> Option<Rule>;
+    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>) -> Option<Rule>;
 
     /// The same for a process, where those are looked at one by one.
     fn process_rule(&self, process: &ProcessInfo<'_>) -> Option<Rule>;
@@ -61,11 +62,11 @@ impl Tree {
             above_protected: heapless::Vec::new(),
         };
         for (i, pid) in pids.iter().enumerate() {
-            let line = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            let path = line
-                .lines()
-                .find_map(|l| l.strip_prefix("0::/"))
-                .unwrap_or("");
+            let lines = std::fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let path = lines
+                .split(|b| *b == b'\n')
+                .find_map(|line| line.strip_prefix(b"0::/"))
+                .unwrap_or_default();
             if let Ok(id) = this.id_of(path)
                 && !path.is_empty()
                 && !this.protected.contains(&id)
@@ -74,7 +75,7 @@ impl Tree {
                 if i == 0 {
                     this.own = Some(id);
                 }
-                for (end, _) in path.match_indices('/') {
+                for end in slashes(path) {
                     let _ = this.above_protected.push(this.id_of(&path[..end])?);
                 }
             }
@@ -104,7 +105,7 @@ impl Tree {
     }
 
     /// The cgroup id of `path`, relative to the root.
-    pub fn id_of(&self, path: &str) -> io::Result<u64> {
+    pub fn id_of(&self, path: &[u8]) -> io::Result<u64> {
         let mut buffer = [0; PATH];
         sys::cgroup_id(self.root()?, c_str(path, &mut buffer)?)
     }
@@ -142,18 +143,17 @@ impl Tree {
         &self,
         dir: BorrowedFd<'_>,
         buffer: &'a mut [MaybeUninit<u8>; PATH],
-    ) -> io::Result<&'a str> {
+    ) -> io::Result<&'a [u8]> {
         let mut link = heapless::String::<32>::new();
         let fd = std::os::fd::AsRawFd::as_raw_fd(&dir);
         core::fmt::write(&mut link, format_args!("/proc/self/fd/{fd}"))
             .map_err(|_| io::ErrorKind::InvalidInput)?;
         let (path, _) = rustix::fs::readlinkat_raw(rustix::fs::CWD, link.as_str(), buffer)?;
-        let path = core::str::from_utf8(path).map_err(|_| io::ErrorKind::InvalidData)?;
-        let mount = self.mount.to_str().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(path
-            .strip_prefix(mount)
-            .ok_or(io::ErrorKind::NotFound)?
-            .trim_start_matches('/'))
+        let path: &'a [u8] = path;
+        let below = path
+            .strip_prefix(self.mount.as_os_str().as_bytes())
+            .ok_or(io::ErrorKind::NotFound)?;
+        Ok(below.strip_prefix(b"/").unwrap_or(below))
     }
 
     /// Gives every cgroup there is its rule; returns how many have one of their own. For start
@@ -161,18 +161,12 @@ impl Tree {
     pub fn classify_all(&self, rules: &dyn OwnRule, engine: &mut dyn Engine) -> io::Result<usize> {
         engine.forget_all()?;
         let mut ancestors = heapless::Vec::new();
-        self.classify_below(
-            &mut String::new(),
-            self.root()?,
-            rules,
-            engine,
-            &mut ancestors,
-        )
+        self.classify_below(&mut Vec::new(), self.root()?, rules, engine, &mut ancestors)
     }
 
     fn classify_below(
         &self,
-        path: &mut String,
+        path: &mut Vec<u8>,
         dir: BorrowedFd<'_>,
         rules: &dyn OwnRule,
         engine: &mut dyn Engine,
@@ -185,7 +179,6 @@ impl Tree {
             if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
                 continue;
             }
-            let Ok(utf8) = name.to_str() else { continue };
             // A cgroup may vanish at any step of this; then it needs no rule.
             let Ok(child) = open_dir(dir, name) else {
                 continue;
@@ -195,9 +188,9 @@ impl Tree {
             };
             let length = path.len();
             if !path.is_empty() {
-                path.push('/');
+                path.push(b'/');
             }
-            path.push_str(utf8);
+            path.extend_from_slice(name.to_bytes());
             let own = self.rule_of(id, path, child.as_fd(), rules);
             if let Some(rule) = own {
                 engine.classify(id, rule)?;
@@ -238,15 +231,16 @@ impl Tree {
             return engine.classify(id, inherits);
         };
         let mut buffer = [MaybeUninit::uninit(); PATH];
+        // Longer than any pattern.
         let Ok(path) = self.path_of(dir.as_fd(), &mut buffer) else {
-            return engine.classify(id, Rule::UNTOUCHABLE);
+            return engine.classify(id, inherits);
         };
         let Some(rule) = self.rule_of(id, path, dir.as_fd(), rules) else {
             return engine.classify(id, inherits);
         };
         engine.classify(id, rule)?;
         let mut ancestors = heapless::Vec::<(u64, Rule), DEPTH>::new();
-        for (end, _) in path.match_indices('/') {
+        for end in slashes(path) {
             let Ok(id) = self.id_of(&path[..end]) else {
                 continue;
             };
@@ -264,7 +258,7 @@ impl Tree {
     fn rule_of(
         &self,
         id: u64,
-        path: &str,
+        path: &[u8],
         dir: BorrowedFd<'_>,
         rules: &dyn OwnRule,
     ) -> Option<Rule> {
@@ -304,9 +298,9 @@ fn split(ancestors: &mut [(u64, Rule)], inner: Rule, engine: &mut dyn Engine) ->
 /// Calls `f` with path and directory of each cgroup below `dir` where the memory controller is not
 /// on for them.
 fn each_uncounted(
-    path: &str,
+    path: &[u8],
     dir: BorrowedFd<'_>,
-    f: &mut dyn FnMut(&str, BorrowedFd<'_>),
+    f: &mut dyn FnMut(&[u8], BorrowedFd<'_>),
 ) -> io::Result<()> {
     let mut buffer = [0; 128];
     let on = read_at(dir, c"cgroup.subtree_control", &mut buffer)?;
@@ -321,19 +315,17 @@ fn each_uncounted(
     let mut entries = RawDir::new(&dir, &mut buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        let Ok(name) = entry.file_name().to_str() else {
-            continue;
-        };
-        if entry.file_type() != FileType::Directory || matches!(name, "." | "..") {
+        let name = entry.file_name();
+        if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
             continue;
         }
-        let mut below = heapless::String::<PATH>::new();
-        let fits = below.push_str(path).and_then(|()| below.push('/'));
+        let mut below = heapless::Vec::<u8, PATH>::new();
+        let parts = [path, b"/", name.to_bytes()];
+        let fits = parts
+            .iter()
+            .try_for_each(|part| below.extend_from_slice(part));
         // One that vanishes needs no rule.
-        if let (Ok(()), Ok(child)) = (
-            fits.and_then(|()| below.push_str(name)),
-            open_dir(&dir, name),
-        ) {
+        if let (Ok(()), Ok(child)) = (fits, open_dir(&dir, name)) {
             f(&below, child.as_fd());
         }
     }
@@ -345,8 +337,13 @@ pub(super) fn open_dir(dir: impl AsFd, path: impl rustix::path::Arg) -> io::Resu
     Ok(rustix::fs::openat(dir, path, flags, Mode::empty())?)
 }
 
-fn c_str<'a>(path: &str, buffer: &'a mut [u8; PATH]) -> io::Result<&'a CStr> {
-    let bytes = path.as_bytes();
+/// Where the names of a path end, but the last.
+fn slashes(path: &[u8]) -> impl Iterator<Item = usize> {
+    let bytes = path.iter().enumerate();
+    bytes.filter(|(_, b)| **b == b'/').map(|(end, _)| end)
+}
+
+fn c_str<'a>(bytes: &[u8], buffer: &'a mut [u8; PATH]) -> io::Result<&'a CStr> {
     if bytes.len() >= PATH {
         return Err(io::ErrorKind::InvalidInput.into());
     }

@@ -1,5 +1,6 @@
 //! How figures and verdicts read.
 
+use crate::escaped::Escaped;
 use crate::sense::process::Name;
 use crate::sense::tree::{PATH, Tree};
 use crate::units::{Permyriad, Size};
@@ -31,7 +32,7 @@ impl Display for Target<'_> {
 pub struct Whom<'a> {
     process: Option<&'a Name>,
     /// `None` where a process is all there is to name.
-    cgroup: Option<&'a str>,
+    cgroup: Option<&'a [u8]>,
 }
 
 impl<'a> Whom<'a> {
@@ -46,7 +47,7 @@ impl<'a> Whom<'a> {
         let cgroup = (!is_process).then(|| {
             let dir = tree.open_id(target.id).ok();
             let path = dir.and_then(|dir| tree.path_of(dir.as_fd(), buffer).ok());
-            path.unwrap_or("(gone)")
+            path.unwrap_or(b"(gone)")
         });
         Self { process, cgroup }
     }
@@ -55,11 +56,11 @@ impl<'a> Whom<'a> {
 impl Display for Whom<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if let Some(Name { pid, name }) = self.process {
-            write!(f, "{} ({name})", pid.as_raw_pid())?;
+            write!(f, "{} ({})", pid.as_raw_pid(), Escaped(name))?;
         }
         match (self.process, self.cgroup) {
-            (Some(_), Some(path)) => write!(f, " of /{path}"),
-            (None, Some(path)) => write!(f, "/{path}"),
+            (Some(_), Some(path)) => write!(f, " of /{}", Escaped(path)),
+            (None, Some(path)) => write!(f, "/{}", Escaped(path)),
             (Some(_), None) => Ok(()),
             (None, None) => f.write_str("a process"),
         }

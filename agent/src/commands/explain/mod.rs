@@ -3,6 +3,7 @@
 mod show;
 
 use crate::config::{self, Loaded, Paths, rule};
+use crate::escaped::Escaped;
 use crate::sense::Surveyor;
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
@@ -228,8 +229,9 @@ fn places(judged: &[Judged]) -> HashMap<u64, Place> {
 
 fn program(id: u64) -> String {
     let pid = Id(id).raw_pid();
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    format!("{pid} ({})", name.trim_end())
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = name.strip_suffix(b"\n").unwrap_or(&name);
+    format!("{pid} ({})", Escaped(name))
 }
 
 fn path(tree: &Tree, id: u64) -> String {
@@ -237,7 +239,7 @@ fn path(tree: &Tree, id: u64) -> String {
     tree.open_id(id)
         .and_then(|dir| {
             tree.path_of(dir.as_fd(), &mut buffer)
-                .map(|p| format!("/{p}"))
+                .map(|path| format!("/{}", Escaped(path)))
         })
         .unwrap_or_else(|_| format!("(gone) {id}"))
 }

@@ -221,7 +221,7 @@ fn users_are_those_of_the_root() {
     let loaded =
         load(&Paths::new(Some(root.0.clone()), Vec::new())).unwrap_or_else(|p| panic!("{p}"));
     let process = |uid| super::ProcessInfo {
-        name: "x",
+        name: b"x",
         exe: None,
         uid,
     };

@@ -6,18 +6,18 @@ use lowtide_judge::{Stall, Trigger};
 use std::ffi::CStr;
 
 struct Fake {
-    cgroups: Vec<String>,
+    cgroups: Vec<Vec<u8>>,
     marked: &'static str,
     process: &'static str,
 }
 
 impl Device for Fake {
-    fn cgroups(&self) -> &[String] {
+    fn cgroups(&self) -> &[Vec<u8>] {
         &self.cgroups
     }
 
-    fn attribute(&self, path: &str, name: &CStr, value: &mut [u8]) -> Option<usize> {
-        (path == self.marked && name == c"user.lowtide").then(|| {
+    fn attribute(&self, path: &[u8], name: &CStr, value: &mut [u8]) -> Option<usize> {
+        (path == self.marked.as_bytes() && name == c"user.lowtide").then(|| {
             value[..1].copy_from_slice(b"m");
             1
         })
@@ -25,7 +25,7 @@ impl Device for Fake {
 
     fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool {
         fits(&ProcessInfo {
-            name: self.process,
+            name: self.process.as_bytes(),
             exe: None,
             uid: 0,
         })
@@ -42,8 +42,8 @@ impl Device for Fake {
         }
     }
 
-    fn is_limited(&self, path: &str) -> bool {
-        path.starts_with("box")
+    fn is_limited(&self, path: &[u8]) -> bool {
+        path.starts_with(b"box")
     }
 
     fn has_program(&self, path: &CStr) -> bool {
@@ -53,7 +53,7 @@ impl Device for Fake {
 
 fn device(cgroups: &[&str]) -> Fake {
     Fake {
-        cgroups: cgroups.iter().map(|c| (*c).to_owned()).collect(),
+        cgroups: cgroups.iter().map(|c| (*c).into()).collect(),
         marked: "a",
         process: "sshd",
     }

@@ -48,7 +48,7 @@ fn built_in_is_sensible() {
             window_us: 500_000
         }]
     );
-    let own = |path| loaded.matcher.cgroup(path, &mut |_, _| None);
+    let own = |path: &str| loaded.matcher.cgroup(path.as_bytes(), &mut |_, _| None);
     for path in [
         "system.slice/ssh.service",
         "services/dropbear",
@@ -99,14 +99,37 @@ fn a_group_has_the_commands_of_everything_else_or_its_own_or_none() {
 fn the_nearest_group_wins() {
     let text = "[[group]]\nname = \"m\"\nkill = 800\ncgroups = [\"a/*\", \"/a/keep/x/\"]\n";
     let loaded = parse("t", text).unwrap();
-    let own = |path| loaded.matcher.cgroup(path, &mut |_, _| None);
+    let own = |path: &str| loaded.matcher.cgroup(path.as_bytes(), &mut |_, _| None);
     assert_eq!(own("a/b"), Some(1));
     assert_eq!(own("a/b/c"), None);
     assert_eq!(own(""), None);
     assert_eq!(rule(&loaded.policy, 1).flags, Rule::UNIT);
     assert_eq!(rule(&loaded.policy, NO_GROUP).flags, 0);
-    assert_eq!(loaded.matcher.nearest("a/b/c/d"), Some((1, "a/b")));
-    assert_eq!(loaded.matcher.nearest("z"), None);
+    assert_eq!(loaded.matcher.nearest(b"a/b/c/d"), Some((1, &b"a/b"[..])));
+    assert_eq!(loaded.matcher.nearest(b"z"), None);
+}
+
+#[test]
+fn names_match_byte_by_byte() {
+    let text = "[[group]]\nname = \"m\"\nkill = \"never\"\ncgroups = \"a/*.scope\"\nprocesses = \"ip…*\"\n";
+    let loaded = parse("t", text).unwrap();
+    let own = |path: &[u8]| loaded.matcher.cgroup(path, &mut |_, _| None);
+    assert_eq!(own(b"a/\xff.scope"), Some(1));
+    assert_eq!(own(b"a/\x1b\r.scope"), Some(1));
+    assert_eq!(
+        loaded.matcher.nearest(b"a/\xff.scope/\xfe").map(|n| n.0),
+        Some(1)
+    );
+    let process = |name| {
+        loaded.matcher.process(&ProcessInfo {
+            name,
+            exe: None,
+            uid: 0,
+        })
+    };
+    // The kernel cuts a name after 15 bytes, which may be inside a character.
+    assert_eq!(process(&"ip……………".as_bytes()[..15]), Some(1));
+    assert_eq!(process(b"ip\xff"), None);
 }
 
 #[test]
@@ -130,13 +153,13 @@ fn a_higher_layer_takes_a_pattern_over() {
     let text = "[[group]]\nname = \"mine\"\nkill = 900\nprocesses = \"dnsmasq\"\ncgroups = \"init.scope\"\n";
     let loaded = parse("t", text).unwrap();
     let process = ProcessInfo {
-        name: "dnsmasq",
+        name: b"dnsmasq",
         exe: None,
         uid: 0,
     };
     assert_eq!(loaded.matcher.process(&process), Some(1));
     assert_eq!(
-        loaded.matcher.cgroup("init.scope", &mut |_, _| None),
+        loaded.matcher.cgroup(b"init.scope", &mut |_, _| None),
         Some(1)
     );
 }
