@@ -123,6 +123,10 @@ impl Daemon {
                 "the kernel measures no stalls: memory is looked at by time, which is second best; \
                  boot it with psi=1, or build it with CONFIG_PSI=y"
             ));
+        } else if config.wake.trigger.is_none() {
+            log.info(format_args!(
+                "[wake] trigger is off: memory is looked at by time"
+            ));
         } else if !config.policy.is_warned(&memory) {
             log.info(format_args!(
                 "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
@@ -332,6 +336,7 @@ impl Daemon {
 
     fn system_memory(&self) -> io::Result<Memory> {
         Ok(Memory {
+            psi: self.meminfo.has_psi() && self.config.wake.trigger.is_some(),
             psi_limited_us: self.domains.iter().map(Domain::stalled_in_limit_us).sum(),
             ..self.meminfo.read()?
         })
@@ -362,7 +367,7 @@ impl Daemon {
         // Between triggers the marks alone say whether it is worth while to look at every memcg;
         // on a trigger it always is: new cgroups are classified before it gets tight.
         let survey = if fired || history.needs_survey(policy, memory, now) {
-            let enough = policy.enough(memory, history.reach(policy, memory, now));
+            let enough = policy.enough(memory);
             let fallback = rule(policy, NO_GROUP);
             self.surveyor
                 .survey(enough, memory.within, fallback, 0, &self.config.matcher)?
@@ -746,29 +751,16 @@ fn without_allocating<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Arms what the levels wake on; nothing where the kernel has no PSI. A trigger that several levels
-/// name is armed once, for the highest of them: two of the same would fire up to a window apart,
-/// and the milder level might come first.
+/// Arms what ends the sleep; nothing where the kernel has no PSI.
 fn arm(config: &Loaded, psi: bool, log: &mut Log) -> io::Result<Triggers> {
     let mut triggers = Triggers::new()?;
-    if !psi {
-        return Ok(triggers);
-    }
-    let levels = &config.policy.levels;
-    for (i, (level, rules)) in Level::CONFIGURED.into_iter().zip(levels).enumerate() {
-        let higher = &levels[i + 1..];
-        for trigger in &rules.triggers {
-            if higher.iter().any(|rules| rules.triggers.contains(trigger)) {
-                continue;
-            }
-            if let Err(error) = triggers.arm(CWD, psi::SYSTEM, trigger, level) {
-                log.error(format_args!(
-                    "{}: the kernel refuses this trigger: {error}",
-                    level.name()
-                ));
-                return Err(error);
-            }
-        }
+    if let (true, Some(trigger)) = (psi, &config.wake.trigger)
+        && let Err(error) = triggers.arm(CWD, psi::SYSTEM, trigger)
+    {
+        log.error(format_args!(
+            "[wake] trigger: the kernel refuses it: {error}"
+        ));
+        return Err(error);
     }
     Ok(triggers)
 }

@@ -3,7 +3,7 @@
 
 use crate::sense::limited::Limited;
 use crate::sense::psi::{self, Triggers};
-use lowtide_judge::{History, Level, Memory, Millis, Trigger, Why};
+use lowtide_judge::{History, Memory, Millis, Trigger, Why};
 use rustix::fd::{AsFd, OwnedFd};
 use smol::Async;
 use std::io;
@@ -41,10 +41,9 @@ impl Domain {
         Self::new(None, String::new(), triggers)
     }
 
-    /// Arms the trigger, for all levels: what their conditions say is all that counts inside.
     pub fn cgroup(own: &OwnTrigger) -> io::Result<Self> {
         let mut triggers = Triggers::new()?;
-        triggers.arm(own.dir.as_fd(), psi::CGROUP, &own.trigger, Level::Critical)?;
+        triggers.arm(own.dir.as_fd(), psi::CGROUP, &own.trigger)?;
         let limited = Limited::open(own.dir.as_fd())?;
         Self::new(
             Some((limited, own.trigger)),
@@ -113,12 +112,11 @@ impl Domain {
 
     /// Takes in what fired, see [`Triggers::take`]; whether anything did.
     pub fn take_fired(&mut self, woke: bool, now: Millis) -> io::Result<bool> {
-        let mut fired = false;
-        self.triggers.get_ref().take(woke, |level| {
-            fired = true;
-            self.history.triggered(level, now);
-        })?;
-        Ok(fired)
+        if self.triggers.get_ref().take()? || woke {
+            self.history.woken(now);
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     pub fn is_due(&self, now: Instant) -> bool {

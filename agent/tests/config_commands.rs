@@ -34,7 +34,7 @@ fn check_fails_on_a_bad_file_only() {
     let output = lowtide(&["check", "--offline", bad().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "");
-    assert!(text(&output.stderr).contains("together.toml:9:10: level.critical.relief: "));
+    assert!(text(&output.stderr).contains("together.toml:12:10: level.critical.relief: "));
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn check_lists_problems_as_json() {
         .unwrap();
     assert_eq!(
         (&relief["line"], &relief["column"]),
-        (&9.into(), &10.into())
+        (&12.into(), &10.into())
     );
     assert_eq!(relief["severity"], "error");
     assert_eq!(relief["help"], Value::Null);
@@ -65,7 +65,7 @@ fn config_shows_where_a_value_comes_from() {
     let exit = &config["limits"]["exit"];
     assert_eq!(exit["value"], "3s");
     assert!(exit["from"].as_str().unwrap().contains("camera.toml:"));
-    let quiet = &config["limits"]["quiet"]["from"];
+    let quiet = &config["wake"]["quiet"]["from"];
     assert!(quiet.as_str().unwrap().starts_with("built in:"));
     let output = lowtide(&["config", file.to_str().unwrap()]);
     let exit = text(&output.stdout).lines().find(|l| l.starts_with("exit"));

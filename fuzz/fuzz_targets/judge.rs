@@ -43,7 +43,7 @@ struct Episode {
 #[derive(Arbitrary, Debug)]
 struct Moment {
     ms_later: u16,
-    fired: Option<u8>,
+    woken: bool,
     memory: [u64; 10],
     psi: bool,
     kill: Vec<Candidate>,
@@ -154,15 +154,19 @@ fuzz_target!(|episode: Episode| {
     let mut now = 0;
     for moment in &episode.moments {
         now += u64::from(moment.ms_later);
-        if let Some(level) = moment.fired {
-            history.triggered(Level::CONFIGURED[usize::from(level) % 3], now);
+        if moment.woken {
+            history.woken(now);
         }
         let (memory, survey) = (moment.memory(episode.within), moment.survey());
         history.observe(&memory, now);
         let verdict = judge(policy, &memory, &survey, &history, now);
         assert_eq!(verdict, judge(policy, &memory, &survey, &history, now));
+        for (level, rules) in Level::CONFIGURED.into_iter().zip(&policy.levels) {
+            let holds = rules.confirm.holds(&memory, verdict.rates.as_ref());
+            assert!(verdict.level != level || holds);
+        }
         if let Some(step) = step_of(&verdict.action) {
-            assert!(verdict.level > Level::Calm);
+            assert!(verdict.acting.is_some());
             assert!(step < Step::Reboot || !episode.within);
             assert!(policy.levels.iter().any(|l| l.actions.contains(&step)));
         }

@@ -1,8 +1,8 @@
-//! What happened before: triggers, samples, and what was tried on whom. Bounded; the oldest is
+//! What happened before: wake-ups, samples, and what was tried on whom. Bounded; the oldest is
 //! forgotten first.
 
 use crate::evidence::{Memory, Rates, Stalls};
-use crate::policy::{LEVELS, Level, Policy, Step};
+use crate::policy::{Level, Policy, Step};
 use crate::verdict::{Action, Verdict, Why};
 use heapless::{Deque, Vec};
 use lowtide_common::{CANDIDATES, Row};
@@ -61,7 +61,7 @@ struct Killed {
 
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    fired: [Option<Millis>; LEVELS],
+    woken_at: Option<Millis>,
     samples: Deque<(Millis, Memory), SAMPLES>,
     acting: Option<Level>,
     reclaiming_since: Option<Millis>,
@@ -94,42 +94,28 @@ fn stalls(then: &Memory, now: &Memory, ms: Millis) -> Stalls {
 }
 
 impl History {
-    /// A trigger of `level` fired.
-    pub fn triggered(&mut self, level: Level, now: Millis) {
-        if let Some(i) = level.index() {
-            self.fired[i] = Some(now);
-        }
+    /// An alarm ended the sleep.
+    pub fn woken(&mut self, now: Millis) {
+        self.woken_at = Some(now);
     }
 
-    /// The level in force: the highest whose trigger was not quiet for long enough.
-    pub fn level(&self, policy: &Policy, now: Millis) -> Level {
-        Level::CONFIGURED
-            .into_iter()
-            .rev()
-            .zip(self.fired.iter().rev())
-            .find(|(_, fired)| fired.is_some_and(|at| now < at + u64::from(policy.quiet_ms)))
-            .map_or(Level::Calm, |(level, _)| level)
+    /// Whether the last wake-up is less than the quiet time ago.
+    pub fn is_awake(&self, policy: &Policy, now: Millis) -> bool {
+        let quiet = u64::from(policy.quiet_ms);
+        self.woken_at.is_some_and(|at| now < at + quiet)
     }
 
-    /// The level up to which conditions are looked at: the one in force, or all of them where no
-    /// trigger would fire in time.
-    pub fn reach(&self, policy: &Policy, memory: &Memory, now: Millis) -> Level {
-        if policy.is_warned(memory) {
-            self.level(policy, now)
-        } else {
-            Level::Critical
-        }
+    /// Whether the conditions of the levels are looked at: awake, or where no alarm would come in
+    /// time.
+    pub(crate) fn looks(&self, policy: &Policy, memory: &Memory, now: Millis) -> bool {
+        self.is_awake(policy, now) || !policy.is_warned(memory)
     }
 
-    /// Whether a verdict on these figures can depend on who is there: some level in force is
-    /// confirmed, or its actions go on until relief.
+    /// Whether a verdict on these figures can depend on the candidates: some level holds, or its
+    /// actions go on until relief.
     pub fn needs_survey(&self, policy: &Policy, memory: &Memory, now: Millis) -> bool {
-        let (level, rates) = (self.reach(policy, memory, now), self.rates(memory, now));
-        let confirmed = Level::CONFIGURED
-            .into_iter()
-            .zip(&policy.levels)
-            .any(|(at, rules)| at <= level && rules.confirm.holds(memory, rates.as_ref()));
-        self.acting.is_some() || confirmed
+        let holding = || policy.holding(memory, self.rates(memory, now).as_ref());
+        self.acting.is_some() || self.looks(policy, memory, now) && holding() > Level::Calm
     }
 
     /// Takes in what was just measured. Call it before judging the same figures.

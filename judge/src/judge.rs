@@ -10,7 +10,7 @@ use lowtide_common::{CANDIDATES, NEVER, Row, Rule, Survey};
 const WORTHWHILE: u64 = 256 * 1024;
 /// Under pressure the figures are looked at again within these bounds.
 const LOOK_MS: core::ops::RangeInclusive<u64> = 5..=250;
-/// The longest time between two looks where no trigger would fire in time.
+/// The longest time between two looks where no alarm would come in time.
 const GUARD_MS: u64 = 1_000;
 /// Shorter than this, asking somebody to stop is no use.
 const GRACE_MS: u64 = 20;
@@ -21,10 +21,9 @@ const FALL_PER_MS: u64 = 512 * 1024;
 /// Decides what to do about the pressure that `memory` and `survey` show: in the system, or within
 /// one cgroup when both are of that, with a `history` of its own.
 ///
-/// The levels are tried from the highest in force down, and the steps of a level in the order of
-/// its `actions`; the first step that can do something is the verdict. What destroys work
-/// (throttle and harder) needs the level's condition to hold right now; reclaim goes on until
-/// relief.
+/// The levels are tried from the highest down, and the steps of a level in the order of its
+/// `actions`; the first step that can do something is the verdict. What destroys work (throttle and
+/// harder) needs the level's condition to hold right now; reclaim goes on until relief.
 pub fn judge(
     policy: &Policy,
     memory: &Memory,
@@ -32,8 +31,7 @@ pub fn judge(
     history: &History,
     now: Millis,
 ) -> Verdict {
-    let level = history.level(policy, now);
-    let reach = history.reach(policy, memory, now);
+    let looks = history.looks(policy, memory, now);
     let case = Case {
         policy,
         memory,
@@ -42,21 +40,25 @@ pub fn judge(
         now,
         rates: history.rates(memory, now),
     };
+    let (least, why) = match history.is_awake(policy, now) {
+        true => (Level::Alert, Why::NotConfirmed),
+        false => (Level::Calm, Why::Calm),
+    };
+    let holding = match looks {
+        true => policy.holding(memory, case.rates.as_ref()),
+        false => Level::Calm,
+    };
     let mut verdict = Verdict {
-        level,
+        level: holding.max(least),
         action: Action::Nothing,
-        why: if level == Level::Calm {
-            Why::Calm
-        } else {
-            Why::NotConfirmed
-        },
+        why,
         memory: *memory,
         rates: case.rates,
-        enough: policy.enough(memory, reach),
+        enough: policy.enough(memory),
         judged: Vec::new(),
         acting: None,
         helpless: false,
-        look_again_ms: case.look_again(level, reach),
+        look_again_ms: looks.then(|| case.look_again()),
     };
     // Both hold CANDIDATES: nothing is cut off.
     verdict.judged.extend(survey.kill().iter().map(Judged::new));
@@ -67,7 +69,7 @@ pub fn judge(
         return verdict;
     }
     for (at, rules) in Level::CONFIGURED.into_iter().zip(&policy.levels).rev() {
-        if at > reach || rules.actions.is_empty() {
+        if !looks || rules.actions.is_empty() {
             continue;
         }
         let confirmed = rules.confirm.holds(memory, case.rates.as_ref());
@@ -80,7 +82,6 @@ pub fn judge(
             continue;
         }
         verdict.acting = verdict.acting.or(Some(at));
-        verdict.level = verdict.level.max(at);
         let reason = if confirmed {
             Why::Confirmed(at)
         } else {
@@ -256,10 +257,7 @@ impl Case<'_> {
     }
 
     /// Soon enough to catch the next mark at twice the pace seen, or at the fastest to be expected.
-    fn look_again(&self, level: Level, reach: Level) -> Option<u32> {
-        if reach == Level::Calm {
-            return None;
-        }
+    fn look_again(&self) -> u32 {
         let next_mark = self
             .policy
             .levels
@@ -270,12 +268,11 @@ impl Case<'_> {
             .unwrap_or(0);
         let rate = self.rates.map_or(0, |r| r.shrinking / 500).max(FALL_PER_MS);
         let ms = (self.memory.available - next_mark.min(self.memory.available)) / rate;
-        let longest = if level == Level::Calm {
-            GUARD_MS
-        } else {
-            *LOOK_MS.end()
+        let longest = match self.history.is_awake(self.policy, self.now) {
+            true => *LOOK_MS.end(),
+            false => GUARD_MS,
         };
-        Some(ms.clamp(*LOOK_MS.start(), longest) as u32)
+        ms.clamp(*LOOK_MS.start(), longest) as u32
     }
 }
 
@@ -407,10 +404,11 @@ impl LevelPolicy {
 }
 
 impl Policy {
-    /// Bytes missing to the relief mark of `level`, which may be none that is configured.
-    pub fn enough(&self, memory: &Memory, level: Level) -> u64 {
-        level
-            .index()
-            .map_or(WORTHWHILE, |i| self.levels[i].enough(memory))
+    /// Bytes missing to the relief mark of the highest level that does anything.
+    pub fn enough(&self, memory: &Memory) -> u64 {
+        let mut levels = self.levels.iter().rev();
+        levels
+            .find(|level| !level.actions.is_empty())
+            .map_or(WORTHWHILE, |level| level.enough(memory))
     }
 }

@@ -1,10 +1,10 @@
 use crate::evidence::Memory;
 use crate::history::History;
-use crate::policy::{Amount, Condition, Level, Policy, Term};
+use crate::policy::{Amount, Condition, Policy, Term};
 
 /// The moment at which memory runs out, for [`judge`](crate::judge) to say what would be done.
 ///
-/// Every trigger has just fired, every level's condition holds, and as little memory is available
+/// An alarm has just come, every level's condition holds, and as little memory is available
 /// as the highest level waits for.
 #[derive(Clone, Debug)]
 pub struct Outlook {
@@ -18,11 +18,7 @@ impl Outlook {
     pub fn new(policy: &Policy, memory: &Memory) -> Self {
         let mut policy = policy.clone();
         let mut history = History::default();
-        for (level, rules) in Level::CONFIGURED.into_iter().zip(&policy.levels) {
-            if !rules.triggers.is_empty() {
-                history.triggered(level, 0);
-            }
-        }
+        history.woken(0);
         let last = policy.levels.iter().rev().find(|l| !l.actions.is_empty());
         let mark = last.and_then(|l| l.confirm.available_marks(memory.total).min());
         let mut memory = *memory;
@@ -40,7 +36,6 @@ impl Outlook {
 
     /// Bytes that would then be missing to relief.
     pub fn enough(&self) -> u64 {
-        let reach = self.history.reach(&self.policy, &self.memory, 0);
-        self.policy.enough(&self.memory, reach)
+        self.policy.enough(&self.memory)
     }
 }

@@ -1,7 +1,7 @@
 //! What the config file says, compiled: bounded plain data, sizes still relative where the file
 //! says so.
 
-use crate::evidence::Memory;
+use crate::evidence::{Memory, Rates};
 use heapless::{String, Vec};
 use lowtide_common::NEVER;
 
@@ -13,35 +13,32 @@ pub const DOMAINS: usize = 16;
 pub const NAME: usize = 32;
 /// Different steps that there are.
 pub const STEPS: usize = 6;
-/// Levels above calm.
-pub const LEVELS: usize = 3;
+/// Levels that have a condition.
+pub const LEVELS: usize = 2;
 
 /// The state of the device, from the mildest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
+    /// Asleep.
     #[default]
     Calm,
-    Watch,
+    /// Awake, and no level's condition holds.
+    Alert,
     Strained,
     Critical,
 }
 
 impl Level {
     /// The levels that have a `[level.…]` table, mildest first.
-    pub const CONFIGURED: [Self; LEVELS] = [Self::Watch, Self::Strained, Self::Critical];
+    pub const CONFIGURED: [Self; LEVELS] = [Self::Strained, Self::Critical];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Calm => "calm",
-            Self::Watch => "watch",
+            Self::Alert => "alert",
             Self::Strained => "strained",
             Self::Critical => "critical",
         }
-    }
-
-    /// Index into arrays of [`LEVELS`]; `None` for calm.
-    pub const fn index(self) -> Option<usize> {
-        (self as usize).checked_sub(1)
     }
 }
 
@@ -158,12 +155,11 @@ impl Step {
 /// A `[level.…]` table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LevelPolicy {
-    /// Any of them raises the level. None: the level is off.
-    pub triggers: Vec<Trigger, 4>,
-    /// What must hold besides the trigger before the actions start.
+    /// The level holds while this does.
     pub confirm: Condition,
-    /// What ends them.
+    /// Ends the actions.
     pub relief: Condition,
+    /// None: the level is off.
     pub actions: Vec<Step, STEPS>,
 }
 
@@ -229,13 +225,13 @@ impl Group {
 /// The whole of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Watch, strained, critical.
+    /// As [`Level::CONFIGURED`].
     pub levels: [LevelPolicy; LEVELS],
     pub groups: Vec<Group, GROUPS>,
     /// What applies where no group does.
     pub fallback: Group,
-    /// A level comes down when its trigger was quiet for this long. Longer than any window: PSI
-    /// tells when pressure is there, never when it has gone.
+    /// Calm again after this long without a wake-up. Longer than any window: PSI tells when pressure
+    /// is there, never when it has gone.
     pub quiet_ms: u32,
     /// How long one victim may take to be gone before the next is looked for.
     pub exit_ms: u32,
@@ -255,6 +251,17 @@ pub struct Policy {
 const WARNING_CACHE: u64 = 8 << 20;
 
 impl Policy {
+    /// The highest level whose condition holds; [`Level::Calm`] where none does.
+    pub(crate) fn holding(&self, memory: &Memory, rates: Option<&Rates>) -> Level {
+        Level::CONFIGURED
+            .into_iter()
+            .zip(&self.levels)
+            .filter(|(_, rules)| !rules.actions.is_empty() && rules.confirm.holds(memory, rates))
+            .map(|(level, _)| level)
+            .max()
+            .unwrap_or_default()
+    }
+
     /// The group a rule's index means.
     pub fn group(&self, index: u16) -> &Group {
         self.groups

@@ -85,9 +85,9 @@ impl Action {
 /// The reason for the action, or for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// No trigger fired lately.
+    /// No wake-up lately.
     Calm,
-    /// A trigger fired, but no level's condition holds.
+    /// Awake, and no level's condition holds.
     NotConfirmed,
     /// The level's condition holds.
     Confirmed(Level),
@@ -163,6 +163,7 @@ impl Judged {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
+    /// The highest level whose condition holds; without one, whether it is awake.
     pub level: Level,
     pub action: Action,
     pub why: Why,
@@ -177,6 +178,6 @@ pub struct Verdict {
     pub acting: Option<Level>,
     /// Confirmed pressure, and nothing left to do about it.
     pub helpless: bool,
-    /// When to look again without a trigger; `None`: sleep until one.
+    /// When to look again without a wake-up; `None`: sleep until one.
     pub look_again_ms: Option<u32>,
 }

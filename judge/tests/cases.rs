@@ -409,7 +409,7 @@ fn the_only_candidate_dies_however_often_it_comes_back() {
 #[test]
 fn a_reboot_needs_the_policy_to_say_so_and_time_without_a_way_out() {
     let mut policy = policy();
-    policy.levels[2].actions.push(Step::Reboot).unwrap();
+    policy.levels[1].actions.push(Step::Reboot).unwrap();
     let mut history = History::default();
     let hopeless = judged(&policy, 4 * MIB, &[], &mut history, 0);
     assert!(hopeless.helpless && hopeless.action == Action::Nothing);
@@ -428,7 +428,7 @@ fn a_reboot_needs_the_policy_to_say_so_and_time_without_a_way_out() {
 #[test]
 fn a_watchdog_is_starved_for_as_long_as_nothing_is_left() {
     let mut policy = policy();
-    policy.levels[2].actions.push(Step::Watchdog).unwrap();
+    policy.levels[1].actions.push(Step::Watchdog).unwrap();
     policy.reboot_after_ms = 1_000;
     let mut history = History::default();
     for (now, action) in [
@@ -448,7 +448,7 @@ fn a_watchdog_is_starved_for_as_long_as_nothing_is_left() {
 #[test]
 fn what_is_short_within_a_limit_restarts_nothing_and_is_not_looked_at_by_time() {
     let mut policy = policy();
-    policy.levels[2].actions = heapless::Vec::from_slice(&[Step::Reboot]).unwrap();
+    policy.levels[1].actions = heapless::Vec::from_slice(&[Step::Reboot]).unwrap();
     policy.reboot_after_ms = 1;
     let inside = Memory {
         within: 7,
@@ -464,7 +464,7 @@ fn what_is_short_within_a_limit_restarts_nothing_and_is_not_looked_at_by_time() 
         0,
     );
     assert_eq!((verdict.why, verdict.look_again_ms), (Why::Calm, None));
-    history.triggered(Level::Critical, 0);
+    history.woken(0);
     for now in [0, 1_000] {
         let verdict = judge(
             &policy,
@@ -482,7 +482,7 @@ fn what_is_short_within_a_limit_restarts_nothing_and_is_not_looked_at_by_time() 
 fn who_thrashes_in_its_own_limit_is_told_from_a_system_that_is_short() {
     let mut policy = policy();
     let stalled = Term::PressureAbove(Stall::Some, 5_000);
-    policy.levels[2].confirm = Condition::all(&[stalled, Term::LimitedBelow(5_000)]).unwrap();
+    policy.levels[1].confirm = Condition::all(&[stalled, Term::LimitedBelow(5_000)]).unwrap();
     let rows = [row(7, 800, 100 * MIB, 0)];
     // Stalled for nine tenths of two seconds, and so much of that within limits.
     for (limited_us, goes) in [
@@ -494,7 +494,7 @@ fn who_thrashes_in_its_own_limit_is_told_from_a_system_that_is_short() {
         let mut history = History::default();
         let before = memory(128 * MIB);
         history.observe(&before, 0);
-        history.triggered(Level::Critical, 2_000);
+        history.woken(2_000);
         let now = Memory {
             psi_some_us: 1_800_000,
             psi_limited_us: limited_us,
@@ -510,7 +510,7 @@ fn who_thrashes_in_its_own_limit_is_told_from_a_system_that_is_short() {
 #[test]
 fn a_stall_counts_when_it_lasts() {
     let mut policy = policy();
-    policy.levels[2].confirm = Condition::all(&[Term::PressureAbove(Stall::Full, 3_000)]).unwrap();
+    policy.levels[1].confirm = Condition::all(&[Term::PressureAbove(Stall::Full, 3_000)]).unwrap();
     let rows = [row(7, 800, 100 * MIB, 0)];
     // Percent of the time, for so many tenths of a second; whether somebody goes at the end of it.
     for (stall, goes) in [
@@ -544,7 +544,7 @@ fn a_stall_counts_when_it_lasts() {
                     history.observe(&now, at);
                 }
             }
-            history.triggered(Level::Critical, at);
+            history.woken(at);
             let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, at);
             let killed = matches!(verdict.action, Action::Kill { .. });
             assert_eq!(
@@ -557,17 +557,30 @@ fn a_stall_counts_when_it_lasts() {
 }
 
 #[test]
-fn a_level_comes_down_after_its_quiet_time() {
+fn calm_again_after_the_quiet_time() {
     let (policy, mut history) = (policy(), History::default());
-    history.triggered(Level::Critical, 0);
-    assert_eq!(
-        history.level(&policy, u64::from(policy.quiet_ms) - 1),
-        Level::Critical
-    );
-    assert_eq!(
-        history.level(&policy, u64::from(policy.quiet_ms)),
-        Level::Calm
-    );
+    history.woken(0);
+    assert!(history.is_awake(&policy, u64::from(policy.quiet_ms) - 1));
+    assert!(!history.is_awake(&policy, u64::from(policy.quiet_ms)));
+}
+
+/// Until relief the actions of critical go on; what is said is what holds.
+#[test]
+fn no_level_is_said_that_does_not_hold() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [media(1, 60)];
+    for (available, level) in [
+        (128, Level::Alert),
+        (25, Level::Strained),
+        (8, Level::Critical),
+        (15, Level::Strained),
+        (19, Level::Strained),
+        (64, Level::Alert),
+    ] {
+        let verdict = judged(&policy, available * MIB, &rows, &mut history, 0);
+        assert_eq!(verdict.level, level, "{available}M: {:?}", verdict.why);
+        history.note(&policy, &verdict, None, 0);
+    }
 }
 
 #[test]

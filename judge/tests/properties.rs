@@ -122,7 +122,7 @@ proptest! {
     #[test]
     fn nobody_is_held_back_twice_in_an_episode(growth in prop::collection::vec((0..4 * MIB, 0..4 * MIB, 5..300u64), 1..60)) {
         let (mut policy, mut history) = (throttling(), History::default());
-        policy.levels[2].actions = heapless::Vec::from_slice(&[Step::Throttle]).unwrap();
+        policy.levels[1].actions = heapless::Vec::from_slice(&[Step::Throttle]).unwrap();
         let (mut now, mut sizes, mut held) = (0, [20 * MIB; 3], Vec::new());
         for (a, b, ms) in growth {
             // The last one is never killed, and so never touched.

@@ -47,8 +47,10 @@ config lowtide 'main'
 	option enabled '1'
 	option profile 'router'
 
+config wake
+	option trigger 'full 25ms/500ms'
+
 config level 'critical'
-	list trigger 'full 25ms/500ms'
 	option confirm_available_below '5%'
 	option relief_available_above '11%'
 
@@ -66,8 +68,10 @@ unit = "process"
 cgroups = ["services/minidlna", "with \"quotes\" and \\"]
 processes = ["minidlnad"]
 
+[wake]
+trigger = "full 25ms/500ms"
+
 [level.critical]
-trigger = ["full 25ms/500ms"]
 confirm.available_below = "5%"
 relief.available_above = "11%"
 

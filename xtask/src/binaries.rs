@@ -120,7 +120,7 @@ fn runs(lowtide: impl Fn() -> Command) -> Result<()> {
     ensure!(check.status.success(), "check: {check:?}");
     let dir = tempfile::tempdir()?;
     let bad = dir.path().join("bad.toml");
-    fs::write(&bad, "[level.critical]\ntrigger = \"lots\"\n")?;
+    fs::write(&bad, "[wake]\ntrigger = \"lots\"\n")?;
     let check = run(&["check".as_ref(), "--offline".as_ref(), &bad])?;
     ensure!(
         check.status.code() == Some(1)

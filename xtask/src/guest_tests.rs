@@ -112,7 +112,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "a_bad_config_is_refused_with_its_place",
-        scenario: || scenarios::with_config("[level.critical]\ntrigger = \"lots\"\n"),
+        scenario: || scenarios::with_config("[wake]\ntrigger = \"lots\"\n"),
         check: |run| {
             let (_, code, _) = run.exited("lowtide").context("the agent goes on")?;
             ensure!(code.is_some_and(|c| c != 0), "the agent ends with {code:?}");

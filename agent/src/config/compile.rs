@@ -1,5 +1,6 @@
 //! From the merged tables to the judge's policy, with the checks that need more than one key.
 
+use super::Wake;
 use super::commands::Commands;
 use super::model::{
     Document, Engine as EngineTable, Group as GroupTable, Level as LevelTable, Ranks,
@@ -32,7 +33,7 @@ pub(super) fn compile(
         levels,
         groups,
         fallback,
-        quiet_ms: ms(&limits.quiet),
+        quiet_ms: ms(&document.wake.quiet),
         exit_ms: ms(&limits.exit),
         reclaim_ms: ms(&limits.reclaim),
         restarts: value(&limits.restarts).unwrap_or(0),
@@ -76,11 +77,6 @@ impl Compiler<'_> {
     fn level(&mut self, level: Level, table: &LevelTable) -> LevelPolicy {
         let key = |key: &str| format!("level.{}.{key}", level.name());
         let policy = LevelPolicy {
-            triggers: table
-                .trigger
-                .as_ref()
-                .map(|t| t.value.0.clone())
-                .unwrap_or_default(),
             confirm: self.condition(&table.confirm, &key("confirm")),
             relief: self.condition(&table.relief, &key("relief")),
             actions: table
@@ -95,7 +91,7 @@ impl Compiler<'_> {
             self.warning(
                 actions.at,
                 &key("actions"),
-                "without `confirm` every trigger is acted on; triggers also fire where nothing is wrong",
+                "without `confirm` every wake-up is acted on; the agent is also woken where nothing is wrong",
             );
         }
         if let (Some(confirm), Some(relief)) = (&table.confirm, &table.relief)
@@ -129,25 +125,22 @@ impl Compiler<'_> {
     /// The quiet time must outlast any window: the time without an event is all that tells the end
     /// of pressure.
     fn quiet(&mut self, document: &Document) {
-        let Some(quiet) = &document.limits.quiet else {
+        let wake = &document.wake;
+        let Some(quiet) = &wake.quiet else {
             return;
         };
-        let levels = Level::CONFIGURED.into_iter().zip(document.level.tables());
-        let of_levels = levels.filter_map(|(level, table)| {
-            let set = table.trigger.as_ref()?;
-            let longest = set.value.0.iter().map(|t| t.window_us).max()?;
-            Some((format!("level.{}.trigger", level.name()), set.at, longest))
-        });
+        let wakes = wake.trigger.as_ref();
+        let wakes = wakes.and_then(|set| Some(("wake.trigger", set.at, set.value.0?)));
         let of_groups = document.group.0.iter().filter_map(|(_, group)| {
             let set = group.trigger.as_ref()?;
-            Some(("group.trigger".to_owned(), set.at, set.value.0?.window_us))
+            Some(("group.trigger", set.at, set.value.0?))
         });
-        for (key, at, window_us) in of_levels.chain(of_groups) {
-            if quiet.value.0 <= window_us / 1_000 {
+        for (key, at, trigger) in wakes.into_iter().chain(of_groups) {
+            if quiet.value.0 <= trigger.window_us / 1_000 {
                 self.contradiction(
-                    ("limits.quiet", quiet.at),
-                    (&key, at),
-                    "the quiet time must be longer than the window of every trigger, or a level comes down under pressure",
+                    ("wake.quiet", quiet.at),
+                    (key, at),
+                    "the quiet time must be longer than the window of every trigger, or the agent rests under pressure",
                 );
             }
         }
@@ -256,6 +249,12 @@ pub(super) fn watchdog(document: &Document, policy: &Policy) -> Option<CString> 
     let needed = levels.any(|level| level.actions.contains(&Step::Watchdog));
     let device = document.watchdog.device.as_ref()?;
     (needed && policy.reboot_after_ms > 0).then(|| device.value.0.clone())
+}
+
+pub(super) fn wake(document: &Document) -> Wake {
+    Wake {
+        trigger: value(&document.wake.trigger).and_then(|trigger| trigger.0),
+    }
 }
 
 pub(super) fn commands(document: &Document) -> Commands {

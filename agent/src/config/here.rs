@@ -6,7 +6,6 @@ use crate::escaped::Escaped;
 use crate::sense::process::ProcessInfo;
 use lowtide_common::{NEVER, NO_GROUP};
 use lowtide_judge::{DOMAINS, Group, Level, Trigger};
-use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 /// Unmatched patterns of one group that are named.
@@ -34,7 +33,7 @@ impl Loaded {
     /// later, and kernels are exchanged.
     pub fn idle_here(&self, device: &dyn Device) -> Problems {
         let mut problems = Problems::default();
-        self.refused_triggers(device, &mut problems);
+        self.refused_trigger(device, &mut problems);
         self.marks(device.total(), &mut problems);
         self.protected(device.total(), &mut problems);
         self.unlimited(device, &mut problems);
@@ -49,17 +48,12 @@ impl Loaded {
         problems.warning(|| Problem::at(&self.effective.sources, at, key, message));
     }
 
-    fn refused_triggers(&self, device: &dyn Device, problems: &mut Problems) {
-        let mut reasons = BTreeSet::new();
-        let tables = self.effective.document.level.tables();
-        for (level, table) in Level::CONFIGURED.into_iter().zip(tables) {
-            let Some(set) = &table.trigger else { continue };
-            let refused = set.value.0.iter().find_map(|t| device.arm(t).err());
-            // A kernel without PSI refuses all of them for one reason.
-            if let Some(why) = refused.filter(|why| reasons.insert(why.clone())) {
-                let key = format!("level.{}.trigger", level.name());
-                self.warn(problems, set.at, key, why);
-            }
+    fn refused_trigger(&self, device: &dyn Device, problems: &mut Problems) {
+        let Some(set) = &self.effective.document.wake.trigger else {
+            return;
+        };
+        if let Some(why) = set.value.0.and_then(|trigger| device.arm(&trigger).err()) {
+            self.warn(problems, set.at, "wake.trigger".to_owned(), why);
         }
     }
 

@@ -28,7 +28,7 @@ pub use problem::{Problem, Problems, Severity};
 pub use source::{MAX_FILE, Paths};
 
 use crate::sense::choose::Wanted;
-use lowtide_judge::Policy;
+use lowtide_judge::{Policy, Trigger};
 use model::Document;
 use read::{Field, Reader, Set};
 use source::{At, Files, Layer, Sources, profile_paths};
@@ -45,9 +45,17 @@ pub struct Loaded {
     /// The device of the watchdog, where an action is to starve it.
     pub watchdog: Option<CString>,
     pub engine: Wanted,
+    pub wake: Wake,
     /// What is worth saying though it does not forbid using the config.
     pub warnings: Problems,
     pub effective: Effective,
+}
+
+/// What is to end the sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// On the system.
+    pub trigger: Option<Trigger>,
 }
 
 /// Every value in force, with the place that set it.
@@ -199,6 +207,7 @@ impl Loader {
                 matcher,
                 commands: compile::commands(&document),
                 engine: compile::engine(&document.engine),
+                wake: compile::wake(&document),
                 warnings: self.problems,
                 effective: Effective {
                     document,

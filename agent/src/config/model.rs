@@ -5,7 +5,7 @@ use super::source::At;
 use super::tree::Tree;
 use super::value::{
     AbsolutePath, Actions, AnyOf, Attribute, EngineKind, Globs, GroupName, OwnTrigger, Priority,
-    Processes, ProfileName, Program, Signal, Time, Triggers,
+    Processes, ProfileName, Program, Signal, Time, WakeTrigger,
 };
 use lowtide_judge::{Amount, Unit};
 use toml::de::DeValue;
@@ -19,6 +19,8 @@ table! {
     pub struct Document {
         /// Profile to build on: /etc/lowtide/profiles/NAME.toml or /usr/lib/lowtide/profiles/NAME.toml.
         pub profile: Setting<ProfileName>,
+        /// What ends the agent's sleep. It decides nothing: the levels do.
+        pub wake: Wake,
         /// What each level of pressure needs and does.
         pub level: Levels,
         /// Where the evidence comes from.
@@ -35,35 +37,47 @@ table! {
 }
 
 table! {
-    /// The levels of pressure.
+    /// What ends the agent's sleep. It decides nothing: the levels do.
+    pub struct Wake {
+        /// PSI trigger on the system: `"some|full STALL/WINDOW"`, or `"off"`.
+        pub trigger: Setting<WakeTrigger>,
+        /// The device is calm again after this long without a wake-up; longer than the window of any trigger.
+        pub quiet: Setting<Time>,
+    }
+}
+
+table! {
+    /// The levels of pressure. Awake, with no level's condition holding, it is alert.
     pub struct Levels {
-        /// Pressure is felt, nothing is wrong yet.
-        pub watch: Level,
         /// Memory has become short.
         pub strained: Level,
         /// The device is about to stall.
         pub critical: Level,
+    }
+    gone {
+        watch: "delete this table: an agent that is awake with no level holding is `alert`; what wakes it is `trigger` under [wake]",
     }
 }
 
 impl Levels {
     /// Mildest first, as [`lowtide_judge::Level::CONFIGURED`].
     pub fn tables(&self) -> [&Level; lowtide_judge::LEVELS] {
-        [&self.watch, &self.strained, &self.critical]
+        [&self.strained, &self.critical]
     }
 }
 
 table! {
     /// One level of pressure.
     pub struct Level {
-        /// PSI triggers on the system, `"some|full STALL/WINDOW"`; any of them raises the level. An empty list turns the level off.
-        pub trigger: Setting<Triggers>,
-        /// What must hold besides the trigger before anything is done: all keys of one table, or of any one table of a list.
+        /// The level holds, and its actions begin, while this does: all keys of one table, or of any one table of a list.
         pub confirm: Setting<AnyOf>,
         /// What ends the actions.
         pub relief: Setting<AnyOf>,
-        /// What is done, in order: reclaim, throttle, terminate, kill, reboot, watchdog.
+        /// What is done, in order: reclaim, throttle, terminate, kill, reboot, watchdog. An empty list turns the level off.
         pub actions: Setting<Actions>,
+    }
+    gone {
+        trigger: "delete it here: one trigger wakes the agent for all levels, `trigger` under [wake], and what a level needs is its `confirm`",
     }
 }
 
@@ -80,8 +94,6 @@ table! {
 table! {
     /// How long things may take.
     pub struct Limits {
-        /// A level comes down when its triggers were quiet for this long; longer than any window.
-        pub quiet: Setting<Time>,
         /// A victim may take this long to be gone before the next one is looked for.
         pub exit: Setting<Time>,
         /// Reclaim may go on for this long in one go.
@@ -94,6 +106,9 @@ table! {
         pub command: Setting<Time>,
         /// With nothing killable left for this long, a level whose actions say so reboots, or gives the watchdog no more signs of life; 0s: never.
         pub reboot_after: Setting<Time>,
+    }
+    gone {
+        quiet: "write it as `quiet` under [wake]",
     }
 }
 

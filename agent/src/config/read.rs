@@ -121,6 +121,13 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// A key that earlier versions had, with what to write in its place.
+    pub fn moved_key(&mut self, key: &str, span: Range<usize>, instead: &str) {
+        self.problem(self.at(span), || {
+            (format!("`{key}` is gone"), Some(instead.to_owned()))
+        });
+    }
+
     pub fn unknown_key(&mut self, key: &str, span: Range<usize>, known: &[&str]) {
         self.problem(self.at(span), || {
             let help = match nearest(key, known) {
@@ -179,13 +186,15 @@ impl<T: Value> Field for Setting<T> {
     }
 }
 
-/// Defines a table of the config: the struct, and how it is read, layered, shown and described.
+/// Defines a table of the config: the struct, and how it is read, layered, shown and described; with
+/// what to write in place of keys that it had in earlier versions.
 macro_rules! table {
     (
         $(#[doc = $about:literal])*
         pub struct $name:ident {
             $($(#[doc = $doc:literal])* pub $key:ident: $type:ty,)*
         }
+        $(gone { $($old:ident: $instead:literal,)* })?
     ) => {
         $(#[doc = $about])*
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -204,6 +213,7 @@ macro_rules! table {
                         $(stringify!($key) => {
                             reader.below(key, |r| self.$key.read(value, r));
                         })*
+                        $($(stringify!($old) => reader.moved_key(key, span, $instead),)*)?
                         _ => reader.unknown_key(key, span, &[$(stringify!($key)),*]),
                     }
                 }

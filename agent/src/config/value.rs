@@ -370,6 +370,9 @@ impl Value for GroupName {
     }
 }
 
+/// In place of what can be done without.
+const OFF: &str = "off";
+
 fn parse_stall(word: &str) -> Option<Stall> {
     [Stall::Some, Stall::Full]
         .into_iter()
@@ -447,23 +450,26 @@ fn one_or_list_schema<T: Value>(capacity: usize) -> serde_json::Value {
     ] })
 }
 
-/// Triggers of a level; any of them raises it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Triggers(pub heapless::Vec<Trigger, 4>);
+/// The trigger that wakes the agent, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WakeTrigger(pub Option<Trigger>);
 
-impl Value for Triggers {
+impl Value for WakeTrigger {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let items = read_items(node, reader, 4, Trigger::read)?;
-        heapless::Vec::from_slice(&items).ok().map(Self)
+        match node.get_ref().as_str() {
+            Some(OFF) => Some(Self(None)),
+            _ => Trigger::read(node, reader).map(|trigger| Self(Some(trigger))),
+        }
     }
 
     fn tree(&self) -> Tree {
-        one_or_list(&self.0)
+        self.0
+            .map_or_else(|| Tree::text(OFF), |trigger| trigger.tree())
     }
 
     #[cfg(test)]
     fn schema() -> serde_json::Value {
-        one_or_list_schema::<Trigger>(4)
+        json!({ "oneOf": [Trigger::schema(), { "const": OFF }] })
     }
 }
 

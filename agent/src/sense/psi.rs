@@ -1,6 +1,6 @@
 //! PSI poll triggers: the agent sleeps on them and nothing else.
 
-use lowtide_judge::{Level, Trigger};
+use lowtide_judge::Trigger;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,13 +16,13 @@ pub const CGROUP: &str = "memory.pressure";
 ///
 /// A PSI file always polls as readable; only `POLLPRI` means that the trigger fired. The inner
 /// epoll set asks for that alone, so that whoever waits on the set as a whole sees it readable
-/// exactly when a trigger fired. The kernel hands out each firing once, though (psi_trigger_poll in
-/// kernel/sched/psi.c), and waiting on the set as a whole is already an asking: it wakes, and
-/// which trigger it was may be known no more.
+/// exactly when a trigger fired. A firing is reported to one poll only (psi_trigger_poll in
+/// kernel/sched/psi.c): waiting on the set already consumes it, so after a wake-up
+/// [`Triggers::take`] may find nothing.
 pub struct Triggers {
     set: OwnedFd,
-    /// An entry's index is its epoll data; closing the file disarms its trigger.
-    armed: Vec<(Level, OwnedFd)>,
+    /// Closing the file disarms its trigger.
+    armed: Vec<OwnedFd>,
 }
 
 impl Triggers {
@@ -35,13 +35,7 @@ impl Triggers {
 
     /// Arms one trigger on the PSI file at `file` below `dir`. `EINVAL`: the kernel takes no such window (500 ms to 10 s,
     /// without CAP_SYS_RESOURCE multiples of 2 s only); `EOPNOTSUPP`: PSI is off by command line.
-    pub fn arm(
-        &mut self,
-        dir: BorrowedFd<'_>,
-        file: &str,
-        trigger: &Trigger,
-        level: Level,
-    ) -> io::Result<()> {
+    pub fn arm(&mut self, dir: BorrowedFd<'_>, file: &str, trigger: &Trigger) -> io::Result<()> {
         let fd = rustix::fs::openat(
             dir,
             file,
@@ -61,7 +55,7 @@ impl Triggers {
             EventData::new_u64(self.armed.len() as u64),
             EventFlags::PRI,
         )?;
-        self.armed.push((level, fd));
+        self.armed.push(fd);
         Ok(())
     }
 
@@ -73,38 +67,18 @@ impl Triggers {
         self.armed.is_empty()
     }
 
-    /// Calls `fired` with the level of each trigger that fired since the last call; with the
-    /// highest level there is where the set as a whole `woke` and it is not known which one fired.
-    /// Does not wait.
-    pub fn take(&self, woke: bool, mut fired: impl FnMut(Level)) -> io::Result<()> {
-        let mut known = false;
+    /// Whether any fired since the last call. Does not wait.
+    pub fn take(&self) -> io::Result<bool> {
         let mut events = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 16];
-        let (events, _) = epoll::wait(
-            &self.set,
-            &mut events,
-            Some(&Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            }),
-        )?;
-        for event in events {
-            let (flags, index) = (event.flags, event.data.u64() as usize);
-            if let Some((level, _)) = self
-                .armed
-                .get(index)
-                .filter(|_| flags.contains(EventFlags::PRI))
-            {
-                known = true;
-                fired(*level);
-            }
-        }
-        if let Some(highest) = self.armed.iter().map(|(level, _)| *level).max()
-            && woke
-            && !known
-        {
-            fired(highest);
-        }
-        Ok(())
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let (events, _) = epoll::wait(&self.set, &mut events, Some(&now))?;
+        Ok(events.iter().any(|event| {
+            let flags = event.flags;
+            flags.contains(EventFlags::PRI)
+        }))
     }
 }
 
@@ -112,8 +86,7 @@ impl Triggers {
 /// do about it.
 pub fn try_trigger(trigger: &Trigger) -> Result<(), String> {
     use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, Unsupported};
-    let armed =
-        Triggers::new().and_then(|mut triggers| triggers.arm(CWD, SYSTEM, trigger, Level::Watch));
+    let armed = Triggers::new().and_then(|mut triggers| triggers.arm(CWD, SYSTEM, trigger));
     armed.map_err(|error| match error.kind() {
         NotFound | Unsupported => format!(
             "cannot fire: no {SYSTEM}; the kernel needs CONFIG_PSI, and `psi=1` on its command \

@@ -121,7 +121,7 @@ impl Display for Because<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.0 {
             Why::Calm => f.write_str("no pressure"),
-            Why::NotConfirmed => f.write_str("a trigger fired, no level's condition holds"),
+            Why::NotConfirmed => f.write_str("awake, no level's condition holds"),
             Why::Confirmed(l) => write!(f, "{} confirmed", l.name()),
             Why::UntilRelief(l) => write!(f, "{} until relief", l.name()),
             Why::Relieved(l) => write!(f, "{} relieved", l.name()),

@@ -7,9 +7,8 @@ use lowtide_judge::*;
 pub const MIB: u64 = 1 << 20;
 pub const TOTAL: u64 = 256 * MIB;
 
-fn level(trigger: Trigger, below: Amount, above: Amount, actions: &[Step]) -> LevelPolicy {
+fn level(below: Amount, above: Amount, actions: &[Step]) -> LevelPolicy {
     LevelPolicy {
-        triggers: heapless::Vec::from_slice(&[trigger]).unwrap(),
         confirm: Condition::all(&[Term::AvailableBelow(below)]).unwrap(),
         relief: Condition::all(&[Term::AvailableAbove(above)]).unwrap(),
         actions: heapless::Vec::from_slice(actions).unwrap(),
@@ -18,11 +17,6 @@ fn level(trigger: Trigger, below: Amount, above: Amount, actions: &[Step]) -> Le
 
 pub fn policy() -> Policy {
     use Amount::Permyriad as P;
-    let some = Trigger {
-        stall: Stall::Some,
-        stall_us: 50_000,
-        window_us: 500_000,
-    };
     let group = |name: &str, kill, grace_ms| Group {
         name: heapless::String::try_from(name).unwrap(),
         kill,
@@ -31,10 +25,8 @@ pub fn policy() -> Policy {
     };
     Policy {
         levels: [
-            LevelPolicy::default(),
-            level(some, P(1200), P(1600), &[Step::Reclaim]),
+            level(P(1200), P(1600), &[Step::Reclaim]),
             level(
-                some,
                 P(400),
                 P(800),
                 &[Step::Reclaim, Step::Terminate, Step::Kill],
@@ -56,7 +48,7 @@ pub fn policy() -> Policy {
 /// killed.
 pub fn throttling() -> Policy {
     let mut policy = policy();
-    policy.levels[2].actions = heapless::Vec::from_slice(&[Step::Throttle, Step::Kill]).unwrap();
+    policy.levels[1].actions = heapless::Vec::from_slice(&[Step::Throttle, Step::Kill]).unwrap();
     policy.groups[0].throttle_ms = 1_000;
     policy
 }
@@ -123,7 +115,7 @@ pub fn survey(rows: &[Row], enough: u64) -> Survey {
     survey
 }
 
-/// Judges these rows with every trigger fired at `now`.
+/// Judges these rows, woken at `now`.
 pub fn judged(
     policy: &Policy,
     available: u64,
@@ -131,11 +123,9 @@ pub fn judged(
     history: &mut History,
     now: Millis,
 ) -> Verdict {
-    for level in Level::CONFIGURED {
-        history.triggered(level, now);
-    }
+    history.woken(now);
     let memory = memory(available);
     history.observe(&memory, now);
-    let enough = policy.enough(&memory, history.reach(policy, &memory, now));
+    let enough = policy.enough(&memory);
     judge(policy, &memory, &survey(rows, enough), history, now)
 }

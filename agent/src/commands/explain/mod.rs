@@ -11,8 +11,7 @@ use crate::sense::process::Id;
 use crate::sense::tree::{PATH, Tree};
 use lowtide_common::{NO_GROUP, Request, Row, Survey};
 use lowtide_judge::{
-    History, Judged, Level, Memory, Millis, Outlook, Reason, Unit, Verdict, judge, rank_kill,
-    rank_reclaim,
+    History, Judged, Memory, Millis, Outlook, Reason, Unit, Verdict, judge, rank_kill, rank_reclaim,
 };
 use procfs::process::Process;
 use std::collections::HashMap;
@@ -128,8 +127,7 @@ impl Explanation {
         };
 
         let (memory, history) = watch()?;
-        let reach = history.reach(policy, &memory, LOOK_MS);
-        let (found, _) = survey(policy.enough(&memory, reach), 0)?;
+        let (found, _) = survey(policy.enough(&memory), 0)?;
         let now = judge(policy, &memory, &found, &history, LOOK_MS);
 
         let outlook = Outlook::new(policy, &memory);
@@ -155,7 +153,7 @@ impl Explanation {
     }
 }
 
-/// The figures as they are, and how they move, with every trigger just fired.
+/// The figures as they are, and how they move, woken just now.
 fn watch() -> io::Result<(Memory, History)> {
     let meminfo = Meminfo::open()?;
     let mut history = History::default();
@@ -163,9 +161,7 @@ fn watch() -> io::Result<(Memory, History)> {
     std::thread::sleep(Duration::from_millis(LOOK_MS));
     let memory = meminfo.read()?;
     history.observe(&memory, LOOK_MS);
-    for level in Level::CONFIGURED {
-        history.triggered(level, LOOK_MS);
-    }
+    history.woken(LOOK_MS);
     Ok((memory, history))
 }
 

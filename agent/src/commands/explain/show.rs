@@ -37,7 +37,7 @@ impl Explanation {
         let many = Many(self.unit);
         let mut out = format!("{} engine, {} {many}\n", self.engine, self.cgroups.len());
         let _ = writeln!(out, "{}\n", Figures(&self.now));
-        let _ = writeln!(out, "If a trigger fired now: {}.", self.doing(&self.now));
+        let _ = writeln!(out, "If it woke now: {}.", self.doing(&self.now));
         let _ = writeln!(
             out,
             "If memory ran out, with {} available and {} missing to relief: {}.",

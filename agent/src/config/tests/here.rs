@@ -64,7 +64,7 @@ fn said(text: &str, device: &Fake) -> String {
     loaded.idle_here(device).to_string()
 }
 
-const QUIET: &str = "[level.critical]\ntrigger = \"some 1s/2s\"\n[limits]\nquiet = \"3s\"\n";
+const QUIET: &str = "[wake]\ntrigger = \"some 1s/2s\"\nquiet = \"3s\"\n";
 
 #[test]
 fn nothing_to_say() {
@@ -76,12 +76,9 @@ fn nothing_to_say() {
 
 #[test]
 fn a_trigger_that_the_kernel_refuses() {
-    let text = said(
-        "[level.watch]\ntrigger = [\"some 1s/1s\", \"full 1s/1s\"]\n",
-        &device(&["a"]),
-    );
+    let text = said("[wake]\ntrigger = \"full 1s/1s\"\n", &device(&["a"]));
     assert!(
-        text.contains("t:2:11: warning: level.watch.trigger: no such stall here"),
+        text.contains("t:2:11: warning: wake.trigger: no such stall here"),
         "{text}"
     );
 }
@@ -92,7 +89,7 @@ fn patterns_that_match_nothing() {
         "{QUIET}[[group]]\nname = \"media\"\ncgroups = [\"a\", \"c/*\"]\nprocesses = [\"x*\"]\nxattr = \"user.lowtide=n\"\n"
     );
     let text = said(&text, &device(&["a", "b"]));
-    assert!(text.contains("t:5:1: warning: group: media: 3 of 4 patterns match nothing here now: c/*, x*, user.lowtide"), "{text}");
+    assert!(text.contains("t:4:1: warning: group: media: 3 of 4 patterns match nothing here now: c/*, x*, user.lowtide"), "{text}");
 }
 
 #[test]
@@ -103,7 +100,7 @@ fn a_tie_on_a_real_cgroup() {
     assert!(!said(&text, &device(&["aa", "bb"])).contains("equally"));
     let text = said(&text, &device(&["aa", "ab", "axb", "bb"]));
     assert!(
-        text.contains("t:8:12: warning: group.cgroups: ab fits *b at t:12 equally well"),
+        text.contains("t:7:12: warning: group.cgroups: ab fits *b at t:11 equally well"),
         "{text}"
     );
     assert_eq!(text.matches("equally").count(), 1);
@@ -127,7 +124,7 @@ fn sizes_and_shares_that_meet_here() {
     let text = said(&text("10M"), &device(&[]));
     assert!(
         text.contains(
-            "t:7:10: warning: level.strained.relief: with the 100 MiB here it is not above"
+            "t:6:10: warning: level.strained.relief: with the 100 MiB here it is not above"
         ),
         "{text}"
     );
@@ -140,7 +137,7 @@ fn too_much_protected() {
     );
     assert!(
         said(&text, &device(&["a", "b"]))
-            .contains("t:8:11: warning: group.protect: all groups together protect 51 of 100 MiB")
+            .contains("t:7:11: warning: group.protect: all groups together protect 51 of 100 MiB")
     );
     assert!(!said(&text.replace("21M", "20M"), &device(&["a", "b"])).contains("protect"));
 }

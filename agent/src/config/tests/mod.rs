@@ -28,7 +28,7 @@ fn built_in_is_sensible() {
     let loaded = parse("empty", "").unwrap_or_else(|p| panic!("{p}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
     let policy = loaded.policy;
-    let critical = &policy.levels[2];
+    let critical = &policy.levels[1];
     assert_eq!(
         critical.confirm.any[0][..],
         [
@@ -41,12 +41,12 @@ fn built_in_is_sensible() {
         [Step::Reclaim, Step::Terminate, Step::Kill]
     );
     assert_eq!(
-        policy.levels[0].triggers[..],
-        [Trigger {
+        loaded.wake.trigger,
+        Some(Trigger {
             stall: Stall::Some,
             stall_us: 1_000,
             window_us: 500_000
-        }]
+        })
     );
     let own = |path: &str| loaded.matcher.cgroup(path.as_bytes(), &mut |_, _| None);
     for path in [
@@ -135,13 +135,13 @@ fn names_match_byte_by_byte() {
 #[test]
 fn every_problem_is_said_at_once() {
     let text = problems(
-        "[level.critical]\ntriger = \"x\"\ntrigger = \"some 700ms/500ms\"\n[limits]\nquiet = 3\nexit = \"5h\"\n",
+        "[wake]\ntriger = \"x\"\ntrigger = \"some 700ms/500ms\"\nquiet = 3\n[limits]\nexit = \"5h\"\n",
     );
     for part in [
-        "test.toml:2:1: level.critical: unknown key `triger`",
+        "test.toml:2:1: wake: unknown key `triger`",
         "did you mean `trigger`?",
-        "test.toml:3:11: level.critical.trigger",
-        "test.toml:5:9: limits.quiet: 3 will not do",
+        "test.toml:3:11: wake.trigger",
+        "test.toml:4:9: wake.quiet: 3 will not do",
         "test.toml:6:8: limits.exit",
     ] {
         assert!(text.contains(part), "{part} not in\n{text}");
@@ -167,11 +167,11 @@ fn a_higher_layer_takes_a_pattern_over() {
 #[test]
 fn a_contradiction_is_mended_in_the_higher_layer() {
     let text = problems(
-        "[level.watch]\ntrigger = \"some 1s/10s\"\n\n[level.critical]\nconfirm = { available_below = \"10%\" }\n",
+        "[wake]\ntrigger = \"some 1s/10s\"\n\n[level.critical]\nconfirm = { available_below = \"10%\" }\n",
     );
     assert!(
-        text.contains("test.toml:2:11: level.watch.trigger: ")
-            && text.contains("(limits.quiet is at built in:"),
+        text.contains("test.toml:2:11: wake.trigger: ")
+            && text.contains("(wake.quiet is at built in:"),
         "{text}"
     );
     let of_group =

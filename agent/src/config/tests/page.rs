@@ -7,14 +7,14 @@ use super::super::read::{Field, Value};
 use super::super::source::Sources;
 use super::super::value::{
     AbsolutePath, Attribute, Bytes, Clause, GroupName, Percent, Priority, Process, ProfileName,
-    Program, Time, User,
+    Program, Time, User, WakeTrigger,
 };
 use crate::mdoc::{assert_page, literal, prose};
 use lowtide_judge::{Amount, Trigger};
 use serde_json::{Map, Value as Json};
 
 /// What a kind of value is called in the page, the schema that it is known by, what it looks like.
-fn kinds() -> [(&'static str, Json, &'static str); 17] {
+fn kinds() -> [(&'static str, Json, &'static str); 18] {
     [
         (
             "attribute",
@@ -75,6 +75,11 @@ fn kinds() -> [(&'static str, Json, &'static str); 17] {
             "trigger",
             Trigger::schema(),
             "`\"some 150ms/1s\"`: at least one task stalled on memory for 150 ms within one second; `\"full 150ms/1s\"`: all of them at once",
+        ),
+        (
+            "wake-up",
+            WakeTrigger::schema(),
+            "a trigger as above, or `\"off\"`",
         ),
         ("user", User::schema(), "name or number of a user"),
     ]

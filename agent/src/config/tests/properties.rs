@@ -10,7 +10,7 @@ use std::path::Path;
 /// Pieces that configs are made of, so that random texts get past the first character.
 const PIECES: [&str; 40] = [
     "[level.critical]\n",
-    "[level.watch]\n",
+    "[wake]\n",
     "[[group]]\n",
     "[limits]\n",
     "[everything_else]\n",
