@@ -3,11 +3,11 @@
 
 use crate::sense::limited::Limited;
 use crate::sense::psi::{self, Triggers};
-use lowtide_judge::{History, Memory, Millis, Trigger, Why};
+use lowtide_judge::{DOMAINS, History, Memory, Millis, Trigger, Why};
 use rustix::fd::{AsFd, OwnedFd};
 use smol::Async;
 use std::io;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 /// A cgroup whose group has a trigger.
@@ -20,7 +20,103 @@ pub struct OwnTrigger {
     pub trigger: Trigger,
 }
 
+/// Names one domain: the id of its cgroup, or 0 for the system. The kernel gives no cgroup id twice, so
+/// that of a domain which is gone finds none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainId(u64);
+
+impl DomainId {
+    pub const SYSTEM: Self = Self(0);
+}
+
+/// The system, and the cgroups that are watched over by themselves.
+pub struct Domains {
+    system: Domain,
+    cgroups: heapless::Vec<Box<Domain>, DOMAINS>,
+}
+
+impl Domains {
+    pub const fn new(system: Domain) -> Self {
+        Self {
+            system,
+            cgroups: heapless::Vec::new(),
+        }
+    }
+
+    pub const fn system(&mut self) -> &mut Domain {
+        &mut self.system
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Domain> {
+        std::iter::once(&self.system).chain(self.cgroups.iter().map(Box::as_ref))
+    }
+
+    /// `None` when it is no longer watched over.
+    pub fn get_mut(&mut self, id: DomainId) -> Option<&mut Domain> {
+        if id == DomainId::SYSTEM {
+            return Some(&mut self.system);
+        }
+        let mut cgroups = self.cgroups.iter_mut().map(Box::as_mut);
+        cgroups.find(|domain| domain.id == id)
+    }
+
+    /// The system first. Those may be gone by the time that their turn comes.
+    pub fn ids(&self) -> heapless::Vec<DomainId, { DOMAINS + 1 }> {
+        self.iter().map(|domain| domain.id).collect()
+    }
+
+    pub fn watches(&self, own: &OwnTrigger) -> bool {
+        self.cgroups.iter().any(|domain| domain.watches(own))
+    }
+
+    /// Whether there are as many cgroups as can be watched over.
+    pub fn is_full(&self) -> bool {
+        self.cgroups.is_full()
+    }
+
+    /// One that does not fit is dropped, see [`is_full`](Self::is_full).
+    pub fn add(&mut self, cgroup: Domain) {
+        let _ = self.cgroups.push(Box::new(cgroup));
+    }
+
+    /// Watches over no cgroups any more but these.
+    pub fn retain(&mut self, wanted: &[OwnTrigger]) {
+        self.cgroups
+            .retain(|domain| wanted.iter().any(|own| domain.watches(own)));
+    }
+
+    /// The system stays.
+    pub fn remove(&mut self, id: DomainId) {
+        self.cgroups.retain(|domain| domain.id != id);
+    }
+
+    /// Whether an episode goes on in any of them.
+    pub fn any_acts(&self) -> bool {
+        self.iter().any(|domain| domain.acts)
+    }
+
+    /// When the first of them is to be looked at without a trigger.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.iter().filter_map(|domain| domain.look_again).min()
+    }
+
+    /// [`Domain::stalled_in_limit_us`] of all.
+    pub fn stalled_in_limit_us(&self) -> u64 {
+        self.iter().map(Domain::stalled_in_limit_us).sum()
+    }
+
+    /// The first of them in which a trigger fired.
+    pub fn poll_fired(&self, context: &mut Context<'_>) -> Poll<io::Result<DomainId>> {
+        let fired = self.iter().find_map(|domain| {
+            let poll = domain.triggers.poll_readable(context);
+            poll.is_ready().then(|| poll.map_ok(|()| domain.id))
+        });
+        fired.unwrap_or(Poll::Pending)
+    }
+}
+
 pub struct Domain {
+    pub id: DomainId,
     cgroup: Option<(Limited, Trigger)>,
     /// [`Limited::stalled_us`] when the watch began.
     stalled_before_us: u64,
@@ -38,7 +134,7 @@ pub struct Domain {
 
 impl Domain {
     pub fn system(triggers: Triggers) -> io::Result<Self> {
-        Self::new(None, String::new(), triggers)
+        Self::new(DomainId::SYSTEM, None, String::new(), triggers)
     }
 
     pub fn cgroup(own: &OwnTrigger) -> io::Result<Self> {
@@ -46,6 +142,7 @@ impl Domain {
         triggers.arm(own.dir.as_fd(), psi::CGROUP, &own.trigger)?;
         let limited = Limited::open(own.dir.as_fd())?;
         Self::new(
+            DomainId(own.id),
             Some((limited, own.trigger)),
             format!("in /{}: ", own.path),
             triggers,
@@ -53,12 +150,14 @@ impl Domain {
     }
 
     fn new(
+        id: DomainId,
         cgroup: Option<(Limited, Trigger)>,
         place: String,
         triggers: Triggers,
     ) -> io::Result<Self> {
         let limited = cgroup.as_ref().map(|(limited, _)| limited);
         Ok(Self {
+            id,
             stalled_before_us: limited.map_or(0, Limited::stalled_us),
             cgroup,
             place,
@@ -78,10 +177,6 @@ impl Domain {
         self.take_fired(woke, now)?;
         self.triggers = new;
         Ok(())
-    }
-
-    pub fn is_system(&self) -> bool {
-        self.cgroup.is_none()
     }
 
     pub fn watches(&self, own: &OwnTrigger) -> bool {
@@ -126,5 +221,61 @@ impl Domain {
     /// Nothing can be short in it.
     pub fn rest(&mut self) {
         (self.acts, self.look_again) = (false, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain(id: u64) -> Domain {
+        let triggers = Triggers::new().expect("an epoll set");
+        Domain::new(DomainId(id), None, String::new(), triggers).expect("it can be polled")
+    }
+
+    fn domains() -> Domains {
+        let mut domains = Domains::new(domain(0));
+        domains.add(domain(7));
+        domains.add(domain(9));
+        domains
+    }
+
+    #[test]
+    fn one_that_vanishes_while_all_are_gone_through_takes_no_other_along() {
+        let mut domains = domains();
+        let mut seen = Vec::new();
+        for id in domains.ids() {
+            if domains.get_mut(id).is_none() {
+                continue;
+            }
+            seen.push(id);
+            // As an episode does that finds its cgroup gone, or a settling that finds others gone.
+            domains.remove(DomainId(7));
+        }
+        assert_eq!(seen, [DomainId::SYSTEM, DomainId(9)]);
+        domains.retain(&[]);
+        assert!(domains.get_mut(DomainId(9)).is_none());
+    }
+
+    #[test]
+    fn the_system_is_always_there() {
+        let mut domains = domains();
+        domains.remove(DomainId::SYSTEM);
+        domains.retain(&[]);
+        assert_eq!(domains.ids(), [DomainId::SYSTEM]);
+        assert!(domains.get_mut(DomainId::SYSTEM).is_some());
+    }
+
+    #[test]
+    fn the_first_to_be_looked_at_says_when() {
+        let mut domains = domains();
+        assert_eq!(domains.next_look(), None);
+        let now = Instant::now();
+        domains.add(Domain {
+            look_again: Some(now),
+            ..domain(11)
+        });
+        domains.system().look_again = Some(now + std::time::Duration::from_secs(1));
+        assert_eq!(domains.next_look(), Some(now));
     }
 }

@@ -30,6 +30,8 @@ pub enum Outcome {
     Prepared,
     Asked,
     Killed,
+    /// The watchdog gets no more keep-alives.
+    Starved,
     /// It could not be done; the kernel's errno.
     Failed {
         errno: i32,
@@ -74,6 +76,8 @@ pub struct History {
     sizes: Vec<(u64, u64), CANDIDATES>,
     sizes_at: Option<Millis>,
     exiting: Option<(u64, Millis)>,
+    /// A reboot was tried in vain.
+    reboot_failed: bool,
 }
 
 fn push_bounded<T, const N: usize>(queue: &mut Deque<T, N>, item: T) {
@@ -251,8 +255,19 @@ impl History {
                     self.exiting = Some((target.id, deadline));
                 }
             }
+            (Action::Reboot, Some(Outcome::Failed { .. })) => self.reboot_failed = true,
             _ => {}
         }
+    }
+
+    /// What could not be done may work under another config: it is tried again.
+    pub fn reconfigured(&mut self) {
+        self.reboot_failed = false;
+    }
+
+    /// Whether rebooting was tried in vain.
+    pub(crate) fn reboot_failed(&self) -> bool {
+        self.reboot_failed
     }
 
     /// Remembers which candidates a survey found, and how large they are, for their growth. Sizes

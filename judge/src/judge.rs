@@ -136,6 +136,7 @@ impl Case<'_> {
                 Step::Terminate => self.terminate(verdict),
                 Step::Kill => chosen(&verdict.judged)
                     .map_or(Found::Nothing, |target| Found::Do(Action::Kill { target })),
+                Step::Reboot if self.history.reboot_failed() => Found::Nothing,
                 Step::Reboot => self.last_resort(verdict, Action::Reboot),
                 Step::Watchdog => self.last_resort(verdict, Action::Starve),
             };

@@ -426,6 +426,28 @@ fn a_reboot_needs_the_policy_to_say_so_and_time_without_a_way_out() {
 }
 
 #[test]
+fn a_reboot_that_failed_is_tried_again_under_another_config_only() {
+    let mut policy = policy();
+    let actions = &mut policy.levels[2].actions;
+    actions.extend([Step::Reboot, Step::Watchdog]);
+    policy.reboot_after_ms = 1_000;
+    let mut history = History::default();
+    for (now, action, outcome) in [
+        (0, Action::Nothing, None),
+        (1_000, Action::Reboot, Some(Outcome::Failed { errno: 1 })),
+        (1_010, Action::Starve, Some(Outcome::Starved)),
+        (9_000, Action::Starve, None),
+    ] {
+        let verdict = judged(&policy, 4 * MIB, &[], &mut history, now);
+        assert_eq!(verdict.action, action, "at {now}");
+        history.note(&policy, &verdict, outcome, now);
+    }
+    history.reconfigured();
+    let verdict = judged(&policy, 4 * MIB, &[], &mut history, 9_010);
+    assert_eq!(verdict.action, Action::Reboot);
+}
+
+#[test]
 fn a_watchdog_is_starved_for_as_long_as_nothing_is_left() {
     let mut policy = policy();
     policy.levels[1].actions.push(Step::Watchdog).unwrap();

@@ -3,7 +3,7 @@
 pub mod commands;
 pub mod kill;
 pub mod process;
-pub mod reboot;
+mod reboot;
 mod reclaim;
 pub mod settings;
 pub mod settle;
@@ -19,6 +19,7 @@ use lowtide_judge::{Action, Outcome, Verdict};
 use settings::Settings;
 use std::io;
 use std::time::{Duration, Instant};
+use watchdog::Watchdog;
 
 /// What came of it, and who was killed and is to be waited for.
 pub struct Done {
@@ -42,14 +43,26 @@ impl Done {
     }
 }
 
-/// Carries out what the verdict says; `None` for nothing. Allocates nothing.
+/// What verdicts are carried out with.
+pub struct Means<'a> {
+    pub settings: &'a mut Settings,
+    pub commands: &'a mut Commands,
+    pub watchdog: Option<&'a mut Watchdog>,
+}
+
+/// Carries out what the verdict says; `None` for nothing, and for what is done already. Allocates
+/// nothing, but to restart the device.
 pub fn carry_out(
     verdict: &Verdict,
     config: &Loaded,
     tree: &Tree,
-    settings: &mut Settings,
-    commands: &mut Commands,
+    means: &mut Means<'_>,
 ) -> Option<Done> {
+    let Means {
+        settings,
+        commands,
+        watchdog,
+    } = means;
     let (policy, enough) = (&config.policy, verdict.enough);
     let one_by_one =
         |target: &Row| target.flags & Row::PROCESS != 0 || target.rule.flags & Rule::PROCESS != 0;
@@ -60,8 +73,7 @@ pub fn carry_out(
         target,
     };
     let done = match &verdict.action {
-        // Restarting is told of before it is done.
-        Action::Nothing | Action::Reboot | Action::Starve => return None,
+        Action::Nothing => return None,
         Action::Throttle { target, for_ms } => settings
             .freeze(tree, target.id, Duration::from_millis(u64::from(*for_ms)))
             .map(|()| Done::only(Outcome::Throttled)),
@@ -100,6 +112,13 @@ pub fn carry_out(
                 done
             };
             done.inspect(|done| commands.await_end(about(target), done.process.as_ref(), None))
+        }
+        Action::Reboot => Err(reboot::now()),
+        Action::Starve => {
+            if !watchdog.as_mut()?.starve() {
+                return None;
+            }
+            Ok(Done::only(Outcome::Starved))
         }
     };
     Some(done.unwrap_or_else(|error: io::Error| {

@@ -10,16 +10,34 @@ use std::time::Duration;
 const SYNC: Duration = Duration::from_secs(5);
 
 /// Writes out what is dirty, as far as that goes in [`SYNC`], and restarts the machine. Returns only
-/// on failure: `EPERM` without CAP_SYS_BOOT.
-pub fn now() -> io::Result<()> {
+/// on failure, with the reason: `EPERM` without CAP_SYS_BOOT.
+pub fn now() -> io::Error {
+    allocating(sync);
+    match reboot(RebootCommand::Restart) {
+        Ok(()) => io::ErrorKind::Other.into(),
+        Err(error) => error.into(),
+    }
+}
+
+fn sync() {
     let (done, synced) = mpsc::channel();
     let sync = thread::Builder::new().spawn(move || {
         rustix::fs::sync();
-        // Nobody waits any more.
+        // Fails when the restart waits no longer.
         let _ = done.send(());
     });
     if sync.is_ok() {
         let _ = synced.recv_timeout(SYNC);
     }
-    Ok(reboot(RebootCommand::Restart)?)
+}
+
+/// A thread takes memory. Nothing is left to be done that could be held up by that.
+#[cfg(feature = "abort-on-alloc")]
+fn allocating(f: impl FnOnce()) {
+    assert_no_alloc::permit_alloc(f);
+}
+
+#[cfg(not(feature = "abort-on-alloc"))]
+fn allocating(f: impl FnOnce()) {
+    f();
 }

@@ -1,0 +1,248 @@
+//! An episode: sense → judge → act → tell, from a trigger until there is nothing more to do now.
+
+use super::Daemon;
+use crate::act::kill::Victim;
+use crate::act::watchdog::Watchdog;
+use crate::act::{self, Means};
+use crate::config::rule;
+use crate::domain::{Domain, DomainId};
+use crate::units::Size;
+use lowtide_common::{NO_GROUP, Survey};
+use lowtide_judge::{Level, Memory, Millis, Verdict, judge};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Steps taken on one wake-up before the descriptors are looked at again; each step waits for
+/// what it did, so this bounds an episode without ever being the reason that it ends early.
+const STEPS: usize = 64;
+
+impl Daemon {
+    /// Senses, judges and acts for one domain until there is nothing more to do now.
+    pub(super) fn episode(&mut self, id: DomainId, mut woke: bool) -> io::Result<()> {
+        for _ in 0..STEPS {
+            let now = self.now();
+            let Some(domain) = self.domains.get_mut(id) else {
+                return Ok(());
+            };
+            let fired = domain.take_fired(std::mem::take(&mut woke), now)?;
+            let woken = Instant::now();
+            self.keep_alive(woken);
+            self.commands.look();
+            let Some(memory) = without_allocating(|| self.memory(id))? else {
+                return Ok(());
+            };
+            let verdict = without_allocating(|| self.judge(id, &memory, fired, now))?;
+            self.announce(&verdict);
+            let done = without_allocating(|| self.act(id, &verdict, now));
+            self.tell(id, &verdict, done.as_ref(), woken);
+            self.commands.tell(&mut self.log);
+            if id == DomainId::SYSTEM && !verdict.helpless {
+                self.resume_keepalive();
+            }
+            self.leave_to_the_kernel(id, &verdict, now);
+            if self.domains.any_acts() {
+                self.thaw_expired();
+            } else {
+                self.thaw_all();
+                self.commands.rest();
+            }
+            let Some(done) = done else {
+                self.rest(id, &verdict);
+                return Ok(());
+            };
+            if let Some(victim) = done.victim {
+                self.wait_for(id, victim, done.at, memory.available)?;
+            }
+        }
+        if let Some(domain) = self.domains.get_mut(id) {
+            domain.look_again = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// The figures of a domain; `None` where nothing can be short in it, or no longer.
+    fn memory(&mut self, id: DomainId) -> io::Result<Option<Memory>> {
+        let system = Memory {
+            psi: self.meminfo.has_psi() && self.config.wake.trigger.is_some(),
+            psi_limited_us: self.domains.stalled_in_limit_us(),
+            ..self.meminfo.read()?
+        };
+        let Some(domain) = self.domains.get_mut(id) else {
+            return Ok(None);
+        };
+        match domain.memory(&system) {
+            Ok(Some(memory)) => return Ok(Some(memory)),
+            Ok(None) => domain.rest(),
+            // The cgroup is gone.
+            Err(_) => self.domains.remove(id),
+        }
+        Ok(None)
+    }
+
+    /// What is to be done, after a look at the candidates where it depends on them. Allocates nothing.
+    fn judge(
+        &mut self,
+        id: DomainId,
+        memory: &Memory,
+        fired: bool,
+        now: Millis,
+    ) -> io::Result<Verdict> {
+        let policy = &self.config.policy;
+        let history = &mut self
+            .domains
+            .get_mut(id)
+            .ok_or(io::ErrorKind::NotFound)?
+            .history;
+        history.observe(memory, now);
+        // Between triggers the marks alone say whether it is worth while to look at every memcg;
+        // on a trigger it always is: new cgroups are classified before it gets tight.
+        let survey = if fired || history.needs_survey(policy, memory, now) {
+            let enough = policy.enough(memory);
+            let fallback = rule(policy, NO_GROUP);
+            self.surveyor
+                .survey(enough, memory.within, fallback, 0, &self.config.matcher)?
+        } else {
+            &Survey::EMPTY
+        };
+        let verdict = judge(policy, memory, survey, history, now);
+        history.remember(survey.kill(), now);
+        Ok(verdict)
+    }
+
+    /// Does what the verdict says; the domain remembers what came of it. Allocates nothing.
+    fn act(&mut self, id: DomainId, verdict: &Verdict, now: Millis) -> Option<act::Done> {
+        let done = act::carry_out(
+            verdict,
+            &self.config,
+            &self.surveyor.tree,
+            &mut Means {
+                settings: &mut self.settings,
+                commands: &mut self.commands,
+                watchdog: self.watchdog.as_mut(),
+            },
+        );
+        if let Some(domain) = self.domains.get_mut(id) {
+            let outcome = done.as_ref().map(|done| done.outcome);
+            domain
+                .history
+                .note(&self.config.policy, verdict, outcome, now);
+            domain.acts = verdict.acting.is_some();
+        }
+        done
+    }
+
+    /// There is nothing more to do now: what no episode needs is done.
+    fn rest(&mut self, id: DomainId, verdict: &Verdict) {
+        let again = verdict.look_again_ms.map(u64::from);
+        if let Some(domain) = self.domains.get_mut(id) {
+            domain.look_again = again.map(|ms| Instant::now() + Duration::from_millis(ms));
+        }
+        if verdict.level == Level::Calm {
+            self.commands.prepare(&self.config.commands, &mut self.log);
+            if self.surveyor.take_found_new() {
+                self.settle();
+            }
+        }
+    }
+
+    /// No second victim while the first is still exiting.
+    fn wait_for(
+        &mut self,
+        id: DomainId,
+        victim: Victim,
+        killed: Instant,
+        was: u64,
+    ) -> io::Result<()> {
+        let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
+        let deadline = killed + limit;
+        // Throttled cgroups are thawed in time meanwhile, and keep-alives go on.
+        loop {
+            let sooner = [self.settings.next_thaw(), self.keepalive_due()];
+            if victim.wait_gone(sooner.into_iter().flatten().fold(deadline, Instant::min)) {
+                break;
+            }
+            self.thaw_expired();
+            self.keep_alive(Instant::now());
+            if Instant::now() >= deadline {
+                self.log.warning(format_args!(
+                    "the victim has not exited after {} ms",
+                    limit.as_millis()
+                ));
+                self.commands.still_there(victim);
+                return Ok(());
+            }
+        }
+        self.commands.ended();
+        self.commands.tell(&mut self.log);
+        let system = self.meminfo.read()?;
+        let memory = self.domains.get_mut(id).and_then(|domain| {
+            domain.history.gone();
+            domain.memory(&system).ok().flatten()
+        });
+        let available = memory.unwrap_or(system).available;
+        self.log.notice(format_args!(
+            "gone after {} ms, available {} (was {})",
+            killed.elapsed().as_millis(),
+            Size(available),
+            Size(was),
+        ));
+        Ok(())
+    }
+
+    /// Ends the throttling whose time is over.
+    pub(super) fn thaw_expired(&mut self) {
+        let now = Instant::now();
+        self.thaw(|until| until <= now);
+    }
+
+    /// Ends all throttling, as no episode goes on any more.
+    fn thaw_all(&mut self) {
+        self.thaw(|_| true);
+    }
+
+    fn thaw(&mut self, ends: impl Fn(Instant) -> bool) {
+        let tree = &self.surveyor.tree;
+        let count = self.settings.thaw(tree, |_, until| ends(until));
+        if count > 0 {
+            self.log.notice(format_args!("{count} no longer held back"));
+        }
+    }
+
+    /// Where nothing can be done inside a limit, who is at it is not made to wait for ever: the kernel's
+    /// OOM killer is to decide.
+    fn leave_to_the_kernel(&mut self, id: DomainId, verdict: &Verdict, now: Millis) {
+        let Some(Domain { history, place, .. }) = self.domains.get_mut(id) else {
+            return;
+        };
+        let within = verdict.memory.within;
+        let long = history.helpless_ms(now) >= u64::from(self.config.policy.exit_ms);
+        if within != 0
+            && verdict.helpless
+            && long
+            && self.settings.unbrake(&self.surveyor.tree, within)
+        {
+            self.log.warning(format_args!(
+                "{place}nothing was left to do: its limit is the kernel's to keep"
+            ));
+        }
+    }
+
+    /// The watchdog is not to restart the device: something can be done again.
+    fn resume_keepalive(&mut self) {
+        if self.watchdog.as_mut().is_some_and(Watchdog::feed) {
+            self.log
+                .notice(format_args!("signs of life for the watchdog again"));
+        }
+    }
+}
+
+/// From trigger to kill nothing may be allocated: memory is what there is none of.
+#[cfg(feature = "abort-on-alloc")]
+fn without_allocating<T>(f: impl FnOnce() -> T) -> T {
+    assert_no_alloc::assert_no_alloc(f)
+}
+
+#[cfg(not(feature = "abort-on-alloc"))]
+fn without_allocating<T>(f: impl FnOnce() -> T) -> T {
+    f()
+}

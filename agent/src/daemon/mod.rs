@@ -1,0 +1,176 @@
+//! The running agent: sleeps on triggers, and on one runs sense → judge → act → tell until the
+//! verdict is to do nothing more.
+
+mod episode;
+mod report;
+mod start;
+mod upkeep;
+
+use crate::act::commands::Commands;
+use crate::act::settings::Settings;
+use crate::act::watchdog::Watchdog;
+use crate::config::{Loaded, Paths};
+use crate::domain::{DomainId, Domains};
+use crate::resident;
+use crate::sense::Surveyor;
+use crate::sense::meminfo::Meminfo;
+use crate::stack;
+use crate::tell::Log;
+use crate::tell::manager::Manager;
+use async_signal::{Signal, Signals};
+use lowtide_judge::Millis;
+use smol::Timer;
+use smol::future::FutureExt as _;
+use smol::stream::StreamExt as _;
+use std::future::{pending, poll_fn};
+use std::io;
+use std::time::Instant;
+use upkeep::Upkeep;
+
+pub struct Daemon {
+    config: Box<Loaded>,
+    surveyor: Surveyor,
+    meminfo: Meminfo,
+    settings: Settings,
+    commands: Commands,
+    watchdog: Option<Watchdog>,
+    upkeep: Upkeep,
+    domains: Domains,
+    log: Log,
+    manager: Manager,
+    born: Instant,
+}
+
+/// Why the sleep ended.
+enum Woken {
+    /// One of the triggers of this domain fired.
+    Trigger(DomainId),
+    /// [`Daemon::next_deadline`] has come.
+    Deadline,
+    CgroupMade,
+    Reload,
+    Stop(Signal),
+}
+
+impl Daemon {
+    /// Runs until SIGTERM or SIGINT, and leaves no setting behind.
+    pub async fn run(mut self: Box<Self>, paths: &Paths) -> io::Result<()> {
+        let result = self.watch(paths).await;
+        self.manager.stopping();
+        self.settings.undo_all(&self.surveyor.tree);
+        result
+    }
+
+    async fn watch(&mut self, paths: &Paths) -> io::Result<()> {
+        let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
+        stack::touch();
+        resident::let_go();
+        self.manager.ready();
+        self.episode(DomainId::SYSTEM, false)?;
+        loop {
+            match self.wake(&mut signals).await? {
+                Woken::Trigger(id) => self.episode(id, true)?,
+                Woken::Deadline => self.on_deadline(Instant::now())?,
+                Woken::CgroupMade => self.on_cgroup_made(),
+                Woken::Reload => self.on_reload(paths)?,
+                Woken::Stop(signal) => {
+                    self.log.info(format_args!("{signal:?}: stopping"));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Sleeps. A trigger comes before all else that may have happened meanwhile.
+    async fn wake(&self, signals: &mut Signals) -> io::Result<Woken> {
+        let fired = poll_fn(|context| {
+            let fired = self.domains.poll_fired(context);
+            fired.map_ok(Woken::Trigger)
+        });
+        let told = async {
+            match signals.next().await {
+                Some(Ok(Signal::Hup)) => Ok(Woken::Reload),
+                Some(Ok(signal)) => Ok(Woken::Stop(signal)),
+                Some(Err(error)) => Err(error),
+                None => pending().await,
+            }
+        };
+        let made = async {
+            self.upkeep.births.readable().await?;
+            Ok(Woken::CgroupMade)
+        };
+        let deadline = async {
+            match self.next_deadline() {
+                Some(deadline) => Timer::at(deadline).await,
+                None => pending().await,
+            };
+            Ok(Woken::Deadline)
+        };
+        fired.or(told).or(made).or(deadline).await
+    }
+
+    /// When there is something to do without a trigger; `None` for never.
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [
+            self.domains.next_look(),
+            self.settings.next_thaw(),
+            self.commands.next_look(),
+            self.upkeep.passes.due(),
+            self.keepalive_due(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn on_deadline(&mut self, now: Instant) -> io::Result<()> {
+        self.thaw_expired();
+        self.commands.look();
+        self.keep_alive(now);
+        self.keep_in_line(now);
+        for id in self.domains.ids() {
+            let domain = self.domains.get_mut(id);
+            if domain.is_some_and(|domain| domain.is_due(now)) {
+                self.episode(id, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_cgroup_made(&mut self) {
+        if self.upkeep.births.take() {
+            self.upkeep.passes.cgroup_made(Instant::now());
+        }
+    }
+
+    /// What the new config says counts at once: each domain is judged by it, the system last.
+    fn on_reload(&mut self, paths: &Paths) -> io::Result<()> {
+        self.manager.reloading();
+        let reloaded = self.reload(paths)?;
+        resident::let_go();
+        if reloaded {
+            for id in self.domains.ids().into_iter().rev() {
+                self.episode(id, false)?;
+            }
+        }
+        self.manager.ready();
+        Ok(())
+    }
+
+    /// Milliseconds that the agent runs.
+    fn now(&self) -> Millis {
+        self.born.elapsed().as_millis() as Millis
+    }
+
+    /// Keep-alives to the service manager and the watchdog, where they are due.
+    fn keep_alive(&mut self, now: Instant) {
+        self.manager.alive(now);
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.alive(now);
+        }
+    }
+
+    /// When the next keep-alive is due; `None` where neither asks for any.
+    fn keepalive_due(&self) -> Option<Instant> {
+        let watchdog = self.watchdog.as_ref().and_then(Watchdog::alive_due);
+        self.manager.alive_due().into_iter().chain(watchdog).min()
+    }
+}

@@ -1,0 +1,140 @@
+//! What is said of a verdict and of what came of it.
+
+use super::Daemon;
+use crate::act;
+use crate::domain::{Domain, DomainId};
+use crate::sense::tree::PATH;
+use crate::tell::words::{Because, Figures, Target, Whom};
+use crate::units::Size;
+use lowtide_common::Row;
+use lowtide_judge::{Action, Level, Outcome, Reason, Verdict};
+use std::io;
+use std::mem::MaybeUninit;
+use std::time::Instant;
+
+/// Candidates that were not chosen, and are told of with each victim.
+const OTHERS: usize = 3;
+
+impl Daemon {
+    /// What has to be said before it is done: the device restarts.
+    pub(super) fn announce(&mut self, verdict: &Verdict) {
+        if verdict.action == Action::Reboot {
+            self.log.error(format_args!(
+                "rebooting: nothing was left to do for {} ms",
+                self.config.policy.reboot_after_ms
+            ));
+        }
+    }
+
+    /// Why something was done, to whom, and what came of it; `woken` is when the agent woke for it.
+    pub(super) fn tell(
+        &mut self,
+        id: DomainId,
+        verdict: &Verdict,
+        done: Option<&act::Done>,
+        woken: Instant,
+    ) {
+        let Some(Domain {
+            place, last_why, ..
+        }) = self.domains.get_mut(id)
+        else {
+            return;
+        };
+        let repeated = last_why.replace(verdict.why) == Some(verdict.why);
+        // Cache goes in many small steps: why is said once.
+        let is_news = match &verdict.action {
+            Action::Nothing | Action::Reclaim { .. } | Action::Starve => !repeated,
+            _ => true,
+        };
+        if is_news && (done.is_some() || verdict.level > Level::Calm) {
+            self.log.info(format_args!(
+                "{place}{}: {}; {}",
+                verdict.level.name(),
+                Because(&verdict.why),
+                Figures(verdict)
+            ));
+        }
+        let Some(done) = done else { return };
+        match verdict.action.target() {
+            Some(target) => self.tell_of_target(verdict, target, done, woken),
+            None => self.tell_of_last_resort(done.outcome),
+        }
+    }
+
+    /// What was done to the whole device.
+    fn tell_of_last_resort(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Failed { errno } => self.log.error(format_args!(
+                "could not reboot: {}",
+                io::Error::from_raw_os_error(errno)
+            )),
+            _ => self.log.error(format_args!(
+                "nothing was left to do for {} ms: no more signs of life for the watchdog",
+                self.config.policy.reboot_after_ms
+            )),
+        }
+    }
+
+    fn tell_of_target(
+        &mut self,
+        verdict: &Verdict,
+        target: &Row,
+        done: &act::Done,
+        woken: Instant,
+    ) {
+        let mut judged = verdict.judged.iter();
+        let passed_over = judged.find_map(|judged| match judged.reason {
+            Reason::Restarting(times) if judged.row.rule.kill >= target.rule.kill => {
+                Some((judged.row.rule.group, times))
+            }
+            _ => None,
+        });
+        if verdict.action.ends()
+            && let Some((group, times)) = passed_over
+        {
+            self.log.notice(format_args!(
+                "{} passed over: it came back after each of {times} kills",
+                self.config.policy.group(group).name
+            ));
+        }
+        let mut buffer = [MaybeUninit::uninit(); PATH];
+        let tree = &self.surveyor.tree;
+        let whom = Whom::new(tree, target, done.process.as_ref(), &mut buffer);
+        let what = Target(&self.config.policy, target);
+        let took = (done.at - woken).as_micros();
+        match done.outcome {
+            Outcome::Failed { errno } => self.log.error(format_args!(
+                "could not {} {whom} ({what}): {}",
+                verdict.action.name(),
+                io::Error::from_raw_os_error(errno)
+            )),
+            Outcome::Reclaimed { bytes } => {
+                self.log.info(format_args!(
+                    "reclaimed {} of {whom} in {took} us",
+                    Size(bytes)
+                ));
+            }
+            _ => self.log.notice(format_args!(
+                "{} {whom} ({what}), {} needed, {took} us after waking",
+                verdict.action.name(),
+                Size(verdict.enough)
+            )),
+        }
+        if verdict.action.ends() {
+            self.tell_of_others(verdict, &mut buffer);
+        }
+    }
+
+    /// Who could have gone as well, and why not.
+    fn tell_of_others(&mut self, verdict: &Verdict, buffer: &mut [MaybeUninit<u8>; PATH]) {
+        let others = verdict.judged.iter().filter(|judged| {
+            judged.reason != Reason::Chosen && judged.row.flags & Row::PROCESS == 0
+        });
+        for other in others.take(OTHERS) {
+            let whom = Whom::new(&self.surveyor.tree, &other.row, None, buffer);
+            let what = Target(&self.config.policy, &other.row);
+            let reason = other.reason.text();
+            self.log.info(format_args!("not {whom} ({what}): {reason}"));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Start and reload: what is read, opened and said before the agent sleeps. All of it is cold code.
+
+use super::{Daemon, Upkeep};
+use crate::act::commands::Commands;
+use crate::act::settings::Settings;
+use crate::act::watchdog::Watchdog;
+use crate::config::{self, Loaded, Paths};
+use crate::domain::{Domain, Domains};
+use crate::resident;
+use crate::sense::Surveyor;
+use crate::sense::choose::{self, Wanted};
+use crate::sense::meminfo::Meminfo;
+use crate::sense::psi::{self, Triggers};
+use crate::sense::tree::Tree;
+use crate::stack;
+use crate::sys;
+use crate::tell::Log;
+use crate::tell::manager::Manager;
+use crate::tell::words::Many;
+use lowtide_judge::Unit;
+use rustix::fs::CWD;
+use std::io;
+use std::time::Instant;
+
+impl Daemon {
+    /// Opens everything that the agent will ever need.
+    pub fn start(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {
+        protect_self(&mut log);
+        let this = stack::on_its_own(|| Self::open(config, log, verifier_log))?;
+        // By now there is the thread that smol has beside this one, and as often as not that is whom a
+        // trigger wakes, which then wakes this one.
+        let _ = sys::all_run_first();
+        Ok(this)
+    }
+
+    fn open(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {
+        let manager = Manager::from_env().unwrap_or_else(|error| {
+            log.warning(format_args!("cannot reach the service manager: {error}"));
+            Manager::default()
+        });
+        let tree = Tree::open()?;
+        let chosen = choose::open(
+            &Wanted {
+                verifier_log,
+                ..config.engine
+            },
+            &tree,
+        )?;
+        for note in &chosen.notes {
+            log.info(format_args!("{note}"));
+        }
+        let mut surveyor = Surveyor::new(chosen.engine, tree);
+        let ruled = surveyor.classify_all(&config.matcher)?;
+        let meminfo = Meminfo::open()?;
+        let memory = meminfo.read()?;
+        let triggers = arm(&config, memory.psi, &mut log)?;
+        let status = status_line(&surveyor, triggers.len(), &config, ruled);
+        log.info(format_args!("{status}"));
+        manager.status(format_args!("{status}"));
+        if !memory.psi {
+            log.warning(format_args!(
+                "the kernel measures no stalls: memory is looked at by time, which is second best; \
+                 boot it with psi=1, or build it with CONFIG_PSI=y"
+            ));
+        } else if config.wake.trigger.is_none() {
+            log.info(format_args!(
+                "[wake] trigger is off: memory is looked at by time"
+            ));
+        } else if !config.policy.is_warned(&memory) {
+            log.info(format_args!(
+                "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
+            ));
+        }
+        if surveyor.left_out() > 0 {
+            log.warning(format_args!(
+                "{} {} are more than the limit on open files allows to look at; raise it",
+                surveyor.left_out(),
+                Many(surveyor.unit()),
+            ));
+        }
+        let settings = Settings::open(&surveyor.tree, &mut log)?;
+        let mut this = Box::new(Self {
+            config,
+            surveyor,
+            meminfo,
+            settings,
+            commands: Commands::default(),
+            watchdog: None,
+            upkeep: Upkeep::new()?,
+            domains: Domains::new(Domain::system(triggers)?),
+            log,
+            manager,
+            born: Instant::now(),
+        });
+        this.commands.prepare(&this.config.commands, &mut this.log);
+        this.open_watchdog();
+        this.tell_of_cgroups_only();
+        this.settle();
+        if let Err(error) = resident::keep() {
+            this.log.warning(format_args!(
+                "could not keep its program in memory: {error}"
+            ));
+        }
+        Ok(this)
+    }
+
+    /// Reads the config anew; the running one stays where the new one is bad, which is `false`.
+    #[inline(never)]
+    pub(super) fn reload(&mut self, paths: &Paths) -> io::Result<bool> {
+        let config = match stack::on_its_own(|| config::load(paths).map(Box::new)) {
+            Ok(config) => config,
+            Err(problems) => {
+                for problem in problems.iter() {
+                    self.log.error(format_args!("{problem}"));
+                }
+                self.log
+                    .error(format_args!("reload refused, the running config stays"));
+                return Ok(false);
+            }
+        };
+        // The new triggers are armed before the old ones go: none is lost in between.
+        let psi = self.meminfo.has_psi();
+        let triggers = match arm(&config, psi, &mut self.log) {
+            Ok(triggers) => triggers,
+            Err(error) => {
+                self.log.error(format_args!("reload refused: {error}"));
+                return Ok(false);
+            }
+        };
+        let (armed, now) = (triggers.len(), self.now());
+        let system = self.domains.system();
+        system.rearm(triggers, now)?;
+        system.history.reconfigured();
+        if config.engine != self.config.engine {
+            self.log.warning(format_args!(
+                "the engine is chosen at start: [engine] counts from the next one on"
+            ));
+        }
+        let same_watchdog = config.watchdog == self.config.watchdog && self.watchdog.is_some();
+        self.config = config;
+        self.settings.forget_said();
+        self.tell_of_cgroups_only();
+        if !same_watchdog {
+            self.open_watchdog();
+        }
+        let ruled = self.surveyor.classify_all(&self.config.matcher);
+        let ruled = ruled.unwrap_or_else(|error| {
+            self.log
+                .error(format_args!("classifying who is there: {error}"));
+            0
+        });
+        self.commands.prepare(&self.config.commands, &mut self.log);
+        self.settle();
+        let status = status_line(&self.surveyor, armed, &self.config, ruled);
+        self.log.info(format_args!("reloaded: {status}"));
+        self.manager.status(format_args!("{status}"));
+        Ok(true)
+    }
+
+    /// Has the watchdog open that the config asks for, or none. One that cannot be opened is said,
+    /// and done without.
+    fn open_watchdog(&mut self) {
+        // Closed first: a device is open once.
+        self.watchdog = None;
+        let Some(path) = &self.config.watchdog else {
+            return;
+        };
+        match Watchdog::open(path) {
+            Ok(watchdog) => self.watchdog = Some(watchdog),
+            Err(error) => self.log.error(format_args!(
+                "{}: {error}: no watchdog will restart the device",
+                path.to_string_lossy()
+            )),
+        }
+    }
+
+    /// What the config asks for and only cgroups can have, where there are none to choose from. A
+    /// process is not held back in their place: its children and who waits for it go on, and one that
+    /// is stopped in the middle of something may hold what others need.
+    fn tell_of_cgroups_only(&mut self) {
+        if self.surveyor.unit() == Unit::Cgroup {
+            return;
+        }
+        let policy = &self.config.policy;
+        let mut asking = policy.groups.iter().filter(|group| {
+            group.protect.is_some()
+                || group.prefer.is_some()
+                || group.throttle_ms > 0
+                || group.trigger.is_some()
+        });
+        if let Some(group) = asking.next() {
+            self.log.warning(format_args!(
+                "group {} and {} others: protect, protect_low, throttle and trigger need memory cgroups \
+                 to choose from, and do nothing here",
+                group.name,
+                asking.count()
+            ));
+        }
+    }
+}
+
+/// What the agent stands on, in a line.
+fn status_line(surveyor: &Surveyor, armed: usize, config: &Loaded, ruled: usize) -> String {
+    let unit = surveyor.unit();
+    format!(
+        "{} engine, {armed} triggers armed, {} groups {} {ruled} {}",
+        surveyor.engine(),
+        config.policy.groups.len(),
+        match unit {
+            Unit::Cgroup => "cover",
+            Unit::Process => "for",
+        },
+        Many(unit),
+    )
+}
+
+/// Arms what ends the sleep; nothing where the kernel has no PSI.
+fn arm(config: &Loaded, psi: bool, log: &mut Log) -> io::Result<Triggers> {
+    let mut triggers = Triggers::new()?;
+    if let (true, Some(trigger)) = (psi, &config.wake.trigger)
+        && let Err(error) = triggers.arm(CWD, psi::SYSTEM, trigger)
+    {
+        log.error(format_args!(
+            "[wake] trigger: the kernel refuses it: {error}"
+        ));
+        return Err(error);
+    }
+    Ok(triggers)
+}
+
+/// Keeps the agent able to run when nothing else is: memory locked as it is touched, out of the
+/// kernel's choice, first in line for the CPU. What is not permitted is said, and done without.
+fn protect_self(log: &mut Log) {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    let lock = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    let score = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    // For when it takes turns, and for where it may not run first.
+    let nice = rustix::process::setpriority_process(None, -20);
+    let first = sys::run_first().or(nice.map_err(io::Error::from));
+    for (what, result) in [
+        ("lock its memory", lock.map_err(io::Error::from)),
+        ("set its oom_score_adj to -1000", score),
+        ("raise its priority", first),
+    ] {
+        if let Err(error) = result {
+            log.warning(format_args!("could not {what}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Upkeep: the cgroups are brought in line with the config, at the start and as they come and go.
+
+use super::Daemon;
+use crate::act::settle::{settle, settle_processes};
+use crate::domain::{Domain, OwnTrigger};
+use crate::sense::births::Births;
+use lowtide_judge::{DOMAINS, Unit};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// After a cgroup was made, and after each pass, the time to the next pass: its processes come later,
+/// some when a service is set up by others before.
+const AFTER: [Duration; 3] = [
+    Duration::from_millis(300),
+    Duration::from_secs(2),
+    Duration::from_secs(10),
+];
+/// After a pass, the next one waits `REST` times as long as it took: where cgroups are made all the
+/// time, passes take at most a fiftieth of one processor.
+const REST: u32 = 50;
+
+pub(super) struct Upkeep {
+    pub births: Births,
+    pub passes: Passes,
+}
+
+impl Upkeep {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            births: Births::new()?,
+            passes: Passes::default(),
+        })
+    }
+}
+
+/// When passes over all cgroups are due, for those that were made lately.
+#[derive(Debug, Default)]
+pub(super) struct Passes {
+    /// The next one, and how many there were since a cgroup was made.
+    next: Option<(Instant, usize)>,
+}
+
+impl Passes {
+    /// A cgroup was made. A first pass that is planned already takes it along.
+    pub fn cgroup_made(&mut self, now: Instant) {
+        if self.next.is_none_or(|(_, done)| done > 0) {
+            self.next = Some((now + AFTER[0], 0));
+        }
+    }
+
+    /// When the next pass is due.
+    pub fn due(&self) -> Option<Instant> {
+        self.next.map(|(due, _)| due)
+    }
+
+    /// Whether a pass is due. While an episode goes on it is put off: there is something better to do.
+    pub fn is_due(&mut self, now: Instant, busy: bool) -> bool {
+        match &mut self.next {
+            Some((due, _)) if *due > now => false,
+            Some((due, _)) if busy => {
+                *due = now + AFTER[0];
+                false
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// The pass that was due is done.
+    pub fn done(&mut self, began: Instant, ended: Instant) {
+        let Some((_, done)) = self.next.take() else {
+            return;
+        };
+        let rest = ended.saturating_duration_since(began) * REST;
+        let after = AFTER.get(done + 1);
+        self.next = after.map(|after| (ended + rest.max(*after), done + 1));
+    }
+}
+
+impl Daemon {
+    /// A pass over all cgroups, where one is due.
+    pub(super) fn keep_in_line(&mut self, now: Instant) {
+        if self.upkeep.passes.is_due(now, self.domains.any_acts()) {
+            self.settle();
+            self.upkeep.passes.done(now, Instant::now());
+        }
+    }
+
+    /// Brings the cgroups in line with the config; what cannot be done is said, and done without.
+    pub(super) fn settle(&mut self) {
+        if self.surveyor.unit() == Unit::Process {
+            let tree = &self.surveyor.tree;
+            if let Err(error) = settle_processes(&self.config, tree, &mut self.settings) {
+                self.log.error(format_args!(
+                    "ranking the processes for the kernel: {error}"
+                ));
+            }
+            return;
+        }
+        let settled = self.meminfo.read().and_then(|memory| {
+            settle(
+                &self.config,
+                &self.surveyor.tree,
+                memory.total,
+                &mut self.settings,
+                &mut self.upkeep.births,
+                &mut self.log,
+            )
+        });
+        match settled {
+            Ok(wanted) if self.meminfo.has_psi() => self.watch_over(wanted),
+            Ok(_) => {}
+            Err(error) => self
+                .log
+                .error(format_args!("settling the cgroups: {error}")),
+        }
+    }
+
+    /// From now on these cgroups are watched over by themselves, and no others. One that is already
+    /// keeps its history.
+    fn watch_over(&mut self, wanted: Vec<OwnTrigger>) {
+        self.domains.retain(&wanted);
+        for own in wanted {
+            if self.domains.watches(&own) {
+                continue;
+            }
+            if self.domains.is_full() {
+                self.log.warning(format_args!(
+                    "more than {DOMAINS} cgroups with a trigger of their own: /{} and others go without",
+                    own.path
+                ));
+                return;
+            }
+            match Domain::cgroup(&own) {
+                Ok(domain) => {
+                    if !domain.has_limit() {
+                        self.log.warning(format_args!(
+                            "/{} has neither memory.max nor memory.high: as long as that is so, its trigger means nothing",
+                            own.path
+                        ));
+                    }
+                    self.domains.add(domain);
+                }
+                Err(error) => self.log.warning(format_args!(
+                    "/{} goes without its trigger: {error}",
+                    own.path
+                )),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn what_is_made_gets_three_passes() {
+        let mut now = Instant::now();
+        let mut passes = Passes::default();
+        assert!(!passes.is_due(now, false));
+        passes.cgroup_made(now);
+        for after in AFTER {
+            assert_eq!(passes.due(), Some(now + after));
+            assert!(!passes.is_due(now + after - MS, false));
+            now += after;
+            assert!(passes.is_due(now, false));
+            passes.done(now, now);
+        }
+        assert_eq!(passes.due(), None);
+    }
+
+    #[test]
+    fn those_made_before_the_first_pass_share_it() {
+        let now = Instant::now();
+        let mut passes = Passes::default();
+        passes.cgroup_made(now);
+        passes.cgroup_made(now + 200 * MS);
+        assert_eq!(passes.due(), Some(now + AFTER[0]));
+    }
+
+    #[test]
+    fn one_made_between_two_passes_gets_a_first_pass_of_its_own() {
+        let now = Instant::now();
+        let mut passes = Passes::default();
+        passes.cgroup_made(now);
+        let ended = now + AFTER[0];
+        passes.done(ended, ended);
+        passes.cgroup_made(ended);
+        assert_eq!(passes.due(), Some(ended + AFTER[0]));
+    }
+
+    #[test]
+    fn a_long_pass_is_followed_by_a_long_rest() {
+        let began = Instant::now();
+        let mut passes = Passes::default();
+        passes.cgroup_made(began);
+        let ended = began + Duration::from_secs(1);
+        passes.done(began, ended);
+        assert_eq!(passes.due(), Some(ended + Duration::from_secs(50)));
+    }
+
+    #[test]
+    fn a_pass_is_put_off_while_an_episode_goes_on() {
+        let now = Instant::now();
+        let mut passes = Passes::default();
+        passes.cgroup_made(now);
+        let due = now + AFTER[0];
+        assert!(!passes.is_due(due, true));
+        assert_eq!(passes.due(), Some(due + AFTER[0]));
+        assert!(passes.is_due(due + AFTER[0], false));
+    }
+}
