@@ -428,7 +428,7 @@ fn a_reboot_needs_the_policy_to_say_so_and_time_without_a_way_out() {
 #[test]
 fn a_reboot_that_failed_is_tried_again_under_another_config_only() {
     let mut policy = policy();
-    let actions = &mut policy.levels[2].actions;
+    let actions = &mut policy.levels[1].actions;
     actions.extend([Step::Reboot, Step::Watchdog]);
     policy.reboot_after_ms = 1_000;
     let mut history = History::default();
