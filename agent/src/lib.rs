@@ -4,11 +4,8 @@
 
 pub mod act;
 pub mod commands;
-pub mod config;
 pub mod daemon;
 mod domain;
-mod escaped;
-mod json;
 #[cfg(test)]
 mod mdoc;
 mod resident;
@@ -17,6 +14,10 @@ mod stack;
 mod sys;
 pub mod tell;
 mod units;
+
+pub use lowtide_config as config;
+use lowtide_config::json;
+use lowtide_rules::escaped;
 
 #[cfg(feature = "abort-on-alloc")]
 #[global_allocator]

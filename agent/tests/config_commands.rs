@@ -22,7 +22,7 @@ fn shipped(file: &str) -> PathBuf {
 }
 
 fn bad() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/tests/golden/together.toml")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent-config/src/tests/golden/together.toml")
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 
 /// Fuzz targets, with where more inputs to start from lie.
 const TARGETS: [(&str, &[&str]); 2] = [
-    ("config", &["config", "agent/src/config/tests/golden"]),
+    ("config", &["config", "agent-config/src/tests/golden"]),
     ("judge", &[]),
 ];
 

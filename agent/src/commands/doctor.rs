@@ -43,7 +43,7 @@ impl Doctor {
                 rows: 1,
                 verifier_log: false,
             },
-            |config| config.engine,
+            |config| config.engine.into(),
         );
         match Diagnosis::make(&wanted) {
             Ok(diagnosis) if self.json => println!("{}", diagnosis.json()),

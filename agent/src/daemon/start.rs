@@ -42,7 +42,7 @@ impl Daemon {
         let chosen = choose::open(
             &Wanted {
                 verifier_log,
-                ..config.engine
+                ..config.engine.into()
             },
             &tree,
         )?;

@@ -10,6 +10,7 @@ use super::kfunc::{self, Kfunc};
 use super::meminfo::Meminfo;
 use super::procfs::Procfs;
 use super::tree::Tree;
+use crate::config::{EngineChoice, EngineKind as Kind};
 #[cfg(feature = "bpf")]
 use crate::units::Size;
 use std::io;
@@ -27,35 +28,28 @@ const LOADING: u64 = 8 << 20;
 /// Processes that the engine on those looks at.
 const PROCESSES: usize = 1024;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Kfunc,
-    Cgroupfs,
-    Procfs,
-}
-
-impl Kind {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kfunc => "kfunc",
-            Self::Cgroupfs => "cgroupfs",
-            Self::Procfs => "procfs",
-        }
-    }
-}
-
 /// What the config and the command line ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// `None`: the best that works.
     pub kind: Option<Kind>,
-    /// Turn the BPF JIT on where it is off: without it the kernel refuses every program that calls
-    /// a kfunc. riscv64 boots so.
+    /// See [`EngineChoice::bpf_jit`].
     pub bpf_jit: bool,
     /// Rows that a survey with [`lowtide_common::Request::ALL_ROWS`] can show; at least 1.
     pub rows: u32,
     /// Keep the verifier's words when it refuses.
     pub verifier_log: bool,
+}
+
+impl From<EngineChoice> for Wanted {
+    fn from(choice: EngineChoice) -> Self {
+        Self {
+            kind: choice.kind,
+            bpf_jit: choice.bpf_jit,
+            rows: 1,
+            verifier_log: false,
+        }
+    }
 }
 
 pub struct Chosen {

@@ -4,6 +4,7 @@ use super::status::{Comm, STATUS, Status};
 use super::text::digits;
 use super::tree::{OwnRule, PATH, Tree};
 use lowtide_common::Rule;
+pub use lowtide_rules::ProcessInfo;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -14,17 +15,6 @@ use std::mem::MaybeUninit;
 
 /// `PID_MAX_LIMIT` of a 64-bit kernel is 2^22.
 const PID_BITS: u32 = 22;
-
-/// What is matched about a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessInfo<'a> {
-    /// What the kernel calls it, as /proc/PID/comm has it.
-    pub name: &'a [u8],
-    /// Target of /proc/PID/exe; `None` where it cannot be read.
-    pub exe: Option<&'a [u8]>,
-    /// Effective user.
-    pub uid: u32,
-}
 
 /// A process to be told of.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@ use super::Engine;
 use super::process::{ProcessInfo, read_at};
 use crate::sys;
 use lowtide_common::Rule;
+use lowtide_rules::Matcher;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -26,6 +27,19 @@ pub trait OwnRule {
 
     /// The same for a process, where those are looked at one by one.
     fn process_rule(&self, process: &ProcessInfo<'_>) -> Option<Rule>;
+}
+
+impl OwnRule for Matcher {
+    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>) -> Option<Rule> {
+        let group = self.cgroup(path, &mut |name, value| {
+            rustix::fs::fgetxattr(dir, name, value).ok()
+        })?;
+        self.rule_of(group)
+    }
+
+    fn process_rule(&self, process: &ProcessInfo<'_>) -> Option<Rule> {
+        self.rule_of(self.process(process)?)
+    }
 }
 
 /// The mounted cgroup2 hierarchy; without one, a tree in which no cgroup is found.

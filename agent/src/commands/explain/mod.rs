@@ -115,7 +115,7 @@ impl Explanation {
         let wanted = Wanted {
             bpf_jit: false,
             rows,
-            ..config.engine
+            ..config.engine.into()
         };
         let chosen = choose::open(&wanted, &tree)?;
         let mut surveyor = Surveyor::new(chosen.engine, tree);

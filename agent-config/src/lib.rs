@@ -1,4 +1,4 @@
-//! The config: TOML files in layers, compiled into the judge's [`Policy`] and a [`Matcher`].
+//! Reads the config: TOML files in layers, compiled into the judge's [`Policy`] and a [`Matcher`].
 //!
 //! Layers, each setting single keys over those before it:
 //! 1. what is built in (`config/config.toml` of the source tree),
@@ -9,29 +9,28 @@
 //!    name in a later directory masks the earlier one, a link to `/dev/null` disables it.
 
 mod claims;
-mod commands;
 mod compile;
-mod here;
-mod matcher;
+mod device;
+mod engine;
+pub mod json;
 mod model;
-mod pattern;
 mod problem;
 mod read;
 mod source;
 mod tree;
 mod value;
 
-pub use commands::Commands;
-pub use here::Device;
-pub use matcher::{Lookup, Matcher, rule};
+pub use device::Device;
+pub use engine::{EngineChoice, EngineKind};
+pub use lowtide_rules::{Commands, Lookup, Matcher, ProcessInfo, rule};
 pub use problem::{Problem, Problems, Severity};
 pub use source::{MAX_FILE, Paths};
 
-use crate::sense::choose::Wanted;
 use lowtide_judge::{Policy, Trigger};
+use lowtide_rules::Layer;
 use model::Document;
 use read::{Field, Reader, Set};
-use source::{At, Files, Layer, Sources, profile_paths};
+use source::{Files, Sources, profile_paths};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use value::ProfileName;
@@ -44,7 +43,7 @@ pub struct Loaded {
     pub commands: Commands,
     /// The device of the watchdog, where an action is to starve it.
     pub watchdog: Option<CString>,
-    pub engine: Wanted,
+    pub engine: EngineChoice,
     pub wake: Wake,
     /// What is worth saying though it does not forbid using the config.
     pub warnings: Problems,
@@ -219,5 +218,8 @@ impl Loader {
     }
 }
 
+#[cfg(test)]
+#[path = "../../agent/src/mdoc.rs"]
+mod mdoc;
 #[cfg(test)]
 mod tests;

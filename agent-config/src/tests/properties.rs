@@ -1,7 +1,7 @@
 //! Holds for any text and any path.
 
-use super::super::pattern::Glob;
-use super::super::{MAX_FILE, parse};
+use crate::{MAX_FILE, parse};
+use lowtide_rules::Glob;
 use proptest::prelude::*;
 use std::cmp::Ordering;
 use std::fs;

@@ -1,11 +1,11 @@
 //! The values that keys take, each read from and shown as TOML.
 
-use super::pattern::Glob;
+use super::EngineKind as Kind;
 use super::read::{Field, Node, Reader, Set, Setting, Value, nearest, table};
 use super::tree::Tree;
-use crate::sense::choose::Kind;
 use lowtide_common::NEVER;
 use lowtide_judge::{Amount, Stall, Step, Trigger, Unit};
+use lowtide_rules::{ATTRIBUTE, Glob};
 #[cfg(test)]
 use serde_json::json;
 use std::ffi::CString;
@@ -1005,9 +1005,7 @@ impl Value for Attribute {
                 let rest = name.strip_prefix("user.")?;
                 // XATTR_NAME_MAX, and the longest value that the matcher compares.
                 let fits = !rest.is_empty() && name.len() <= 255;
-                let value_fits = value
-                    .as_ref()
-                    .is_none_or(|v| v.len() <= super::matcher::ATTRIBUTE);
+                let value_fits = value.as_ref().is_none_or(|v| v.len() <= ATTRIBUTE);
                 (fits && value_fits).then_some(())?;
                 Some(Self {
                     name: CString::new(name).ok()?,

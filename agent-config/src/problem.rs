@@ -1,7 +1,8 @@
 //! What is wrong with a config, said so that it can be mended at once.
 
-use super::source::{At, Sources};
+use super::source::Sources;
 use crate::json::Json;
+use lowtide_rules::At;
 use std::fmt;
 
 /// More problems than these in one go help nobody; the rest is counted.

@@ -1,6 +1,6 @@
 //! What is said about bad configs, word for word. `UPDATE_EXPECT=1 cargo test` writes it anew.
 
-use super::super::{Loaded, Problems};
+use crate::{Loaded, Problems};
 use expect_test::{ExpectFile, expect_file};
 
 fn check(result: Result<Loaded, Problems>, expected: ExpectFile) {

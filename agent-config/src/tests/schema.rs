@@ -1,9 +1,9 @@
 //! The shipped files agree with the types they are read into.
 
-use super::super::model::Document;
-use super::super::read::Field;
-use super::super::value::Clause;
-use super::super::{Paths, load};
+use crate::model::Document;
+use crate::read::Field;
+use crate::value::Clause;
+use crate::{Paths, load};
 use expect_test::expect_file;
 use serde_json::{Value, json};
 use std::fs;
@@ -53,7 +53,7 @@ fn json_of(text: &str) -> Value {
 #[test]
 fn the_shipped_schema_is_current() {
     let text = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
-    expect_file!["../../../../config/lowtide.schema.json"].assert_eq(&text);
+    expect_file!["../../../config/lowtide.schema.json"].assert_eq(&text);
 }
 
 #[test]

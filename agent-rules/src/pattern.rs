@@ -10,7 +10,7 @@ const MAX: usize = 256;
 /// `{a,b}`; everything else, a backslash too, stands for itself (systemd names cgroups with
 /// `\x2d`). A slash at the start or the end means nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Glob {
+pub struct Glob {
     written: Box<str>,
     /// As `fast_glob` wants it.
     pattern: Box<str>,

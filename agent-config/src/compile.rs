@@ -1,19 +1,18 @@
 //! From the merged tables to the judge's policy, with the checks that need more than one key.
 
-use super::Wake;
-use super::commands::Commands;
 use super::model::{
     Document, Engine as EngineTable, Group as GroupTable, Level as LevelTable, Ranks,
 };
 use super::problem::{Problem, Problems};
 use super::read::Setting;
-use super::source::{At, Sources};
+use super::source::Sources;
 use super::value::{AnyOf, Clause, Program, Time};
-use crate::sense::choose::Wanted;
+use super::{EngineChoice, Wake};
 use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
 };
+use lowtide_rules::{At, Commands, Pair};
 use std::ffi::CString;
 
 /// `None` when it does not fit a policy; problems say why.
@@ -258,15 +257,29 @@ pub(super) fn wake(document: &Document) -> Wake {
 }
 
 pub(super) fn commands(document: &Document) -> Commands {
-    Commands::new(document, ms(&document.limits.command))
+    let Ranks { before, after, .. } = &document.everything_else;
+    let fallback = pair(before, after, &Pair::default());
+    let group = |group: &GroupTable| pair(&group.before, &group.after, &fallback);
+    Commands {
+        groups: document.group.0.iter().map(|(_, g)| group(g)).collect(),
+        limit_ms: ms(&document.limits.command),
+        fallback,
+    }
 }
 
-pub(super) fn engine(table: &EngineTable) -> Wanted {
-    Wanted {
+/// What is not set is as in `fallback`.
+fn pair(before: &Setting<Program>, after: &Setting<Program>, fallback: &Pair) -> Pair {
+    let own = |setting: &Setting<Program>| setting.as_ref().map(|set| set.value.0.clone());
+    Pair {
+        before: own(before).unwrap_or_else(|| fallback.before.clone()),
+        after: own(after).unwrap_or_else(|| fallback.after.clone()),
+    }
+}
+
+pub(super) fn engine(table: &EngineTable) -> EngineChoice {
+    EngineChoice {
         kind: value(&table.kind).and_then(|kind| kind.0),
         bpf_jit: value(&table.bpf_jit).unwrap_or(false),
-        rows: 1,
-        verifier_log: false,
     }
 }
 

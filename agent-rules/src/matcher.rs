@@ -1,12 +1,9 @@
 //! Which group a cgroup or a process belongs to. Matching neither allocates nor fails.
 
 use super::pattern::Glob;
-use super::source::{At, Layer};
-use crate::sense::process::ProcessInfo;
-use crate::sense::tree::OwnRule;
+use super::place::{At, Layer};
 use lowtide_common::{NO_GROUP, Rule};
 use lowtide_judge::{Policy, Unit};
-use rustix::fd::BorrowedFd;
 use std::cmp::{Ordering, Reverse};
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -18,8 +15,19 @@ pub const ATTRIBUTE: usize = 64;
 /// of that name.
 pub type Lookup<'a> = &'a mut dyn FnMut(&CStr, &mut [u8]) -> Option<usize>;
 
+/// What is matched about a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessInfo<'a> {
+    /// What the kernel calls it, as /proc/PID/comm has it.
+    pub name: &'a [u8],
+    /// Target of /proc/PID/exe; `None` where it cannot be read.
+    pub exe: Option<&'a [u8]>,
+    /// Effective user.
+    pub uid: u32,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CgroupPattern {
+pub struct CgroupPattern {
     pub glob: Glob,
     pub group: u16,
     pub at: At,
@@ -27,7 +35,7 @@ pub(super) struct CgroupPattern {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AttributePattern {
+pub struct AttributePattern {
     pub name: CString,
     pub value: Option<String>,
     pub group: u16,
@@ -48,7 +56,7 @@ impl AttributePattern {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ProcessPattern {
+pub struct ProcessPattern {
     pub name: Option<Glob>,
     pub exe: Option<Glob>,
     pub uid: Option<u32>,
@@ -104,13 +112,13 @@ impl fmt::Display for ProcessPattern {
 pub struct Matcher {
     /// Of each group.
     rules: Vec<Rule>,
-    pub(super) attributes: Vec<AttributePattern>,
-    pub(super) cgroups: Vec<CgroupPattern>,
-    pub(super) processes: Vec<ProcessPattern>,
+    pub attributes: Vec<AttributePattern>,
+    pub cgroups: Vec<CgroupPattern>,
+    pub processes: Vec<ProcessPattern>,
 }
 
 impl Matcher {
-    pub(super) fn new(
+    pub fn new(
         policy: &Policy,
         mut attributes: Vec<AttributePattern>,
         mut cgroups: Vec<CgroupPattern>,
@@ -184,6 +192,11 @@ impl Matcher {
             .map(|p| p.group)
     }
 
+    /// What applies to a group.
+    pub fn rule_of(&self, group: u16) -> Option<Rule> {
+        self.rules.get(usize::from(group)).copied()
+    }
+
     /// Whether any group asks for extended attributes.
     pub fn wants_attributes(&self) -> bool {
         !self.attributes.is_empty()
@@ -197,20 +210,6 @@ impl Matcher {
     /// Whether any group asks for processes.
     pub fn wants_processes(&self) -> bool {
         !self.processes.is_empty()
-    }
-}
-
-impl OwnRule for Matcher {
-    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>) -> Option<Rule> {
-        let group = self.cgroup(path, &mut |name, value| {
-            rustix::fs::fgetxattr(dir, name, value).ok()
-        })?;
-        self.rules.get(usize::from(group)).copied()
-    }
-
-    fn process_rule(&self, process: &ProcessInfo<'_>) -> Option<Rule> {
-        let group = self.process(process)?;
-        self.rules.get(usize::from(group)).copied()
     }
 }
 

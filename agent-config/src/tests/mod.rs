@@ -1,12 +1,11 @@
+mod device;
 mod files;
-mod here;
 mod page;
 mod properties;
 mod said;
 mod schema;
 
 use super::*;
-use crate::sense::process::ProcessInfo;
 use lowtide_common::{NEVER, NO_GROUP, Rule};
 use lowtide_judge::{Amount, Stall, Step, Term, Trigger, Unit};
 

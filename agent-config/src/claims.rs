@@ -1,13 +1,12 @@
 //! Which patterns belong to which group.
 
-use super::matcher::{AttributePattern, CgroupPattern, Matcher, ProcessPattern};
 use super::model::Document;
-use super::pattern::Glob;
 use super::problem::{Problem, Problems};
 use super::read::{Set, Setting};
-use super::source::{self, At, Sources};
+use super::source::{self, Sources};
 use super::value::{Process, User};
 use lowtide_judge::Policy;
+use lowtide_rules::{At, AttributePattern, CgroupPattern, Glob, Matcher, ProcessPattern};
 use std::cell::OnceCell;
 use std::path::Path;
 

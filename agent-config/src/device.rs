@@ -1,11 +1,10 @@
 //! Whether a config can do anything on the device it is on.
 
+use super::Loaded;
 use super::problem::{Problem, Problems};
-use super::{At, Loaded};
-use crate::escaped::Escaped;
-use crate::sense::process::ProcessInfo;
 use lowtide_common::{NEVER, NO_GROUP};
 use lowtide_judge::{DOMAINS, Group, Level, Trigger};
+use lowtide_rules::{At, ProcessInfo, escaped::Escaped};
 use std::ffi::CStr;
 
 /// Unmatched patterns of one group that are named.

@@ -1,6 +1,6 @@
 //! Layers of files, and files that nobody should have written.
 
-use super::super::{MAX_FILE, Paths, load};
+use crate::{MAX_FILE, Paths, load};
 use lowtide_common::NEVER;
 use std::fs;
 use std::os::unix::fs::symlink;

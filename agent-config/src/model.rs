@@ -1,13 +1,13 @@
 //! The tables of a config file.
 
 use super::read::{Field, Node, Reader, Setting, table};
-use super::source::At;
 use super::tree::Tree;
 use super::value::{
     AbsolutePath, Actions, AnyOf, Attribute, EngineKind, Globs, GroupName, OwnTrigger, Priority,
     Processes, ProfileName, Program, Signal, Time, WakeTrigger,
 };
 use lowtide_judge::{Amount, Unit};
+use lowtide_rules::At;
 use toml::de::DeValue;
 
 /// `[[group]]` tables of one file that are looked at; more than a policy can hold, so that what is

@@ -1,7 +1,6 @@
 //! What a config is told about the device it is on.
 
-use super::super::Device;
-use crate::sense::process::ProcessInfo;
+use crate::{Device, ProcessInfo};
 use lowtide_judge::{Stall, Trigger};
 use std::ffi::CStr;
 

@@ -1,8 +1,9 @@
 //! From parsed TOML to typed tables: every key and value is looked at, whatever was wrong before.
 
 use super::problem::{Problem, Problems};
-use super::source::{At, Sources};
+use super::source::Sources;
 use super::tree::Tree;
+use lowtide_rules::At;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -202,11 +203,11 @@ macro_rules! table {
             $($(#[doc = $doc])* pub $key: $type,)*
         }
 
-        impl $crate::config::read::Field for $name {
+        impl $crate::read::Field for $name {
             fn read(
                 &mut self,
-                node: &$crate::config::read::Node<'_>,
-                reader: &mut $crate::config::read::Reader<'_>,
+                node: &$crate::read::Node<'_>,
+                reader: &mut $crate::read::Reader<'_>,
             ) {
                 for (key, span, value) in reader.table(node).unwrap_or_default() {
                     match key {
@@ -223,19 +224,19 @@ macro_rules! table {
                 $(self.$key.merge(over.$key);)*
             }
 
-            fn tree(&self) -> Option<$crate::config::tree::Tree> {
+            fn tree(&self) -> Option<$crate::tree::Tree> {
                 let entries: Vec<_> = [$((stringify!($key), self.$key.tree())),*]
                     .into_iter()
                     .filter_map(|(key, tree)| Some((key, tree?)))
                     .collect();
-                (!entries.is_empty()).then_some($crate::config::tree::Tree::Table(entries))
+                (!entries.is_empty()).then_some($crate::tree::Tree::Table(entries))
             }
 
             #[cfg(test)]
             fn schema() -> serde_json::Value {
                 let mut properties = serde_json::Map::new();
                 $(
-                    let mut schema = <$type as $crate::config::read::Field>::schema();
+                    let mut schema = <$type as $crate::read::Field>::schema();
                     schema["description"] = concat!($($doc,)*).trim().into();
                     properties.insert(stringify!($key).to_owned(), schema);
                 )*

@@ -1,11 +1,11 @@
 //! The files that a config is made of: found, ordered, read within bounds.
 
 use super::problem::Problem;
+use lowtide_rules::{At, Layer};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Largest file that is read; the longest policy there can be stays far below.
@@ -15,7 +15,7 @@ const MAX_DROP_INS: usize = 64;
 /// Directories of files, the later ones of higher rank.
 const DIRS: [&str; 3] = ["usr/lib/lowtide", "run/lowtide", "etc/lowtide"];
 /// Holds what applies where nothing else is set.
-const BUILT_IN: &str = include_str!("../../../config/config.toml");
+const BUILT_IN: &str = include_str!("../../config/config.toml");
 
 /// Where the files are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,35 +34,6 @@ impl Paths {
             files,
         }
     }
-}
-
-/// A span of bytes in one source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct At {
-    pub source: u16,
-    start: u32,
-    end: u32,
-}
-
-impl At {
-    pub fn new(source: u16, span: Range<usize>) -> Self {
-        // Sources are no longer than MAX_FILE.
-        Self {
-            source,
-            start: span.start as u32,
-            end: span.end as u32,
-        }
-    }
-}
-
-/// The layer of a source: of two that say different things, the higher counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Layer {
-    BuiltIn,
-    Vendor,
-    Profile,
-    /// The files of the device in their order.
-    Device(u16),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The effective config as a tree of values with their origins, shown as TOML or as JSON.
 
-use super::source::{At, Sources};
+use super::source::Sources;
 use crate::json::{Json, quoted};
+use lowtide_rules::At;
 use std::fmt::Write;
 
 /// A value to show.

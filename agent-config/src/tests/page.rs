@@ -1,16 +1,16 @@
 //! lowtide.toml(5) has every table and key that the schema has.
 //! `UPDATE_EXPECT=1 cargo test -p lowtide page` writes them anew.
 
-use super::super::model::Document;
-use super::super::pattern::Glob;
-use super::super::read::{Field, Value};
-use super::super::source::Sources;
-use super::super::value::{
+use crate::mdoc::{assert_page, literal, prose};
+use crate::model::Document;
+use crate::read::{Field, Value};
+use crate::source::Sources;
+use crate::value::{
     AbsolutePath, Attribute, Bytes, Clause, GroupName, Percent, Priority, Process, ProfileName,
     Program, Time, User, WakeTrigger,
 };
-use crate::mdoc::{assert_page, literal, prose};
 use lowtide_judge::{Amount, Trigger};
+use lowtide_rules::Glob;
 use serde_json::{Map, Value as Json};
 
 /// What a kind of value is called in the page, the schema that it is known by, what it looks like.

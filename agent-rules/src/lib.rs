@@ -1,0 +1,17 @@
+//! What of a config is asked while memory is short: which group a cgroup or a process belongs to, and
+//! which commands accompany a kill. Nothing here allocates when it is asked, or can fail. Reading a
+//! config is a crate of its own, as its code is given back once that is done.
+#![forbid(unsafe_code)]
+
+mod commands;
+pub mod escaped;
+mod matcher;
+mod pattern;
+mod place;
+
+pub use commands::{Commands, Pair};
+pub use matcher::{
+    ATTRIBUTE, AttributePattern, CgroupPattern, Lookup, Matcher, ProcessInfo, ProcessPattern, rule,
+};
+pub use pattern::Glob;
+pub use place::{At, Layer};
