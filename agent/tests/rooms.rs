@@ -80,7 +80,7 @@ fn rooms_import_downwards_only() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     files(&src, &mut found);
-    assert!(found.len() > 50, "only {} files", found.len());
+    assert!(found.len() > 40, "only {} files", found.len());
     let mut problems = Vec::new();
     let mut arrows = 0;
     for path in found {
@@ -104,7 +104,7 @@ fn rooms_import_downwards_only() {
             problems.extend(problem(room, &other).map(|p| format!("{}: {p}", inside.display())));
         }
     }
-    assert!(arrows > 50, "only {arrows} imports of other rooms");
+    assert!(arrows > 40, "only {arrows} imports of other rooms");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
