@@ -1,7 +1,14 @@
 //! Has the linker, lld or GNU ld, put what only the start needs into a range of its own.
 
-fn main() {
-    let dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+use std::path::PathBuf;
+
+fn main() -> std::io::Result<()> {
+    // A copy where cargo knows the directory: it keeps what this prints, and in a copied source tree
+    // with its target directory a path of the source would be that of the tree it was copied from.
+    let dir = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    let script = dir.join("cold.ld");
+    std::fs::copy("cold.ld", &script)?;
     println!("cargo::rerun-if-changed=cold.ld");
-    println!("cargo::rustc-link-arg-bins=-T{dir}/cold.ld");
+    println!("cargo::rustc-link-arg-bins=-T{}", script.display());
+    Ok(())
 }

@@ -1,14 +1,15 @@
 //! `cargo xtask demo`: watch a small device run out of memory and live.
 
-use crate::kernel;
-use crate::programs::{self, Profile};
-use crate::qemu;
-use crate::scenarios::{self, GATEWAY, HOG, LIFELINE, SENSOR};
-use crate::target::Arch;
+use crate::build::programs::{self, Profile};
+use crate::host::toolchain::Arch;
+use crate::scenario::checks::worst_gap_ms;
+use crate::scenario::{self, GATEWAY, HOG, LIFELINE, SENSOR};
+use crate::vm::kernel;
+use crate::vm::qemu;
 use crate::vm::{Guest, Run};
 use anyhow::Result;
 use argh::FromArgs;
-use lowtide_guest::{Event, Report, Sample, What};
+use lowtide_guest::{Event, Sample, What};
 use std::process::ExitCode;
 
 const MEMORY_MB: u32 = 256;
@@ -30,7 +31,7 @@ impl Demo {
             kernel: kernel::find(arch, self.kernel.as_deref())?,
             programs: programs::build(arch, Profile::Guest)?,
             memory_mb: MEMORY_MB,
-            scenario: scenarios::fast_hog(),
+            scenario: scenario::fast_hog(),
             files: Vec::new(),
             append: String::new(),
         };
@@ -42,7 +43,7 @@ impl Demo {
         let mut transcript = Transcript::default();
         let run = guest.run(|event| transcript.show(event))?;
         summary(&run);
-        match scenarios::only_the_hog_goes(&run) {
+        match scenario::checks::only_the_hog_goes(&run) {
             Ok(()) => {
                 println!("\nThe right victim went, in time, and nothing else.");
                 Ok(ExitCode::SUCCESS)
@@ -127,7 +128,7 @@ fn say(t: u64, who: &str, what: &str) {
 fn held(sample: &Sample) -> u64 {
     sample
         .cgroups
-        .get(scenarios::HOG_CGROUP)
+        .get(scenario::HOG_CGROUP)
         .map_or(0, |c| c.current_kb)
 }
 
@@ -153,7 +154,10 @@ fn summary(run: &Run) {
                 )
             }
             None if service == LIFELINE => {
-                format!("alive, worst delay of a tick {} ms", worst_gap_ms(run))
+                format!(
+                    "alive, worst delay of a tick {} ms",
+                    worst_gap_ms(run, LIFELINE, 0).unwrap_or(0)
+                )
             }
             None => "alive".into(),
         };
@@ -217,16 +221,6 @@ fn summary(run: &Run) {
 
 /// How the agent's line about an act goes on behind the time it took.
 const AFTER_WAKING: &str = " us after waking";
-
-fn worst_gap_ms(run: &Run) -> u64 {
-    let gaps = run
-        .reports(LIFELINE)
-        .filter_map(|(_, report)| match report {
-            Report::Heartbeat { worst_us, .. } => Some(worst_us / 1000),
-            _ => None,
-        });
-    gaps.max().unwrap_or(0)
-}
 
 fn mb(kb: u64) -> String {
     format!("{} MB", kb >> 10)

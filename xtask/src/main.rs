@@ -1,33 +1,18 @@
 //! `cargo xtask …`: builds, boots and measures.
+//!
+//! By floors, each of which imports only what is below it: bench, demo > test > scenario > vm > build >
+//! host.
 
-mod apt;
 mod bench;
-mod binaries;
 mod build;
-mod check;
 mod demo;
-mod dirs;
-mod ebpf;
-mod firmware;
-mod footprint;
-mod fuzz;
-mod guest_tests;
-mod initramfs;
-mod kernel;
-mod lint;
-mod loads;
-mod matrix;
-mod monitor;
-mod programs;
-mod qemu;
-mod scenarios;
-mod shell;
-mod target;
+mod host;
+mod scenario;
+mod test;
 mod vm;
-mod vm_command;
-mod yocto;
 
 use argh::FromArgs;
+use host::toolchain::{self, Arch};
 use std::process::ExitCode;
 
 /// Developer commands of lowtide.
@@ -41,18 +26,18 @@ struct Xtask {
 #[argh(subcommand)]
 enum Command {
     Bench(bench::Bench),
-    Fuzz(fuzz::Fuzz),
     Build(build::Build),
-    BuildEbpf(ebpf::BuildEbpf),
-    Lint(lint::Lint),
+    BuildEbpf(build::ebpf::BuildEbpf),
     Demo(demo::Demo),
-    Footprint(footprint::Footprint),
-    Loads(loads::Loads),
-    Matrix(matrix::Matrix),
+    Footprint(bench::idle::Footprint),
+    Fuzz(test::fuzz::Fuzz),
+    Lint(test::lint::Lint),
+    Loads(test::loads::Loads),
+    Matrix(test::matrix::Matrix),
     Setup(Setup),
-    Test(check::Test),
-    Vm(vm_command::Vm),
-    YoctoCrates(yocto::YoctoCrates),
+    Test(test::Test),
+    Vm(scenario::command::Vm),
+    YoctoCrates(build::yocto::YoctoCrates),
 }
 
 /// get what the guests need: QEMU, the newest kernel, busybox, a static toolchain
@@ -63,16 +48,16 @@ struct Setup {}
 fn main() -> ExitCode {
     let result = match argh::from_env::<Xtask>().command {
         Command::Bench(command) => command.run(),
-        Command::Fuzz(command) => command.run(),
-        Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
         Command::Build(command) => command.run(),
         Command::BuildEbpf(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Footprint(command) => command.run(),
+        Command::Fuzz(command) => command.run(),
+        Command::Lint(command) => command.run(),
         Command::Loads(command) => command.run(),
         Command::Matrix(command) => command.run(),
+        Command::Setup(_) => setup().map(|()| ExitCode::SUCCESS),
         Command::Test(command) => command.run(),
-        Command::Lint(command) => command.run(),
         Command::Vm(command) => command.run(),
         Command::YoctoCrates(command) => command.run(),
     };
@@ -83,10 +68,10 @@ fn main() -> ExitCode {
 }
 
 fn setup() -> anyhow::Result<()> {
-    let arch = target::Arch::X86_64;
-    qemu::install(arch)?;
-    kernel::find(arch, None)?;
-    initramfs::busybox(arch)?;
-    target::prepare(arch)?;
+    let arch = Arch::X86_64;
+    vm::qemu::install(arch)?;
+    vm::kernel::find(arch, None)?;
+    vm::busybox(arch)?;
+    toolchain::prepare(arch)?;
     Ok(())
 }

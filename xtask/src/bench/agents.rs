@@ -1,12 +1,12 @@
 //! What is measured beside lowtide, how each is set, and how it gets into a guest.
 
-use crate::apt::Apt;
-use crate::dirs;
-use crate::kernel::Kernel;
-use crate::loads::KERNEL_MB;
-use crate::programs::Programs;
-use crate::scenarios::{self, CONFIG, GATEWAY, LIFELINE, SENSOR};
-use crate::target::Arch;
+use crate::build::programs::Programs;
+use crate::host::apt::Apt;
+use crate::host::dirs;
+use crate::host::toolchain::Arch;
+use crate::scenario::{self, CONFIG, GATEWAY, LIFELINE, SENSOR};
+use crate::test::loads::KERNEL_MB;
+use crate::vm::kernel::Kernel;
 use crate::vm::{GUEST, Guest};
 use anyhow::{Context as _, Result, ensure};
 use lowtide_guest::{Cgroup, Scenario};
@@ -331,7 +331,7 @@ impl Agent {
     ) -> Result<Guest> {
         let mut scenario = named_as_on_a_device(scenario);
         if self.name == "none" {
-            scenario = scenarios::without_agent(scenario);
+            scenario = scenario::variants::without_agent(scenario);
         }
         for service in &mut scenario.services {
             if service.name == "lowtide" {

@@ -1,12 +1,12 @@
 //! `cargo xtask bench footprint`: what lowtide and its peers cost on a device at rest.
 
 use super::agents::{self, Agent, size};
-use crate::guest_tests::{self, Test};
-use crate::kernel::{self, Kernel};
-use crate::programs::{self, Profile, Programs};
-use crate::qemu;
-use crate::scenarios;
-use crate::target::Arch;
+use crate::build::programs::{self, Profile, Programs};
+use crate::host::toolchain::Arch;
+use crate::scenario;
+use crate::test::harness::{self, Test};
+use crate::vm::kernel::{self, Kernel};
+use crate::vm::qemu;
 use anyhow::{Context as _, Result};
 use argh::FromArgs;
 use lowtide_guest::{Footprint as Cost, Report, Scenario};
@@ -42,7 +42,7 @@ impl Footprint {
         );
         let mut agents = agents::named(self.agent.as_deref())?;
         agents.retain(|agent| !agent.program.is_empty());
-        let parts: Vec<Result<_>> = guest_tests::in_parallel(&agents, |agent| {
+        let parts: Vec<Result<_>> = harness::in_parallel(&agents, |agent| {
             let cost = measure(agent, &kernel, &programs)?;
             let mut files = agent.files()?;
             if files.is_empty() {
@@ -64,11 +64,11 @@ impl Footprint {
 
 /// One guest at rest with this agent.
 fn measure(agent: &Agent, kernel: &Kernel, programs: &Programs) -> Result<Cost> {
-    let mut scenario = scenarios::idle();
+    let mut scenario = scenario::idle();
     let command = [MEASURE, "--program", agent.program, "--syscalls"];
     scenario
         .services
-        .push(scenarios::load(MEASURE, MEASURE, &command));
+        .push(scenario::load(MEASURE, MEASURE, &command));
     let scenario = Scenario {
         until: Some(MEASURE.into()),
         limit_s: 150,

@@ -1,12 +1,13 @@
 //! `cargo xtask bench latency`: how long it takes from a trigger until the memory is back.
 
-use crate::guest_tests::{self, Test};
-use crate::kernel;
-use crate::loads::{self, RELIEF_PERCENT};
-use crate::programs::{self, Profile};
-use crate::qemu;
-use crate::scenarios::{self, HOG};
-use crate::target::Arch;
+use crate::build::programs::{self, Profile};
+use crate::host::toolchain::Arch;
+use crate::scenario::checks::ends;
+use crate::scenario::{self, HOG};
+use crate::test::harness::{self, Test};
+use crate::test::loads::{self, RELIEF_PERCENT};
+use crate::vm::kernel;
+use crate::vm::qemu;
 use crate::vm::{Guest, Run};
 use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;
@@ -74,7 +75,7 @@ impl Latency {
              | waking to signal | signal to gone | signal to relief |\n|---|---|---|---|---|---|---|---|",
             kernel.release
         );
-        let rows = guest_tests::in_parallel(&CONDITIONS, |condition| {
+        let rows = harness::in_parallel(&CONDITIONS, |condition| {
             let test = Test {
                 name: format!("bench_latency_{}", condition.name.replace(' ', "_")),
                 guest: Guest {
@@ -89,7 +90,7 @@ impl Latency {
             };
             let run = test.record()?;
             let kills = kills(&run);
-            let hogs = loads::ends(&run).filter(|(_, service, _)| *service == HOG);
+            let hogs = ends(&run).filter(|(_, service, _)| *service == HOG);
             ensure!(!kills.is_empty(), "no kill {}", condition.name);
             let column = |of: fn(&Kill) -> u64| distribution(kills.iter().map(of).collect());
             println!(
@@ -109,12 +110,14 @@ impl Latency {
 
     /// A hog that comes back each time; the agent has the patience to end it each time.
     fn again_and_again(&self, condition: &Condition) -> Scenario {
-        let mut scenario =
-            scenarios::with_more_config(scenarios::fast_hog(), "[limits]\nrestarts = 255\n");
+        let mut scenario = scenario::variants::with_more_config(
+            scenario::fast_hog(),
+            "[limits]\nrestarts = 255\n",
+        );
         for service in &mut scenario.services {
             if service.name == HOG {
                 service.restart_ms = 500;
-                service.command = scenarios::load(HOG, "", condition.hog).command;
+                service.command = scenario::load(HOG, "", condition.hog).command;
             }
         }
         // What it waited for at its start does not count.

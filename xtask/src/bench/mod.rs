@@ -2,6 +2,7 @@
 
 mod agents;
 mod footprint;
+pub mod idle;
 mod latency;
 mod peers;
 mod record;

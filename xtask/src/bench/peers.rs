@@ -2,16 +2,16 @@
 
 use super::agents::{self, Agent};
 use super::record::{self, Of, Place, Record};
-use crate::dirs;
-use crate::guest_tests;
-use crate::kernel::{self, Kernel};
-use crate::loads::{Cell, Swap};
-use crate::programs::{self, Profile, Programs};
-use crate::qemu;
-use crate::scenarios::HOG;
-use crate::shell::{output, say};
-use crate::target::Arch;
+use crate::build::programs::{self, Profile, Programs};
+use crate::host::dirs;
+use crate::host::shell::{output, say};
+use crate::host::toolchain::Arch;
+use crate::scenario::HOG;
+use crate::test::harness;
+use crate::test::loads::{Cell, Swap};
 use crate::vm::Run;
+use crate::vm::kernel::{self, Kernel};
+use crate::vm::qemu;
 use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;
 use lowtide_guest::Scenario;
@@ -140,7 +140,7 @@ impl Peers {
             }
         }
         let kept = Mutex::new(File::options().append(true).create(true).open(&out)?);
-        let done = guest_tests::in_parallel(&runs, |(agent, case, of)| {
+        let done = harness::in_parallel(&runs, |(agent, case, of)| {
             let record = case
                 .measure(agent, of, &kernel, &programs)
                 .inspect_err(|error| say(format_args!("{error:#}")))?;
@@ -171,7 +171,7 @@ impl Case {
             .guest(self.scenario(), self.place.memory_mb, kernel, programs)?
             .run(|event| events.push(event.clone()));
         let name = head.replace([',', '#'], "").replace(' ', "_");
-        guest_tests::keep(&format!("bench_peers_{name}"), &events)?;
+        harness::keep(&format!("bench_peers_{name}"), &events)?;
         let failure = ended.err().map(|error| {
             let all = format!("{error:#}");
             let panic = all.lines().find(|line| line.contains("Kernel panic"));

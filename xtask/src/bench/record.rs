@@ -1,8 +1,9 @@
 //! What came of one run, as it is kept: one JSON object a line.
 
-use crate::dirs;
-use crate::loads::{self, Cell, RELIEF_PERCENT};
-use crate::scenarios::{HOG, LIFELINE};
+use crate::host::dirs;
+use crate::scenario::checks;
+use crate::scenario::{HOG, LIFELINE};
+use crate::test::loads::{self, Cell, RELIEF_PERCENT};
 use crate::vm::Run;
 use anyhow::{Context as _, Result, bail, ensure};
 use lowtide_guest::{Report, What};
@@ -101,12 +102,12 @@ impl Record {
         if start == u64::MAX {
             bail!("the load did not start: {}", failure.unwrap_or_default());
         }
-        if let Some((at, ..)) = loads::ends(run).find(|(_, service, _)| *service == of.agent) {
+        if let Some((at, ..)) = checks::ends(run).find(|(_, service, _)| *service == of.agent) {
             let last = run.lines(&of.agent).last().map_or("nothing", |(_, l)| l);
             ensure!(at > start, "the agent ended: {last}");
         }
         let lost = |(_, report): &(u64, Report)| matches!(report, Report::Lost { .. });
-        let mut ends: Vec<_> = loads::ends(run)
+        let mut ends: Vec<_> = checks::ends(run)
             .map(|(t, service, _)| (t, service))
             .chain(run.reports(HOG).find(lost).map(|(t, _)| (t, HOG)))
             .map(|(t, service)| (t.saturating_sub(start), service.to_owned()))

@@ -2,8 +2,8 @@
 
 use super::agents::{self, AGENTS, Agent};
 use super::record::{self, Outcome, Place, Record};
-use crate::dirs;
-use crate::scenarios::HOG;
+use crate::host::dirs;
+use crate::scenario::HOG;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use argh::FromArgs;
 use plotters::prelude::*;

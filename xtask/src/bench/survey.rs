@@ -1,10 +1,10 @@
 //! `cargo xtask bench survey`: what a look at all memcgs costs, beside other ways to the same figures.
 
-use crate::guest_tests::Test;
-use crate::kernel;
-use crate::programs::{self, Profile};
-use crate::qemu;
-use crate::target::Arch;
+use crate::build::programs::{self, Profile};
+use crate::host::toolchain::Arch;
+use crate::test::harness::Test;
+use crate::vm::kernel;
+use crate::vm::qemu;
 use crate::vm::{Guest, Run};
 use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;

@@ -1,8 +1,8 @@
 //! The guest's root file system: a cpio archive that the kernel unpacks at boot.
 
-use crate::apt::Apt;
-use crate::dirs;
-use crate::target::Arch;
+use crate::host::apt::Apt;
+use crate::host::dirs;
+use crate::host::toolchain::Arch;
 use anyhow::{Context as _, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
 use std::collections::BTreeSet;

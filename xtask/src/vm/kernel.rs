@@ -1,9 +1,9 @@
 //! Kernels out of Debian's packages, unpacked into the cache and never installed.
 
-use crate::apt::Apt;
-use crate::dirs;
-use crate::shell::say;
-use crate::target::Arch;
+use crate::host::apt::Apt;
+use crate::host::dirs;
+use crate::host::shell::say;
+use crate::host::toolchain::Arch;
 use anyhow::{Context as _, Result, bail};
 use std::fmt;
 use std::fs::{self, File};

@@ -1,11 +1,11 @@
 //! `cargo xtask footprint`: what the agent costs while nothing happens, by engine.
 
-use crate::guest_tests::Test;
-use crate::kernel;
-use crate::programs::{self, Profile};
-use crate::qemu;
-use crate::scenarios;
-use crate::target::Arch;
+use crate::build::programs::{self, Profile};
+use crate::host::toolchain::Arch;
+use crate::scenario;
+use crate::test::harness::Test;
+use crate::vm::kernel;
+use crate::vm::qemu;
 use crate::vm::{Guest, Run};
 use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;
@@ -107,8 +107,8 @@ impl Footprint {
 
 /// The device at rest. The agent starts alone, so that the time it takes is its own.
 fn quiet(config: &str) -> Scenario {
-    let mut scenario = scenarios::with_more_config(scenarios::idle(), config);
-    scenario.services.push(scenarios::load(
+    let mut scenario = scenario::variants::with_more_config(scenario::idle(), config);
+    scenario.services.push(scenario::load(
         MEASURE,
         MEASURE,
         &[MEASURE, "--program", "lowtide"],

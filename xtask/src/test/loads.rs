@@ -2,18 +2,20 @@
 //! with zram, with the agent and, as a control, without it. Whether a run is right is read from
 //! what the guest's kernel counts and logs, and from how processes ended.
 
-use crate::guest_tests::{self, Test};
-use crate::kernel;
-use crate::programs::{self, Profile};
-use crate::qemu;
-use crate::scenarios::{
-    CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, agent, load, oom_kills, without_agent,
+use crate::build::programs::{self, Profile};
+use crate::host::toolchain::Arch;
+use crate::scenario::checks::{
+    answers_after, by_signal, ends, kernel_kills, no_kernel_kill, oom_kills, says, worst_gap_ms,
 };
-use crate::target::Arch;
+use crate::scenario::variants::without_agent;
+use crate::scenario::{CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, agent, load};
+use crate::test::harness::{self, Test};
+use crate::vm::kernel;
+use crate::vm::qemu;
 use crate::vm::{COUNTED_DISK, GUEST, Guest, Run};
 use anyhow::{Context as _, Result, bail, ensure};
 use argh::FromArgs;
-use lowtide_guest::{Cgroup, Report, Sample, Scenario, Service, What, Zram};
+use lowtide_guest::{Cgroup, Sample, Scenario, Service, What, Zram};
 use std::process::ExitCode;
 
 /// Sizes of the devices, in MiB.
@@ -250,15 +252,7 @@ const LOADS: &[Load] = &[
         // As often as the built-in config lets a group come back; then the next in order.
         victims: &[HOG, HOG, HOG, SPARE],
         comes_back: true,
-        also: |run| {
-            let said = "media passed over: it came back after each of 3 kills";
-            let mut lines = run.lines("lowtide");
-            ensure!(
-                lines.any(|(_, line)| line.contains(said)),
-                "it does not say why"
-            );
-            Ok(())
-        },
+        also: |run| says(run, "media passed over: it came back after each of 3 kills"),
         ..HOGLIKE
     },
 ];
@@ -336,16 +330,6 @@ fn started(service: Service) -> Service {
     }
 }
 
-/// The kernel's OOM killer ends it.
-fn kernel_kills(run: &Run) -> Result<()> {
-    ensure!(oom_kills(run) > 0, "the kernel counts no OOM kill");
-    ensure!(
-        run.oom_lines().count() > 0,
-        "the kernel's log has no OOM kill"
-    );
-    Ok(())
-}
-
 /// Tasks stall for as long as the agent's triggers wait for.
 fn stalls(run: &Run) -> Result<()> {
     let worst = worst_stall(run, TRIGGER_WINDOW_MS, |s| s.some_us);
@@ -396,16 +380,6 @@ pub fn pressed_since(run: &Run) -> u64 {
             _ => None,
         })
         .unwrap_or(u64::MAX)
-}
-
-/// Who ended, when and by which signal, in this order.
-pub fn ends(run: &Run) -> impl Iterator<Item = (u64, &str, Option<i32>)> {
-    run.events.iter().filter_map(|e| match &e.what {
-        What::Exited {
-            service, signal, ..
-        } => Some((e.t, service.as_str(), *signal)),
-        _ => None,
-    })
 }
 
 /// One load on one device.
@@ -495,14 +469,7 @@ impl Cell {
     }
 
     fn agent_copes(&self, run: &Run) -> Result<()> {
-        if let Some((_, line)) = run.oom_lines().next() {
-            bail!("the kernel killed: {line}");
-        }
-        ensure!(
-            oom_kills(run) == 0,
-            "the kernel counts {} OOM kills",
-            oom_kills(run)
-        );
+        no_kernel_kill(run)?;
         let victims: Vec<_> = ends(run).map(|(_, service, _)| service).collect();
         let again = victims.strip_prefix(self.load.victims);
         ensure!(
@@ -512,22 +479,13 @@ impl Cell {
             "ended: {victims:?}, not {:?}",
             self.load.victims
         );
-        for (_, service, signal) in ends(run) {
-            ensure!(
-                matches!(signal, Some(9 | 15)),
-                "{service} ended by itself, signal {signal:?}"
-            );
-        }
+        by_signal(run)?;
         if let Some((died, ..)) = ends(run).take(self.load.victims.len()).last() {
             let mark = mem_total_kb(run) * RELIEF_PERCENT / 100;
             let after = run.samples().filter(|(t, _)| *t >= died);
             let best = after.map(|(_, s)| s.available_kb).max().unwrap_or(0);
             ensure!(best > mark, "no relief: {best} kB available at best");
-            ensure!(
-                run.reports(LIFELINE)
-                    .any(|(t, r)| t > died && matches!(r, Report::Heartbeat { .. })),
-                "the lifeline does not answer after the kill"
-            );
+            answers_after(run, LIFELINE, died)?;
         }
         (self.load.also)(run)
     }
@@ -546,14 +504,7 @@ impl Cell {
             Err(e) => return format!("{head} | FAILED: {e:#} |"),
         };
         let since = pressed_since(run);
-        let gap_ms = run
-            .reports(LIFELINE)
-            .filter(|(t, _)| *t >= since)
-            .filter_map(|(_, report)| match report {
-                Report::Heartbeat { gap_us, .. } => Some(gap_us / 1000),
-                _ => None,
-            })
-            .max();
+        let gap_ms = worst_gap_ms(run, LIFELINE, since);
         let gap = gap_ms.map_or_else(|| "-".into(), |ms| ms.to_string());
         let last = run.samples().last().map(|(_, s)| s);
         let first = run.samples().take_while(|(t, _)| *t <= since).last();
@@ -720,7 +671,7 @@ impl Loads {
         qemu::install(arch)?;
         let programs = programs::build(arch, Profile::Guest)?;
         println!("{HEADER}");
-        let ok = guest_tests::in_parallel(&cells, |cell| {
+        let ok = harness::in_parallel(&cells, |cell| {
             let test = cell.test(kernel.clone(), &programs);
             let result = test.record().map(|run| {
                 let verdict = (test.check)(&run);

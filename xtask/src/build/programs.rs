@@ -1,8 +1,8 @@
 //! Static builds of this workspace's programs.
 
-use crate::dirs;
-use crate::shell::{run, say};
-use crate::target::{self, Arch};
+use crate::host::dirs;
+use crate::host::shell::{run, say};
+use crate::host::toolchain::{self, Arch};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -61,7 +61,7 @@ fn smaller() -> Result<Vec<&'static str>> {
         "-Clink-arg=-Tcross/no-unwind-tables.ld",
         "-Clink-arg=--icf=all",
     ];
-    let version = target::version()?;
+    let version = toolchain::version()?;
     let minor = version
         .split('.')
         .nth(1)
@@ -79,7 +79,7 @@ fn cargo_build(
     packages: &[&str],
     features: &[&str],
 ) -> Result<PathBuf> {
-    let toolchain = target::prepare(arch)?;
+    let toolchain = toolchain::prepare(arch)?;
     say(format_args!(
         "building {} for {}",
         packages.join(" and "),

@@ -1,65 +1,90 @@
 //! What firmware images start the agent with, run in a guest: scripts by BusyBox, the unit by systemd.
 
-use crate::apt::Apt;
-use crate::dirs;
-use crate::target::Arch;
-use crate::vm::{AGENT, Run};
-use anyhow::{Context as _, Result, ensure};
+use super::{Case, PLAIN};
+use crate::host::apt::Apt;
+use crate::host::dirs;
+use crate::host::toolchain::Arch;
+use crate::scenario::scripts::{TEST, passed};
+use crate::vm::AGENT;
+use anyhow::Result;
 use lowtide_guest::{Scenario, Service};
 use std::path::PathBuf;
 
-/// Name of the service that a test script runs as.
-pub const TEST: &str = "test";
-
-/// Files of this tree and where a guest has them.
-macro_rules! files {
-    ($($tree:literal => $guest:literal,)*) => {
-        [$(($guest.to_owned(), include_str!(concat!("../../", $tree)).to_owned())),*]
-    };
-}
+/// The cases of this topic.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "init_script_under_busybox",
+        scenario: init_script,
+        check: passed,
+        ..PLAIN
+    },
+    Case {
+        name: "openwrt_scripts_under_busybox",
+        scenario: openwrt_scripts,
+        check: passed,
+        ..PLAIN
+    },
+    Case {
+        name: "unit_under_systemd",
+        memory_mb: 512,
+        scenario: unit,
+        files: systemd,
+        check: passed,
+        ..PLAIN
+    },
+];
 
 /// For sysvinit and BusyBox init: start, reload, stop, and again after a kill of the agent.
-pub fn init_script() -> Scenario {
+fn init_script() -> Scenario {
     scenario(
         "/tests/init.sh",
-        files! {
-            "pkg/lowtide.init" => "/etc/init.d/S02lowtide",
-            "pkg/config.toml" => "/etc/lowtide/config.toml",
-            "pkg/tests/init.sh" => "/tests/init.sh",
-            "pkg/tests/steps.sh" => "/tests/steps.sh",
-        },
+        &[
+            ("pkg/lowtide.init", "/etc/init.d/S02lowtide"),
+            ("pkg/config.toml", "/etc/lowtide/config.toml"),
+            ("pkg/tests/init.sh", "/tests/init.sh"),
+            ("pkg/tests/steps.sh", "/tests/steps.sh"),
+        ],
     )
 }
 
 /// For OpenWrt: UCI becomes TOML, a mistake in it changes nothing.
-pub fn openwrt_scripts() -> Scenario {
+fn openwrt_scripts() -> Scenario {
     scenario(
         "/tests/uci.sh",
-        files! {
-            "pkg/lowtide.procd" => "/etc/init.d/lowtide",
-            "pkg/lowtide-uci" => "/usr/lib/lowtide/lowtide-uci",
-            "pkg/lowtide.uci" => "/etc/config/lowtide",
-            "config/profiles/router.toml" => "/usr/lib/lowtide/profiles/router.toml",
-            "pkg/tests/functions.sh" => "/lib/functions.sh",
-            "pkg/tests/rc.common" => "/etc/rc.common",
-            "pkg/tests/uci.sh" => "/tests/uci.sh",
-            "pkg/tests/steps.sh" => "/tests/steps.sh",
-        },
+        &[
+            ("pkg/lowtide.procd", "/etc/init.d/lowtide"),
+            ("pkg/lowtide-uci", "/usr/lib/lowtide/lowtide-uci"),
+            ("pkg/lowtide.uci", "/etc/config/lowtide"),
+            (
+                "config/profiles/router.toml",
+                "/usr/lib/lowtide/profiles/router.toml",
+            ),
+            ("pkg/tests/functions.sh", "/lib/functions.sh"),
+            ("pkg/tests/rc.common", "/etc/rc.common"),
+            ("pkg/tests/uci.sh", "/tests/uci.sh"),
+            ("pkg/tests/steps.sh", "/tests/steps.sh"),
+        ],
     )
 }
 
 /// For systemd: ready, reload, watchdog, and again after a kill of the agent.
-pub fn unit() -> Scenario {
+fn unit() -> Scenario {
     let scenario = scenario(
         "/tests/container.sh",
-        files! {
-            "pkg/lowtide.service" => "/os/usr/lib/systemd/system/lowtide.service",
-            "pkg/config.toml" => "/os/etc/lowtide/config.toml",
-            "pkg/tests/container.sh" => "/tests/container.sh",
-            "pkg/tests/systemd.service" => "/os/etc/systemd/system/test.service",
-            "pkg/tests/systemd.sh" => "/os/tests/systemd.sh",
-            "pkg/tests/steps.sh" => "/os/tests/steps.sh",
-        },
+        &[
+            (
+                "pkg/lowtide.service",
+                "/os/usr/lib/systemd/system/lowtide.service",
+            ),
+            ("pkg/config.toml", "/os/etc/lowtide/config.toml"),
+            ("pkg/tests/container.sh", "/tests/container.sh"),
+            (
+                "pkg/tests/systemd.service",
+                "/os/etc/systemd/system/test.service",
+            ),
+            ("pkg/tests/systemd.sh", "/os/tests/systemd.sh"),
+            ("pkg/tests/steps.sh", "/os/tests/steps.sh"),
+        ],
     );
     Scenario {
         watchdog: true,
@@ -69,7 +94,7 @@ pub fn unit() -> Scenario {
 }
 
 /// systemd as Debian has it, with what it needs to run as PID 1 of a container in `/os`.
-pub fn systemd() -> Result<Vec<(PathBuf, String)>> {
+fn systemd() -> Result<Vec<(PathBuf, String)>> {
     const PACKAGES: [&str; 18] = [
         "libacl1",
         "libapparmor1",
@@ -113,12 +138,16 @@ pub fn systemd() -> Result<Vec<(PathBuf, String)>> {
     Ok(PARTS.map(place).to_vec())
 }
 
-fn scenario(test: &str, files: impl IntoIterator<Item = (String, String)>) -> Scenario {
+/// A guest that runs a test script, and has these files of the source tree at these places.
+fn scenario(test: &str, files: &[(&str, &str)]) -> Scenario {
+    let files = files.iter();
     // What packages and a booted system have done before.
     let prepare = "mkdir -p /etc/init.d /usr/bin /usr/lib /var/run && find /etc/init.d /usr/lib -type f -exec chmod +x {} +";
     let command = format!("{prepare}; ln -s {AGENT} /usr/bin/lowtide && exec sh {test}");
     Scenario {
-        files: files.into_iter().collect(),
+        files: files
+            .map(|(tree, guest)| ((*guest).to_owned(), dirs::tree_text(tree)))
+            .collect(),
         services: vec![Service {
             name: TEST.into(),
             command: ["/bin/sh", "-c", &command].map(String::from).to_vec(),
@@ -128,12 +157,4 @@ fn scenario(test: &str, files: impl IntoIterator<Item = (String, String)>) -> Sc
         until: Some(TEST.into()),
         ..Scenario::default()
     }
-}
-
-/// The test script went through to its end.
-pub fn passed(run: &Run) -> Result<()> {
-    let (_, code, _) = run.exited(TEST).context("the script still runs")?;
-    let last = run.lines(TEST).last().map_or("nothing", |(_, line)| line);
-    ensure!(code == Some(0), "the script's last words: {last}");
-    Ok(())
 }

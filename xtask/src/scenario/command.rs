@@ -1,11 +1,11 @@
 //! `cargo xtask vm`: one guest by hand.
 
-use crate::kernel;
-use crate::programs::{self, Profile};
-use crate::qemu;
-use crate::scenarios::{self, CONFIG};
-use crate::target::Arch;
+use crate::build::programs::{self, Profile};
+use crate::host::toolchain::Arch;
+use crate::scenario::{self, CONFIG};
 use crate::vm::Guest;
+use crate::vm::kernel;
+use crate::vm::qemu;
 use anyhow::{Context as _, Result, bail};
 use argh::FromArgs;
 use lowtide_guest::{Event, Scenario, Service, What};
@@ -66,7 +66,7 @@ impl Vm {
             let text = fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             scenario.files.insert(CONFIG.into(), text);
-            scenario.services.insert(0, scenarios::agent());
+            scenario.services.insert(0, scenario::agent());
         }
         let command = self
             .command

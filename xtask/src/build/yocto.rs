@@ -1,6 +1,6 @@
 //! The crates that the Yocto recipe fetches, from `Cargo.lock`.
 
-use crate::dirs::workspace;
+use crate::host::dirs::workspace;
 use anyhow::{Context as _, Result, bail};
 use argh::FromArgs;
 use std::fmt::Write as _;

@@ -1,8 +1,8 @@
 //! Debian packages of any suite and architecture, through apt with a state of its own: nothing is
 //! configured or installed on the machine. The mirror is the one that the machine already uses.
 
-use crate::dirs;
-use crate::shell::{output, run, say};
+use crate::host::dirs;
+use crate::host::shell::{output, run, say};
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! `cargo xtask build-ebpf`: the BPF objects that the agent embeds, the same bytes on every machine.
 
-use crate::dirs;
-use crate::shell::{output, run, say};
-use crate::target::{self, Toolchain};
+use crate::host::dirs;
+use crate::host::shell::{output, run, say};
+use crate::host::toolchain::{self, Toolchain};
 use anyhow::{Result, bail};
 use argh::FromArgs;
 use std::fs;
@@ -55,8 +55,8 @@ impl Tools {
     /// Gets the source of `core` and bpf-linker, each once. An error where the compiler in use is
     /// not the pinned one, or these cannot be had.
     pub fn get() -> Result<Self> {
-        let version = target::version()?;
-        let llvm = llvm(&target::sysroot()?)?;
+        let version = toolchain::version()?;
+        let llvm = llvm(&toolchain::sysroot()?)?;
         let (Some(llvm), true) = (llvm, version.starts_with(&format!("{RUST}."))) else {
             bail!(
                 "the BPF objects are built by Rust {RUST} with the LLVM that comes with it, and this \
@@ -64,7 +64,7 @@ impl Tools {
                  then `cargo +{RUST}.0 xtask build-ebpf`"
             );
         };
-        let toolchain = target::with_source()?;
+        let toolchain = toolchain::with_source()?;
         let root = dirs::cache("bpf-linker")?.join(format!("{LINKER}-rust-{version}"));
         dirs::make_once(&root, |into| install_linker(&toolchain, &llvm, into))?;
         Ok(Self {

@@ -1,9 +1,9 @@
 //! QEMU: getting it, and what it is told for each architecture.
 
-use crate::apt::{self, Apt};
-use crate::dirs;
-use crate::shell::exists;
-use crate::target::Arch;
+use crate::host::apt::{self, Apt};
+use crate::host::dirs;
+use crate::host::shell::exists;
+use crate::host::toolchain::Arch;
 use anyhow::{Context as _, Result};
 use std::fs::{self, File};
 use std::path::PathBuf;

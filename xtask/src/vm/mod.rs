@@ -1,11 +1,18 @@
 //! Boots a guest, lets it carry out a scenario and collects what it says.
 
-use crate::dirs;
-use crate::initramfs::{self, Initramfs};
-use crate::kernel::Kernel;
-use crate::monitor::Monitor;
-use crate::programs::Programs;
-use crate::qemu::{self, Accel};
+mod initramfs;
+pub mod kernel;
+mod monitor;
+pub mod qemu;
+
+pub use initramfs::busybox;
+
+use self::initramfs::Initramfs;
+use self::kernel::Kernel;
+use self::monitor::Monitor;
+use self::qemu::Accel;
+use crate::build::programs::Programs;
+use crate::host::dirs;
 use anyhow::{Context as _, Result, bail};
 use lowtide_guest::{
     EVENT_PORT, Event, MODULE_LIST, Report, SCENARIO_FILE, Sample, Scenario, What,
@@ -184,7 +191,7 @@ impl Guest {
         root.copy("/init", &self.programs.guest)?;
         root.link(GUEST, "/init")?;
         root.copy(AGENT, &self.programs.agent)?;
-        root.copy("/bin/busybox", &initramfs::busybox(self.kernel.arch)?)?;
+        root.copy("/bin/busybox", &busybox(self.kernel.arch)?)?;
         // The shell finds the other applets by itself.
         root.link("/bin/sh", "busybox")?;
         root.file(SCENARIO_FILE, 0o644, &serde_json::to_vec(&self.scenario)?)?;

@@ -1,8 +1,12 @@
 //! `cargo xtask build`: the agent as it is shipped.
 
-use crate::dirs;
-use crate::programs::{self, Profile};
-use crate::target::Arch;
+pub mod ebpf;
+pub mod programs;
+pub mod yocto;
+
+use self::programs::Profile;
+use crate::host::dirs;
+use crate::host::toolchain::Arch;
 use anyhow::Result;
 use argh::FromArgs;
 use std::fs;

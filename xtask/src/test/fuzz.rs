@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: every fuzz target for a while, starting from the corpus that is kept.
 
-use crate::dirs;
-use crate::shell::{run, say};
+use crate::host::dirs;
+use crate::host::shell::{run, say};
 use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;
 use std::fs;

@@ -1,12 +1,12 @@
 //! Tests of the binaries as they are shipped: what they are, and that they run, those for other
 //! architectures under QEMU's user mode.
 
-use crate::check::{Tally, verdict};
-use crate::dirs;
-use crate::programs::{self, Profile};
-use crate::qemu;
-use crate::shell::say;
-use crate::target::Arch;
+use crate::build::programs::{self, Profile};
+use crate::host::dirs;
+use crate::host::shell::say;
+use crate::host::toolchain::Arch;
+use crate::test::harness::{Tally, verdict};
+use crate::vm::qemu;
 use anyhow::{Context as _, Result, ensure};
 use object::{Architecture, Object as _, ObjectSection as _};
 use std::fs;

@@ -1,12 +1,18 @@
 //! `cargo xtask test`: everything that tells whether the project is sound.
 
-use crate::binaries;
-use crate::dirs;
-use crate::ebpf;
-use crate::fuzz::Fuzz;
-use crate::guest_tests;
-use crate::lint;
-use crate::shell::say;
+pub mod binaries;
+pub mod fuzz;
+pub mod guest;
+pub mod harness;
+pub mod lint;
+pub mod loads;
+pub mod matrix;
+
+use self::fuzz::Fuzz;
+use self::harness::{Tally, verdict};
+use crate::build::ebpf;
+use crate::host::dirs;
+use crate::host::shell::say;
 use anyhow::{Context as _, Result};
 use argh::FromArgs;
 use std::io::{BufRead as _, BufReader};
@@ -25,30 +31,6 @@ pub struct Test {
     /// only tests whose name contains this
     #[argh(positional)]
     filter: Option<String>,
-}
-
-/// How many tests ended how.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
-    pub passed: u32,
-    pub failed: u32,
-    pub skipped: u32,
-}
-
-impl Tally {
-    pub fn count(&mut self, ok: bool) {
-        if ok {
-            self.passed += 1;
-        } else {
-            self.failed += 1;
-        }
-    }
-
-    pub fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
 }
 
 impl Test {
@@ -74,7 +56,7 @@ impl Test {
             tally.add(binaries::test(&binaries::EVERY_RUN, filter)?);
         }
         if self.guest || !self.unit {
-            tally.add(guest_tests::run(filter)?);
+            tally.add(guest::run(filter)?);
         }
         if tally.passed + tally.failed == 0 {
             say(format_args!(
@@ -195,10 +177,6 @@ fn count_before(text: &str, word: &str) -> u32 {
     text.split_once(word)
         .and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok())
         .unwrap_or(0)
-}
-
-pub fn verdict(ok: bool) -> &'static str {
-    if ok { "ok" } else { "FAILED" }
 }
 
 #[cfg(test)]

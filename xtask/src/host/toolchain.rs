@@ -1,8 +1,8 @@
 //! Architectures, and a Rust toolchain that builds static programs for them.
 
-use crate::apt::Apt;
-use crate::dirs;
-use crate::shell::{exists, output, run, say};
+use crate::host::apt::Apt;
+use crate::host::dirs;
+use crate::host::shell::{exists, output, run, say};
 use anyhow::{Context as _, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};

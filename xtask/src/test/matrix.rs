@@ -1,15 +1,17 @@
 //! `cargo xtask matrix`: the kernels and architectures that the agent is tested on, and the engine
 //! that it has to choose on each.
 
-use crate::binaries;
-use crate::check::{Tally, verdict};
-use crate::guest_tests::{self, Test, says};
-use crate::kernel::{self, Kernel};
-use crate::loads;
-use crate::programs::{self, Profile, Programs};
-use crate::qemu;
-use crate::shell::say;
-use crate::target::Arch;
+use crate::build::programs::{self, Profile, Programs};
+use crate::host::shell::say;
+use crate::host::toolchain::Arch;
+use crate::scenario::checks::says;
+use crate::test::binaries;
+use crate::test::guest;
+use crate::test::harness::{self, Test};
+use crate::test::harness::{Tally, verdict};
+use crate::test::loads;
+use crate::vm::kernel::{self, Kernel};
+use crate::vm::qemu;
 use anyhow::{Result, ensure};
 use argh::FromArgs;
 use std::process::ExitCode;
@@ -54,7 +56,7 @@ type Make = fn(Kernel, &Programs) -> Result<Test>;
 
 /// What must be true on every platform.
 const CORE: [(&str, Make); 2] = [
-    (VICTIM, guest_tests::fast_hog),
+    (VICTIM, guest::fast_hog),
     ("a_refault_load_is_survived", |kernel, programs| {
         loads::refault(REFAULT_MB, kernel, programs)
     }),
@@ -176,7 +178,7 @@ impl Matrix {
         for platform in platforms {
             let done = platform.tests(&names).and_then(|tests| {
                 tests
-                    .map(|(kernel, tests)| Ok((kernel.release, guest_tests::carry_out(&tests)?)))
+                    .map(|(kernel, tests)| Ok((kernel.release, harness::carry_out(&tests)?)))
                     .transpose()
             });
             let (kernel, results) = match done {

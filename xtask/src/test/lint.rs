@@ -1,9 +1,9 @@
 //! Checks of what the compiler does not see: shell scripts, manual pages, the Yocto layer.
 
-use crate::apt;
-use crate::dirs::{self, workspace};
-use crate::shell::{exists, output, run, say};
-use crate::yocto::YoctoCrates;
+use crate::build::yocto::YoctoCrates;
+use crate::host::apt;
+use crate::host::dirs::{self, workspace};
+use crate::host::shell::{exists, output, run, say};
 use anyhow::{Context as _, Result, bail};
 use argh::FromArgs;
 use std::fs;

@@ -1,0 +1,63 @@
+//! Configs that are wrong, and configs that are exchanged while the agent runs.
+
+use super::{Case, PLAIN};
+use crate::scenario::scripts::{passed, scripted};
+use crate::scenario::{HOG_CGROUP, with_config};
+use anyhow::{Context as _, ensure};
+use lowtide_guest::Scenario;
+
+/// The cases of this topic.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "a_bad_config_is_refused_with_its_place",
+        scenario: || with_config("[wake]\ntrigger = \"lots\"\n"),
+        check: |run| {
+            let (_, code, _) = run.exited("lowtide").context("the agent goes on")?;
+            ensure!(code.is_some_and(|c| c != 0), "the agent ends with {code:?}");
+            ensure!(
+                run.lines("lowtide")
+                    .any(|(_, line)| line.contains("config.toml:2")),
+                "no line names file and line"
+            );
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "a_config_is_checked_and_exchanged_while_the_agent_runs",
+        scenario: reload,
+        check: passed,
+        ..PLAIN
+    },
+];
+
+/// Configs that are exchanged while the agent runs: who goes is the hog, or nobody, and one that is
+/// wrong; and one to check that is right but means nothing on this device.
+fn reload() -> Scenario {
+    let mut scenario = scripted("reload", &[]);
+    let config = |hog: &str| {
+        format!(
+            "[level.critical]\n\
+             confirm = {{ available_below = \"99%\" }}\n\
+             relief = {{ available_above = \"99.5%\" }}\n\
+             actions = [\"kill\"]\n\
+             [everything_else]\nkill = \"never\"\n\
+             [[group]]\nname = \"media\"\ncgroups = [\"{HOG_CGROUP}\"]\nkill = {hog}\n"
+        )
+    };
+    scenario.files.extend([
+        (
+            "/etc/lowtide/nobody.toml".into(),
+            config("\"never\"\nprotect = \"1M\""),
+        ),
+        ("/etc/lowtide/media.toml".into(), config("800")),
+        ("/etc/lowtide/wrong.toml".into(), config("\"nevr\"")),
+        (
+            "/etc/lowtide/idle.toml".into(),
+            "[[group]]\nname = \"ghost\"\ncgroups = [\"no/such\"]\n\
+             [[group]]\nname = \"media\"\ncgroups = [\"apps/*\"]\ntrigger = \"some 20ms/500ms\"\n"
+                .into(),
+        ),
+    ]);
+    scenario
+}

@@ -1,0 +1,57 @@
+//! The configured victim goes, and nothing else.
+
+use super::{Case, PLAIN};
+use crate::scenario::checks::{kernel_kills, only_the_hog_goes, says};
+use crate::scenario::fast_hog;
+use crate::scenario::variants::{with_load, with_more_config, without_agent};
+use anyhow::ensure;
+use lowtide_guest::Report;
+
+/// The cases of this topic.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "without_the_agent_the_kernel_kills",
+        scenario: || without_agent(fast_hog()),
+        check: kernel_kills,
+        ..PLAIN
+    },
+    Case {
+        name: "two_thousand_cgroups",
+        memory_mb: 512,
+        scenario: || with_load(fast_hog(), "many", &["many", "--count", "2000"]),
+        check: |run| {
+            let made = Report::Made { cgroups: 2000 };
+            ensure!(
+                run.reports("many").any(|(_, r)| r == made),
+                "the cgroups were not made"
+            );
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_cgroupfs_engine_with_two_thousand_cgroups",
+        memory_mb: 512,
+        scenario: || {
+            let hog = with_more_config(fast_hog(), CGROUPFS);
+            with_load(hog, "many", &["many", "--count", "2000"])
+        },
+        check: |run| {
+            says(run, "cgroupfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "without_psi_memory_is_looked_at_by_time",
+        append: "psi=0",
+        scenario: fast_hog,
+        check: |run| {
+            says(run, "boot it with psi=1")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+];
+
+const CGROUPFS: &str = "[engine]\nkind = \"cgroupfs\"\n";

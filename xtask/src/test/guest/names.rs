@@ -1,0 +1,82 @@
+//! Which cgroups and processes a group means, and what the agent sets on them.
+
+use super::{Case, PLAIN};
+use crate::scenario::scripts::{TEST, passed, scripted, without_cache};
+use crate::scenario::{CONFIG, DEVICE};
+use crate::vm::Run;
+use anyhow::{Result, ensure};
+use lowtide_guest::Scenario;
+
+/// The cases of this topic.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "protection_holds_and_goes_with_the_agent",
+        scenario: protect,
+        check: passed,
+        ..PLAIN
+    },
+    Case {
+        name: "cgroups_made_later_are_settled_without_pressure",
+        scenario: births,
+        check: born_in_peace,
+        ..PLAIN
+    },
+    Case {
+        name: "cgroups_made_later_are_settled_on_6_1",
+        kernel: Some("6.1"),
+        scenario: births,
+        check: born_in_peace,
+        ..PLAIN
+    },
+    Case {
+        name: "cgroups_that_are_no_memcgs_count_for_the_one_above",
+        scenario: uncounted,
+        check: passed,
+        ..PLAIN
+    },
+];
+
+/// The gateway's cache is protected in the config of the system, and not in another.
+fn protect() -> Scenario {
+    let mut scenario = scripted("protect", &[]);
+    let gateway = "name    = \"gateway\"\n";
+    let protected = DEVICE.replace(gateway, &format!("{gateway}protect = \"16M\"\n"));
+    scenario.files.extend([
+        (CONFIG.into(), protected),
+        ("/etc/lowtide/unprotected.toml".into(), DEVICE.into()),
+    ]);
+    scenario
+}
+
+/// The config has a group for a cgroup that is not there yet, and there is plenty of memory.
+fn births() -> Scenario {
+    let mut scenario = scripted("births", &[]);
+    without_cache(&mut scenario);
+    let late =
+        "[[group]]\nname = \"late\"\nkill = 100\nprotect = \"4M\"\ncgroups = [\"apps/late\"]\n";
+    scenario
+        .files
+        .insert(CONFIG.into(), format!("{DEVICE}{late}"));
+    scenario.counted = true;
+    scenario
+}
+
+/// The script passed, and nothing had to wake the agent for that.
+fn born_in_peace(run: &Run) -> Result<()> {
+    passed(run)?;
+    let mut lines = run.lines(TEST);
+    let fired = lines.find(|(_, line)| line.contains("no level's condition holds"));
+    ensure!(fired.is_none(), "it woke");
+    Ok(())
+}
+
+/// Some cgroups have the memory controller off in those below them.
+fn uncounted() -> Scenario {
+    let mut scenario = scripted("uncounted", &[]);
+    let groups = "[[group]]\nname = \"shop\"\nkill = \"never\"\ncgroups = [\"apps/shop/inner\"]\n\
+                  [[group]]\nname = \"stall\"\nkill = 900\ncgroups = [\"apps/stall/inner\"]\n";
+    scenario
+        .files
+        .insert(CONFIG.into(), format!("{DEVICE}{groups}"));
+    scenario
+}

@@ -1,0 +1,271 @@
+//! What the agent says of the device, of what it would do and of what it did.
+
+use super::{Case, PLAIN};
+use crate::scenario::variants::in_one_cgroup;
+use crate::scenario::{CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, idle, load};
+use crate::vm::{AGENT, Run};
+use anyhow::{Context as _, Result, ensure};
+use lowtide_guest::{CGROUP_ROOT, Scenario, Service};
+use std::collections::BTreeMap;
+
+/// The cases of this topic.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "explain_tells_and_touches_nothing",
+        scenario: explain,
+        check: explained,
+        ..PLAIN
+    },
+    Case {
+        name: "explain_with_the_cgroupfs_engine",
+        kernel: Some("6.12"),
+        scenario: explain,
+        check: explained,
+        ..PLAIN
+    },
+    Case {
+        name: "explain_with_the_procfs_engine",
+        append: "cgroup_disable=memory",
+        scenario: || in_one_cgroup(explain()),
+        check: |run| {
+            ensure!(
+                run.lines("explain").any(|(_, line)| {
+                    let words: Vec<_> = line.split_whitespace().collect();
+                    matches!(words[..], ["1", _, "(media)", "media", "800", ..])
+                }),
+                "the hog is not first"
+            );
+            for service in [HOG, SENSOR, GATEWAY, LIFELINE, "lowtide"] {
+                ensure!(run.exited(service).is_none(), "{service} ended");
+            }
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "doctor_on_the_newest_kernel",
+        scenario: doctor,
+        check: |run| {
+            let (engine, has) = diagnosis(run)?;
+            ensure!(engine == "kfunc", "the {engine} engine");
+            let lacks: Vec<_> = has.iter().filter(|(_, has)| !**has).collect();
+            ensure!(
+                lacks
+                    .iter()
+                    .map(|(name, _)| name.as_str())
+                    .eq(["locked pages stay", "swap on zram"]),
+                "lacks {lacks:?}"
+            );
+            ensure!(has.len() > 20, "only {} findings", has.len());
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "doctor_on_6_1_without_psi",
+        kernel: Some("6.1"),
+        append: "psi=0",
+        scenario: || {
+            let mut scenario = doctor();
+            let stay = ("vm/compact_unevictable_allowed", "0");
+            scenario.sysctls.insert(stay.0.into(), stay.1.into());
+            scenario
+        },
+        check: |run| {
+            let (engine, has) = diagnosis(run)?;
+            ensure!(engine == "cgroupfs", "the {engine} engine");
+            for (name, wanted) in [
+                ("PSI", false),
+                ("bpf_get_root_mem_cgroup", false),
+                ("memory.reclaim", true),
+                ("process_mrelease", true),
+                ("locked pages stay", true),
+            ] {
+                ensure!(
+                    has.get(name) == Some(&wanted),
+                    "{name}: {:?}",
+                    has.get(name)
+                );
+            }
+            let hint = "off by `psi=0` on the kernel's command line";
+            ensure!(
+                run.lines("doctor").any(|(_, line)| line.trim() == hint),
+                "no word about psi=0"
+            );
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "doctor_without_the_memory_controller",
+        append: "cgroup_disable=memory",
+        scenario: || in_one_cgroup(doctor()),
+        check: |run| {
+            let (engine, has) = diagnosis(run)?;
+            ensure!(engine == "procfs", "the {engine} engine");
+            ensure!(
+                has.get("memory cgroups") == Some(&false),
+                "it finds memory cgroups"
+            );
+            Ok(())
+        },
+        ..PLAIN
+    },
+];
+
+/// cgroups whose events must not change when the device is only looked at.
+/// The device at rest, and what `doctor` says of it.
+fn doctor() -> Scenario {
+    let mut scenario = idle();
+    let ask = |name: &str, after: &str, arguments: &[&str]| Service {
+        name: name.into(),
+        command: [AGENT, "doctor"]
+            .iter()
+            .chain(arguments)
+            .map(|s| (*s).to_owned())
+            .collect(),
+        cgroup: "shell".into(),
+        after: Some(after.into()),
+        ..Service::default()
+    };
+    scenario.services.push(ask("doctor", "lowtide", &[]));
+    scenario.services.push(ask("json", "doctor", &["--json"]));
+    Scenario {
+        until: Some("json".into()),
+        ..scenario
+    }
+}
+
+/// What `doctor --json` found: the engine, and of each finding whether it is there.
+fn diagnosis(run: &Run) -> Result<(String, BTreeMap<String, bool>)> {
+    for asked in ["doctor", "json"] {
+        let code = run.exited(asked).and_then(|(_, code, _)| code);
+        ensure!(code == Some(0), "{asked} ends with {code:?}");
+    }
+    let (_, json) = run.lines("json").next().context("no JSON")?;
+    let json: serde_json::Value = serde_json::from_str(json)?;
+    let findings = json["findings"].as_array().into_iter().flatten();
+    let findings = findings.filter_map(|finding| {
+        Some((
+            finding["name"].as_str()?.to_owned(),
+            finding["has"].as_bool()?,
+        ))
+    });
+    let engine = json["engine"].as_str().context("no engine")?;
+    Ok((engine.to_owned(), findings.collect()))
+}
+
+const EXPLAINED: [&str; 4] = ["apps", "lifeline", "lowtide", "shell"];
+
+/// The device at rest, asked what would happen, in words and then as JSON.
+fn explain() -> Scenario {
+    let mut scenario = idle();
+    scenario
+        .services
+        .push(load(HOG, HOG_CGROUP, &["sleeper", "--size", "60M"]));
+    let ask = |name: &str, after: &str, arguments: &[&str]| Service {
+        name: name.into(),
+        command: [AGENT, "explain", "--config", CONFIG]
+            .iter()
+            .chain(arguments)
+            .map(|s| (*s).to_owned())
+            .collect(),
+        cgroup: "shell".into(),
+        after: Some(after.into()),
+        start_ms: 1000,
+        ..Service::default()
+    };
+    scenario.services.push(ask("explain", HOG, &[]));
+    scenario.services.push(ask("json", "explain", &["--json"]));
+    let events = |cgroup: &str| format!("{CGROUP_ROOT}/{cgroup}/memory.events");
+    Scenario {
+        until: Some("json".into()),
+        collect: EXPLAINED
+            .map(events)
+            .into_iter()
+            .chain(["/proc/vmstat".to_owned()])
+            .collect(),
+        ..scenario
+    }
+}
+
+/// It names who would go and who would not, and it has touched nobody.
+fn explained(run: &Run) -> Result<()> {
+    let text = || run.lines("explain").map(|(_, line)| line);
+    let line = |cgroup: &str, priority: &str| {
+        let killed = text().skip_while(|line| !line.contains("killed"));
+        killed
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find(|words| words.get(1) == Some(&cgroup) && words[3..].contains(&priority))
+            .with_context(|| format!("no line about a kill of {cgroup}"))
+    };
+    ensure!(
+        line("/apps/media", "800")?[0] == "1",
+        "the hog is not first"
+    );
+    ensure!(
+        line("/apps/sensor", "100")?.ends_with(&["lower", "priority"]),
+        "why not the sensor?"
+    );
+    for never in ["/lifeline/heartbeat", "/lowtide", "/init"] {
+        ensure!(line(never, "never")?[0] == "-", "{never} has its turn");
+    }
+    ensure!(
+        text().all(|line| line.chars().count() <= 100),
+        "a line is too long"
+    );
+    let (_, json) = run.lines("json").next().context("no JSON")?;
+    let json: serde_json::Value = serde_json::from_str(json)?;
+    let first = json["cgroups"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|c| c["kill"]["order"] == 1);
+    let first = first.context("nobody is first in JSON")?;
+    ensure!(
+        first["path"] == "/apps/media",
+        "first in JSON is {}",
+        first["path"]
+    );
+    ensure!(
+        json["now"]["action"] == "nothing",
+        "now it would {}",
+        json["now"]["action"]
+    );
+    ensure!(
+        json["if_memory_ran_out"]["cgroup"].is_string(),
+        "nothing would happen"
+    );
+    for asked in ["explain", "json"] {
+        let code = run.exited(asked).and_then(|(_, code, _)| code);
+        ensure!(code == Some(0), "{asked} ends with {code:?}");
+    }
+    for service in [HOG, SENSOR, GATEWAY, LIFELINE, "lowtide"] {
+        ensure!(run.exited(service).is_none(), "{service} ended");
+    }
+    let mut unchanged = 0;
+    for (path, text) in run
+        .files()
+        .filter(|(path, _)| path.ends_with("memory.events"))
+    {
+        ensure!(
+            text.lines().all(|line| line.ends_with(" 0")),
+            "{path}: {text}"
+        );
+        unchanged += 1;
+    }
+    ensure!(
+        unchanged == EXPLAINED.len(),
+        "memory.events of {unchanged} cgroups only"
+    );
+    let (_, vmstat) = run
+        .files()
+        .find(|(path, _)| *path == "/proc/vmstat")
+        .context("no vmstat")?;
+    // Older kernels count what is asked for among direct reclaim.
+    let counter = ["pgsteal_proactive ", "pgsteal_direct "]
+        .into_iter()
+        .find_map(|name| vmstat.lines().find_map(|line| line.strip_prefix(name)));
+    ensure!(counter == Some("0"), "memory was reclaimed: {counter:?}");
+    Ok(())
+}

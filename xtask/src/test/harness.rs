@@ -1,0 +1,140 @@
+//! Runs tests in guests, keeps what the guests said, and counts how tests ended.
+
+use crate::host::dirs;
+use crate::host::shell::say;
+use crate::vm::{Guest, Run};
+use anyhow::Result;
+use lowtide_guest::Event;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
+
+/// How many tests ended how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub passed: u32,
+    pub failed: u32,
+    pub skipped: u32,
+}
+
+impl Tally {
+    pub fn count(&mut self, ok: bool) {
+        if ok {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+        }
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// A guest to run and what must be true of it afterwards.
+pub struct Test {
+    pub name: String,
+    pub guest: Guest,
+    pub check: Check,
+}
+
+/// What a run must have been like.
+pub type Check = Box<dyn Fn(&Run) -> Result<()> + Sync>;
+
+/// Runs tests, as many at a time as there are cores, and says of each whether it passed.
+pub fn carry_out(tests: &[Test]) -> Result<Vec<bool>> {
+    if tests.is_empty() {
+        return Ok(Vec::new());
+    }
+    say(format_args!(
+        "{} guests; what they say goes to {}",
+        tests.len(),
+        records()?.display()
+    ));
+    Ok(in_parallel(tests, |test| {
+        let start = Instant::now();
+        let once = || test.record().and_then(|run| (test.check)(&run));
+        // Agent and kernel race in an emulated machine: one that stands still at the wrong moment,
+        // because its host is busy, is no verdict. That it was so is said.
+        let first = once();
+        let result = if first.is_ok() { Ok(()) } else { once() };
+        let seconds = start.elapsed().as_secs();
+        let again = if first.is_err() {
+            ", at the second try"
+        } else {
+            ""
+        };
+        println!(
+            "test guest::{} ... {} ({seconds} s{again})",
+            test.name,
+            verdict(result.is_ok())
+        );
+        for e in [&first, &result]
+            .into_iter()
+            .filter_map(|r| r.as_ref().err())
+        {
+            println!("    {e:#}");
+        }
+        result.is_ok()
+    }))
+}
+
+/// Does every item, as many at a time as there are cores. Results are in the order of the items.
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let queue = Mutex::new(items.iter().enumerate());
+    let results = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                // The lock is held for this line only.
+                while let Some((at, item)) = { queue.lock().expect("no panic under it").next() } {
+                    let result = f(item);
+                    results
+                        .lock()
+                        .expect("no panic under it")
+                        .push((at, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("no panic under it");
+    results.sort_unstable_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Where what the guests say goes.
+fn records() -> Result<PathBuf> {
+    let dir = dirs::target().join("guest-tests");
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+impl Test {
+    /// Runs the guest and keeps what it says, also of a run that does not come to its end.
+    pub fn record(&self) -> Result<Run> {
+        let mut events = Vec::new();
+        let run = self.guest.run(|event| events.push(event.clone()));
+        keep(&self.name, &events)?;
+        run
+    }
+}
+
+/// Keeps what a guest said, for whoever wants to know why.
+pub fn keep(name: &str, events: &[Event]) -> Result<()> {
+    let mut record = String::new();
+    for event in events {
+        record.push_str(&serde_json::to_string(event)?);
+        record.push('\n');
+    }
+    let file = format!("{}.jsonl", name.replace("::", "."));
+    fs::write(records()?.join(file), record)?;
+    Ok(())
+}
+
+pub fn verdict(ok: bool) -> &'static str {
+    if ok { "ok" } else { "FAILED" }
+}
