@@ -47,9 +47,9 @@ pub const CASES: &[Case] = &[
 /// What grows is third in the order.
 fn four_of_a_kind() -> Tree {
     Tree::new()
-        .holds("broker", Kill::At(100), "8M")
-        .holds("preview", Kill::At(900), "8M")
-        .holds("indexer", Kill::At(700), "8M")
+        .holds("broker", Kill::At(100), "4M")
+        .holds("preview", Kill::At(900), "4M")
+        .holds("indexer", Kill::At(700), "4M")
         .grows("media", Kill::At(500), "4M")
 }
 
