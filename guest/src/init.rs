@@ -3,6 +3,7 @@
 //! It has to go on telling while the machine is out of memory: its memory is locked, the OOM
 //! killer leaves it alone, and it opens at the start what it reads while the scenario runs.
 
+use crate::cgroup;
 use lowtide_guest::{
     CGROUP_ROOT, CgroupSample, DISK, EVENT_PORT, Event, MODULE_LIST, SCENARIO_FILE, Sample,
     Scenario, Service, What, Zram,
@@ -118,7 +119,7 @@ fn set_up(scenario: &Scenario, teller: &mut Teller) -> io::Result<()> {
         fs::write(path, text)?;
     }
     for (name, value) in &scenario.sysctls {
-        teller.attempt(&format!("/proc/sys/{name}"), value)?;
+        teller.attempt(&Path::new("/proc/sys").join(name), value)?;
     }
     let divided = scenario
         .services
@@ -126,15 +127,18 @@ fn set_up(scenario: &Scenario, teller: &mut Teller) -> io::Result<()> {
         .any(|service| !service.cgroup.is_empty());
     if divided && Path::new(CGROUP_ROOT).join("cgroup.procs").exists() {
         make_cgroup(OWN_CGROUP, teller)?;
-        teller.attempt(&format!("{CGROUP_ROOT}/{OWN_CGROUP}/cgroup.procs"), "0")?;
+        teller.attempt(&cgroup::path(OWN_CGROUP).join("cgroup.procs"), "0")?;
         for cgroup in &scenario.cgroups {
             make_cgroup(&cgroup.path, teller)?;
+            let dir = cgroup::path(&cgroup.path);
             for (file, value) in &cgroup.attributes {
-                teller.attempt(&format!("{CGROUP_ROOT}/{}/{file}", cgroup.path), value)?;
+                teller.attempt(&dir.join(file), value)?;
             }
             for (name, value) in &cgroup.xattrs {
-                let dir = format!("{CGROUP_ROOT}/{}", cgroup.path);
-                rustix::fs::setxattr(dir, name.as_str(), value.as_bytes(), XattrFlags::empty())?;
+                rustix::fs::setxattr(&dir, name.as_str(), value.as_bytes(), XattrFlags::empty())?;
+            }
+            if let Some(uid) = cgroup.owner {
+                delegate(&dir, uid)?;
             }
         }
         for service in &scenario.services {
@@ -152,21 +156,16 @@ fn set_up(scenario: &Scenario, teller: &mut Teller) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a cgroup and its ancestors, with the controllers that memory tests need in all of them.
-fn make_cgroup(path: &str, teller: &mut Teller) -> io::Result<()> {
-    let mut dir = String::from(CGROUP_ROOT);
-    for part in path.split('/').filter(|p| !p.is_empty()) {
-        let controllers = fs::read_to_string(format!("{dir}/cgroup.controllers"))?;
-        for controller in ["memory", "pids"] {
-            if controllers.split_whitespace().any(|c| c == controller) {
-                teller.attempt(
-                    &format!("{dir}/cgroup.subtree_control"),
-                    &format!("+{controller}"),
-                )?;
-            }
-        }
-        dir = format!("{dir}/{part}");
-        fs::create_dir_all(&dir)?;
+/// Makes a cgroup, and tells if a controller is refused.
+fn make_cgroup(name: &str, teller: &mut Teller) -> io::Result<()> {
+    cgroup::make(name, |file, value| teller.attempt(file, value))
+}
+
+/// What systemd does for `Delegate=`: the directory and these files are the user's.
+fn delegate(dir: &Path, uid: u32) -> io::Result<()> {
+    let files = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
+    for path in std::iter::once(dir.to_owned()).chain(files.map(|file| dir.join(file))) {
+        std::os::unix::fs::chown(path, Some(uid), Some(uid))?;
     }
     Ok(())
 }
@@ -225,11 +224,11 @@ impl Teller {
     }
 
     /// Writes to a kernel file, and tells if that is refused.
-    fn attempt(&mut self, path: &str, value: &str) -> io::Result<()> {
+    fn attempt(&mut self, path: &Path, value: &str) -> io::Result<()> {
         match fs::write(path, value) {
             Ok(()) => Ok(()),
             Err(e) => self.tell(What::Refused {
-                what: format!("{path}: {value}"),
+                what: format!("{}: {value}", path.display()),
                 error: e.to_string(),
             }),
         }
@@ -504,7 +503,7 @@ impl Probe {
         let cgroups = cgroups
             .filter(|path| !path.is_empty())
             .map(|path| {
-                let file = |name| File::open(Path::new(CGROUP_ROOT).join(path).join(name)).ok();
+                let file = |name| File::open(cgroup::path(path).join(name)).ok();
                 (
                     path.to_owned(),
                     (file("memory.current"), file("memory.events")),

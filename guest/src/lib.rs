@@ -56,6 +56,23 @@ pub struct Scenario {
     pub counted: bool,
 }
 
+/// The bytes that a name stands for, in which `%XX` is the byte of that hexadecimal number: cgroups and
+/// processes may have names that are no text. `%25` is a percent sign; one that no such number follows
+/// is itself.
+pub fn bytes(name: &str) -> Vec<u8> {
+    let mut rest = name.as_bytes();
+    let mut bytes = Vec::with_capacity(rest.len());
+    while let [first, after @ ..] = rest {
+        let number = after
+            .get(..2)
+            .filter(|_| *first == b'%')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        bytes.push(number.unwrap_or(*first));
+        rest = if number.is_some() { &after[2..] } else { after };
+    }
+    bytes
+}
+
 impl Scenario {
     pub const LIMIT_S: u64 = 60;
     pub const SAMPLE_MS: u64 = 100;
@@ -79,12 +96,15 @@ pub struct Zram {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cgroup {
-    /// Relative to the root of the tree.
+    /// Relative to the root of the tree; `%XX` is a byte, see [`bytes`].
     pub path: String,
     /// Interface files and what to write to them, e.g. `"memory.max": "64M"`.
     pub attributes: BTreeMap<String, String>,
     /// Extended attributes of its directory, e.g. `"user.oomd_omit": "1"`.
     pub xattrs: BTreeMap<String, String>,
+    /// User that it is delegated to: owns its directory, and the files by which processes and
+    /// controllers get into it, but none of its limits.
+    pub owner: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -92,7 +112,8 @@ pub struct Cgroup {
 pub struct Service {
     pub name: String,
     pub command: Vec<String>,
-    /// Cgroup to run in, relative to the root of the tree; the root itself if empty.
+    /// Cgroup to run in, relative to the root of the tree; the root itself if empty. `%XX` is a byte, see
+    /// [`bytes`].
     pub cgroup: String,
     /// Not before this other service has written its first line.
     pub after: Option<String>,
@@ -207,6 +228,12 @@ pub enum Report {
     Lost {
         count: u64,
     },
+    /// A worker, or a run of what is supervised, ended: exactly one of `code` and `signal` is there.
+    Ended {
+        number: u64,
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
     /// Cgroups made.
     Made {
         cgroups: u64,
@@ -242,4 +269,16 @@ pub struct Footprint {
     /// System calls during `quiet_ms`, where they were to be counted.
     pub syscalls: Option<u64>,
     pub quiet_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_can_have_any_byte() {
+        assert_eq!(bytes("apps/a%ff%25"), b"apps/a\xff%");
+        assert_eq!(bytes("100%"), b"100%");
+        assert_eq!(bytes("%zz"), b"%zz");
+    }
 }

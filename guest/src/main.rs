@@ -1,5 +1,6 @@
 //! One static binary that is the guest's init when the kernel starts it, and a load otherwise.
 
+mod cgroup;
 mod footprint;
 mod init;
 mod load;

@@ -11,6 +11,7 @@ mod engine;
 mod faults;
 mod firmware;
 mod limits;
+mod loads;
 mod names;
 mod order;
 mod reflex;
@@ -18,7 +19,7 @@ mod tell;
 mod watch;
 
 use super::harness::{Tally, Test, carry_out};
-use super::{loads, matrix};
+use super::matrix;
 use crate::build::programs::{self, Profile, Programs};
 use crate::host::toolchain::Arch;
 use crate::scenario;
@@ -37,6 +38,7 @@ const TOPICS: &[(&str, &[Case])] = &[
     ("faults", faults::CASES),
     ("firmware", firmware::CASES),
     ("limits", limits::CASES),
+    ("loads", loads::CASES),
     ("names", names::CASES),
     ("order", order::CASES),
     ("reflex", reflex::CASES),
@@ -103,7 +105,7 @@ pub fn run(filter: Option<&str>) -> Result<Tally> {
         .filter(|(name, _)| is_wanted(name))
         .map(|(name, case)| Ok((name, case, kernel::find(arch, case.kernel)?)))
         .collect::<Result<Vec<_>>>()?;
-    let mut loads = loads::for_every_run();
+    let mut loads = super::loads::for_every_run();
     loads.retain(|cell| is_wanted(&cell.name()));
     let (mut tests, mut tally) = matrix::for_every_run(filter)?;
     if !(cases.is_empty() && loads.is_empty()) {
