@@ -15,7 +15,7 @@ use crate::vm::qemu;
 use crate::vm::{COUNTED_DISK, GUEST, Guest, Run};
 use anyhow::{Context as _, Result, bail, ensure};
 use argh::FromArgs;
-use lowtide_guest::{Cgroup, Sample, Scenario, Service, What, Zram};
+use lowtide_guest::{Cgroup, Report, Sample, Scenario, Service, What, Zram};
 use std::process::ExitCode;
 
 /// Sizes of the devices, in MiB.
@@ -110,6 +110,9 @@ struct Load {
     victims: &'static [&'static str],
     /// [`HOG`] is started again after each end, and so may go again after all of them.
     comes_back: bool,
+    /// What presses may not be touched: when all that may go is gone, the kernel's OOM killer has its
+    /// turn.
+    kernel_decides: bool,
     /// Where it means anything.
     swaps: &'static [Swap],
     /// What shows, without the agent, that it is a load.
@@ -255,7 +258,80 @@ const LOADS: &[Load] = &[
         also: |run| says(run, "media passed over: it came back after each of 3 kills"),
         ..HOGLIKE
     },
+    Load {
+        name: "mlock",
+        press: |s, d| press(s, &["as", "--mlock", "hog", "--rate", &d.part(4)]),
+        ..HOGLIKE
+    },
+    Load {
+        name: "never-hog",
+        press: |s, d| {
+            press(s, &["hog", "--rate", &d.part(8)]);
+            let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
+            s.services.push(after_agent(spare));
+            let groups = GROUPS.replace("kill    = 800", "kill    = \"never\"");
+            s.files.insert(CONFIG.into(), groups);
+        },
+        // All that may go, and still it is not enough.
+        victims: &[SPARE, GATEWAY, SENSOR],
+        kernel_decides: true,
+        also: |run| {
+            let names_it =
+                |(_, line): (u64, &str)| line.contains("/apps/media") && line.contains("never");
+            ensure!(
+                run.lines("lowtide").any(names_it),
+                "it does not say what holds the memory and may not be touched"
+            );
+            Ok(())
+        },
+        ..HOGLIKE
+    },
+    Load {
+        name: "many-small",
+        press: |s, d| {
+            let workers = ["workers", "--count", "44", "--every-ms", "50", "--cgroup"];
+            let worker = ["apps/media/w{}", "sleeper", "--size", &d.part(44)];
+            press_by_starter(s, &[&workers[..], &worker].concat());
+        },
+        ..STARTER
+    },
+    Load {
+        name: "crash-loop",
+        press: |s, d| {
+            let app = ["supervise", "--delay-ms", "500", "--cgroup"];
+            let leak = ["apps/media/app-{}.scope", "hog", "--rate", &d.part(4)];
+            press_by_starter(s, &[&app[..], &leak].concat());
+            let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
+            s.services.push(after_agent(spare));
+        },
+        also: |run| goes_alone(run, 3),
+        ..STARTER
+    },
+    Load {
+        name: "containers-in-a-row",
+        press: |s, d| {
+            let engine = [
+                "supervise",
+                "--delay-ms",
+                "1000",
+                "--count",
+                "4",
+                "--cgroup",
+            ];
+            let container = ["docker/c{}", "hog", "--rate", &d.part(3)];
+            press_by_starter(s, &[&engine[..], &container].concat());
+        },
+        also: |run| goes_alone(run, 4),
+        ..STARTER
+    },
 ];
+
+/// [`HOG`] is what starts processes that press, each in a cgroup of its own, and is never to go itself.
+const STARTER: Load = Load {
+    victims: &[],
+    also: |run| goes_alone(run, 1),
+    ..HOGLIKE
+};
 
 /// A working set larger than the RAM, read from a disk: slow, and nothing to kill for.
 const REFAULT: Load = Load {
@@ -278,6 +354,7 @@ const HOGLIKE: Load = Load {
     press: |_, _| (),
     victims: &[HOG],
     comes_back: false,
+    kernel_decides: false,
     swaps: Swap::BOTH,
     real: kernel_kills,
     also: |_| Ok(()),
@@ -313,6 +390,42 @@ fn press(scenario: &mut Scenario, arguments: &[&str]) {
     scenario
         .services
         .push(started(load(HOG, HOG_CGROUP, arguments)));
+}
+
+/// Starts the load as [`HOG`], which only starts others: it has a cgroup of its own.
+fn press_by_starter(scenario: &mut Scenario, arguments: &[&str]) {
+    scenario
+        .services
+        .push(started(load(HOG, "starter", arguments)));
+    scenario.until = None;
+    scenario.limit_s = 20;
+    let groups = GROUPS.replace("\"apps/media\"", "\"apps/media/**\"");
+    let starter = "\n[[group]]\nname = \"starter\"\nkill = \"never\"\ncgroups = [\"starter\"]\n";
+    scenario
+        .files
+        .insert(CONFIG.into(), format!("{groups}{starter}"));
+}
+
+/// When what [`HOG`] started ended, and by which signal.
+fn ends_of_started(run: &Run) -> impl Iterator<Item = (u64, Option<i32>)> {
+    run.reports(HOG).filter_map(|(t, report)| match report {
+        Report::Ended { signal, .. } => Some((t, signal)),
+        _ => None,
+    })
+}
+
+/// At least so many of what [`HOG`] started are asked or killed, and the lifeline answers.
+fn goes_alone(run: &Run, least: usize) -> Result<()> {
+    let ended: Vec<_> = ends_of_started(run).collect();
+    ensure!(ended.len() >= least, "only {} ended", ended.len());
+    ensure!(
+        ended
+            .iter()
+            .all(|(_, signal)| matches!(signal, Some(9 | 15))),
+        "one ended by itself: {ended:?}"
+    );
+    let first = ended.first().map_or(0, |(t, _)| *t);
+    answers_after(run, LIFELINE, first)
 }
 
 /// As on a device: the agent is there before what it watches over.
@@ -469,8 +582,14 @@ impl Cell {
     }
 
     fn agent_copes(&self, run: &Run) -> Result<()> {
-        no_kernel_kill(run)?;
-        let victims: Vec<_> = ends(run).map(|(_, service, _)| service).collect();
+        let turn = if self.load.kernel_decides {
+            run.oom_lines().next().map_or(u64::MAX, |(t, _)| t)
+        } else {
+            no_kernel_kill(run)?;
+            u64::MAX
+        };
+        let before = ends(run).take_while(|(t, ..)| *t < turn);
+        let victims: Vec<_> = before.map(|(_, service, _)| service).collect();
         let again = victims.strip_prefix(self.load.victims);
         ensure!(
             again.is_some_and(|again| {
@@ -480,7 +599,8 @@ impl Cell {
             self.load.victims
         );
         by_signal(run)?;
-        if let Some((died, ..)) = ends(run).take(self.load.victims.len()).last() {
+        let last = ends(run).take(self.load.victims.len()).last();
+        if let Some((died, ..)) = last.filter(|_| !self.load.kernel_decides) {
             let mark = mem_total_kb(run) * RELIEF_PERCENT / 100;
             let after = run.samples().filter(|(t, _)| *t >= died);
             let best = after.map(|(_, s)| s.available_kb).max().unwrap_or(0);
@@ -570,7 +690,13 @@ const HEADER: &str = "\
 |---|---|---|---|---|---|---|---|---|---|";
 
 fn who_died(run: &Run) -> String {
-    let names: Vec<_> = ends(run).map(|(_, service, _)| service).collect();
+    let started = ends_of_started(run).map(|(t, _)| (t, "what it started"));
+    let mut names: Vec<_> = ends(run)
+        .map(|(t, service, _)| (t, service))
+        .chain(started)
+        .collect();
+    names.sort_by_key(|(t, _)| *t);
+    let names: Vec<_> = names.into_iter().map(|(_, name)| name).collect();
     let runs: Vec<_> = names
         .chunk_by(|a, b| a == b)
         .map(|same| match same.len() {
