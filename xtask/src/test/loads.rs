@@ -113,6 +113,8 @@ struct Load {
     /// What presses may not be touched: when all that may go is gone, the kernel's OOM killer has its
     /// turn.
     kernel_decides: bool,
+    /// Part of `cargo xtask test`, on a device of 128 MB; the others are for `cargo xtask loads` alone.
+    every_run: bool,
     /// Where it means anything.
     swaps: &'static [Swap],
     /// What shows, without the agent, that it is a load.
@@ -260,11 +262,13 @@ const LOADS: &[Load] = &[
     },
     Load {
         name: "mlock",
+        every_run: false,
         press: |s, d| press(s, &["as", "--mlock", "hog", "--rate", &d.part(4)]),
         ..HOGLIKE
     },
     Load {
         name: "never-hog",
+        every_run: false,
         press: |s, d| {
             press(s, &["hog", "--rate", &d.part(8)]);
             let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
@@ -329,6 +333,7 @@ const LOADS: &[Load] = &[
 /// [`HOG`] is what starts processes that press, each in a cgroup of its own, and is never to go itself.
 const STARTER: Load = Load {
     victims: &[],
+    every_run: false,
     also: |run| goes_alone(run, 1),
     ..HOGLIKE
 };
@@ -355,6 +360,7 @@ const HOGLIKE: Load = Load {
     victims: &[HOG],
     comes_back: false,
     kernel_decides: false,
+    every_run: true,
     swaps: Swap::BOTH,
     real: kernel_kills,
     also: |_| Ok(()),
@@ -658,6 +664,7 @@ pub fn for_every_run() -> Vec<Cell> {
     };
     LOADS
         .iter()
+        .filter(|load| load.every_run)
         .flat_map(|load| [cell(load, true), cell(load, false)])
         .chain(
             ["zram-churn", "zram-absorb"]
