@@ -2,7 +2,7 @@ use crate::evidence::Memory;
 use crate::history::History;
 use crate::policy::{Amount, Condition, Policy, Term};
 
-/// The moment at which memory runs out, for [`judge`](crate::judge) to say what would be done.
+/// The moment at which memory runs out, for [`judge`](crate::judge()) to say what would be done.
 ///
 /// An alarm has just come, every level's condition holds, and as little memory is available
 /// as the highest level waits for.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Longest message; the rest is cut.
 const MESSAGE: usize = 256;
 
-/// Never waits, and after [`connect`](Self::connect) allocates nothing and looks up no path: a
+/// Never waits, and after `connect` allocates nothing and looks up no path: a
 /// sign of life has to get out when memory is short and the service manager itself stalls. What
 /// it has no room for is dropped. Does nothing where no service manager listens.
 #[derive(Debug, Default)]
