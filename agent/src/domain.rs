@@ -105,11 +105,12 @@ impl Domains {
         self.iter().map(Domain::stalled_in_limit_us).sum()
     }
 
-    /// The first of them in which a trigger fired.
-    pub fn poll_fired(&self, context: &mut Context<'_>) -> Poll<io::Result<DomainId>> {
+    /// The first of them in which a trigger fired, or can fire no more, and why.
+    pub fn poll_fired(&self, context: &mut Context<'_>) -> Poll<(DomainId, io::Result<()>)> {
         let fired = self.iter().find_map(|domain| {
             let poll = domain.triggers.poll_readable(context);
-            poll.is_ready().then(|| poll.map_ok(|()| domain.id))
+            poll.is_ready()
+                .then(|| poll.map(|polled| (domain.id, polled)))
         });
         fired.unwrap_or(Poll::Pending)
     }
@@ -169,14 +170,26 @@ impl Domain {
         })
     }
 
-    /// Replaces its triggers. What fired and was not yet looked at counts all the same.
+    /// Replaces its triggers; what fired and was not yet looked at counts all the same. The old ones
+    /// stay where the new ones cannot be waited for.
     pub fn rearm(&mut self, triggers: Triggers, now: Millis) -> io::Result<()> {
         let new = Async::new_nonblocking(triggers)?;
         let mut context = Context::from_waker(Waker::noop());
         let woke = self.triggers.poll_readable(&mut context).is_ready();
-        self.take_fired(woke, now)?;
+        self.take_fired(woke, now);
         self.triggers = new;
         Ok(())
+    }
+
+    /// From now on it is looked at by time.
+    pub fn disarm(&mut self) -> io::Result<()> {
+        self.triggers = Async::new_nonblocking(Triggers::new()?)?;
+        Ok(())
+    }
+
+    /// Whether a trigger can wake the agent for it.
+    pub fn is_armed(&self) -> bool {
+        !self.triggers.get_ref().is_empty()
     }
 
     pub fn watches(&self, own: &OwnTrigger) -> bool {
@@ -205,13 +218,14 @@ impl Domain {
         stalled.saturating_sub(self.stalled_before_us)
     }
 
-    /// Takes in what fired, see [`Triggers::take`]; whether anything did.
-    pub fn take_fired(&mut self, woke: bool, now: Millis) -> io::Result<bool> {
-        if self.triggers.get_ref().take()? || woke {
+    /// Takes in what fired, see [`Triggers::take`]; whether anything did. Where that cannot be told,
+    /// it is what ended the sleep.
+    pub fn take_fired(&mut self, woke: bool, now: Millis) -> bool {
+        let fired = woke || self.triggers.get_ref().take().unwrap_or(false);
+        if fired {
             self.history.woken(now);
-            return Ok(true);
         }
-        Ok(false)
+        fired
     }
 
     pub fn is_due(&self, now: Instant) -> bool {

@@ -2,6 +2,7 @@
 //! stay in memory, and starting a program without an allocation between fork and exec.
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fs::AtFlags;
 use rustix::mm::{Advice, madvise, mlock, munlock};
 use rustix::param::page_size;
 use rustix::process::Pid;
@@ -34,8 +35,29 @@ pub fn check(result: c_long) -> io::Result<c_long> {
     }
 }
 
-/// The cgroup id of the directory `path` below `dir`.
+/// The cgroup id of the directory `path` below `dir`. Where no handle is to be had, as under a filter
+/// of system calls, that is its inode number.
 pub fn cgroup_id(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<u64> {
+    handle_of(dir, path).or_else(|error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
+            let stat = if path.is_empty() {
+                rustix::fs::fstat(dir)
+            } else {
+                rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW)
+            };
+            Ok(stat?.st_ino)
+        }
+        _ => Err(error),
+    })
+}
+
+/// Whether a directory with this inode number is the cgroup `id`: a kernel of 32 bits shows the lower
+/// half (`kernfs_ino` of linux/kernfs.h).
+pub fn is_inode_of(inode: u64, id: u64) -> bool {
+    inode == id || inode == u64::from(id as u32)
+}
+
+fn handle_of(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<u64> {
     let mut handle = KernfsHandle {
         handle_bytes: 8,
         handle_type: 0,

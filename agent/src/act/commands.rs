@@ -3,6 +3,9 @@
 //! A process of its own runs them: from trigger to kill the agent only puts a record into a pipe,
 //! which takes it at once or not at all. That process is there before memory is short, is neither
 //! locked in memory nor kept from the kernel's OOM killer, and ends with the agent.
+//!
+//! What it starts runs in a cgroup of its own, [`CGROUP`], which is ranked as any other: a service that
+//! a command leaves in the background has no share in the agent's protection.
 
 use super::kill::Victim;
 use crate::config::{self, Loaded};
@@ -13,23 +16,31 @@ use crate::tell::Log;
 use crate::tell::words::Because;
 use lowtide_common::Row;
 use lowtide_judge::Verdict;
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, waitpid,
 };
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::process::ExitCode;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// What the process that runs them is called.
 const NAME: &CStr = c"lowtide-commands";
+/// The cgroup of what it starts, beside that of the agent.
+const CGROUP: &str = "lowtide-commands";
 /// What a command has in its environment besides what it is told.
-const SEARCHED: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const SEARCHED: (&str, &str) = (
+    "PATH",
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+);
 /// Bytes of a record: `PIPE_BUF`, the most that a pipe takes as a whole or not at all (pipe(7)).
 const RECORD: usize = 4096;
 /// For how long it is looked whether somebody who was asked, and is not killed after all, ends.
@@ -319,27 +330,94 @@ pub fn run_all() -> ExitCode {
     // What the agent is given so that it can act, they need not have.
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     let _ = rustix::process::setpriority_process(None, 0);
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let Ok(null) = rustix::fs::open("/dev/null", flags, Mode::empty()) else {
-        return ExitCode::FAILURE;
-    };
+    let place = make_cgroup().unwrap_or_else(|error| {
+        log.warning(format_args!(
+            "{CGROUP}: {error}: commands run in the cgroup of the agent, and share its protection"
+        ));
+        None
+    });
     let mut record = [0; RECORD];
     // Whole, as it was written.
     while rustix::io::read(io::stdin(), &mut record) == Ok(RECORD) {
-        let Some((limit, words, mut variables)) = Record::parse(&record) else {
+        let Some((limit, words, variables)) = Record::parse(&record) else {
             continue;
         };
         let Some(program) = words.first() else {
             continue;
         };
-        variables.push(SEARCHED);
-        let ended = sys::spawn(program, &words, &variables, null.as_fd())
-            .and_then(|pid| wait_for(pid, limit));
+        let place = place.as_ref().map(|(_, procs)| procs.as_fd());
+        let ended = start(&words, &variables, place).and_then(|pid| wait_for(pid, limit));
         if let Err(error) = ended {
             log.warning(format_args!("{}: {error}", program.to_string_lossy()));
         }
     }
+    if let Some((dir, _)) = place {
+        // Not while a command has left somebody in it.
+        let _ = std::fs::remove_dir(dir);
+    }
     ExitCode::SUCCESS
+}
+
+/// Makes [`CGROUP`]; its directory, and its list of processes to be written to. `None` where there are
+/// no memory cgroups to be told apart by.
+fn make_cgroup() -> io::Result<Option<(PathBuf, File)>> {
+    let tree = Tree::open()?;
+    let own = std::fs::read_to_string("/proc/self/cgroup")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let Some(own) = own.map(|path| tree.mount().join(path)) else {
+        return Ok(None);
+    };
+    // In the root itself, or below what divides its memory among those in it.
+    let above = own.ancestors().skip(usize::from(own != tree.mount()));
+    let divides = |dir: &&Path| {
+        let on = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+        on.split_whitespace()
+            .any(|controller| controller == "memory")
+    };
+    let mut above = above.take_while(|dir| dir.starts_with(tree.mount()));
+    let Some(above) = above.find(divides) else {
+        return Ok(None);
+    };
+    let dir = above.join(CGROUP);
+    std::fs::create_dir(&dir).or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Ok(()),
+        _ => Err(error),
+    })?;
+    let procs = File::options().write(true).open(dir.join("cgroup.procs"))?;
+    Ok(Some((dir, procs)))
+}
+
+/// Starts a command as the first of a process group of its own, in the cgroup that `procs` lists the
+/// processes of. The error is that of what went wrong first, `execve` included.
+fn start(words: &[&CStr], variables: &[&CStr], procs: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
+    let os = |word: &CStr| OsStr::from_bytes(word.to_bytes()).to_owned();
+    let (program, arguments) = words.split_first().ok_or(Errno::INVAL)?;
+    let mut command = Command::new(os(program));
+    command
+        .args(arguments.iter().copied().map(os))
+        .stdin(Stdio::null())
+        .process_group(0)
+        .env_clear()
+        .env(SEARCHED.0, SEARCHED.1);
+    for variable in variables {
+        let mut parts = variable.to_bytes().splitn(2, |b| *b == b'=');
+        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+        }
+    }
+    if let Some(procs) = procs {
+        let procs = procs.as_raw_fd();
+        let enter = move || {
+            // SAFETY: the descriptor is open for as long as the caller of `spawn` waits for this.
+            let procs = unsafe { BorrowedFd::borrow_raw(procs) };
+            // A command that cannot be moved runs where it is.
+            let _ = rustix::io::write(procs, b"0");
+            Ok(())
+        };
+        // SAFETY: between fork and exec it makes one system call and does nothing else.
+        unsafe { command.pre_exec(enter) };
+    }
+    Ok(Pid::from_child(&command.spawn()?))
 }
 
 /// Waits for the first of a process group, for so long; then kills all of the group. The error says
@@ -374,9 +452,8 @@ mod tests {
     fn run(command: &[&str], limit: Duration) -> Result<(), String> {
         let words = words(command);
         let words: Vec<_> = words.iter().map(CString::as_c_str).collect();
-        let null = std::fs::File::open("/dev/null").unwrap();
-        let pid = sys::spawn(words[0], &words, &[c"LOWTIDE_WHEN=after"], null.as_fd());
-        pid.and_then(|pid| wait_for(pid, limit))
+        start(&words, &[c"LOWTIDE_WHEN=after"], None)
+            .and_then(|pid| wait_for(pid, limit))
             .map_err(|error| error.to_string())
     }
 

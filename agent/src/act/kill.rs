@@ -1,24 +1,22 @@
 //! Kills a memcg with all below it, or one process.
 
 use super::Done;
+use super::mrelease::{Killed, Releaser};
 use super::process::{self, Process};
 use crate::config::Loaded;
 use crate::sense::process::{Id, is_protected};
 use crate::sense::tree::Tree;
-use crate::sys;
+use crate::sense::walk::each_below;
 use lowtide_common::Row;
 use lowtide_judge::Outcome;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, RawDir};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use std::io;
-use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::time::Instant;
-
-/// Levels below a victim that its processes are looked for in.
-const DEPTH: usize = 6;
 
 /// Who was killed, or asked to stop, and may not have exited yet.
 pub enum Victim {
@@ -70,27 +68,23 @@ impl Victim {
 
 /// Sends SIGKILL to every process in and below the cgroup `id`.
 ///
-/// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone.
-pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
+/// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone; where the cgroup cannot be
+/// killed as a whole, what the last signal was refused with, if all were.
+pub fn memcg(tree: &Tree, id: u64, releaser: &Releaser) -> io::Result<Done> {
     let dir = open_victim(tree, id)?;
-    let events = open_at(&dir, "cgroup.events", OFlags::RDONLY)?;
-    match open_at(&dir, "cgroup.kill", OFlags::WRONLY) {
-        Ok(kill) => drop(rustix::io::write(&kill, b"1")?),
-        // Before Linux 5.14.
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-            each_process(&dir, DEPTH, &mut |pidfd| {
-                // Whoever has exited meanwhile is no error.
-                let _ = pidfd_send_signal(pidfd, Signal::KILL);
-            })?
-        }
-        Err(error) => return Err(error),
+    // Without it, its end cannot be waited for.
+    let events = open_at(&dir, "cgroup.events", OFlags::RDONLY);
+    let killed = open_at(&dir, "cgroup.kill", OFlags::WRONLY)
+        .and_then(|kill| Ok(rustix::io::write(&kill, b"1")?));
+    // Not there before Linux 5.14; refused to who may not write, and of a threaded cgroup.
+    if killed.is_err() {
+        signal_each(dir.as_fd(), Signal::KILL)?;
     }
     let done = Done {
-        victim: Some(Victim::Memcg(events)),
+        victim: events.ok().map(Victim::Memcg),
         ..Done::only(Outcome::Killed)
     };
-    // Victims that do not get to run give their memory back all the same.
-    let _ = each_process(&dir, DEPTH, &mut |pidfd| give_back(pidfd));
+    releaser.release(Killed::Memcg(dir));
     Ok(done)
 }
 
@@ -99,12 +93,20 @@ pub fn memcg(tree: &Tree, id: u64) -> io::Result<Done> {
 ///
 /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone, `ESRCH` when none of
 /// its processes may be killed.
-pub fn process(tree: &Tree, target: &Row, enough: u64, config: &Loaded) -> io::Result<Done> {
+pub fn process(
+    tree: &Tree,
+    target: &Row,
+    enough: u64,
+    config: &Loaded,
+    releaser: &Releaser,
+) -> io::Result<Done> {
     let process = first(tree, target, enough, config)?;
     let name = process.name();
     pidfd_send_signal(&process.pidfd, Signal::KILL)?;
     let done = Done::only(Outcome::Killed);
-    give_back(process.pidfd.as_fd());
+    if let Ok(pidfd) = process.pidfd.try_clone() {
+        releaser.release(Killed::Process(pidfd));
+    }
     Ok(Done {
         process: Some(name),
         victim: Some(Victim::Process(process.pidfd)),
@@ -112,27 +114,17 @@ pub fn process(tree: &Tree, target: &Row, enough: u64, config: &Loaded) -> io::R
     })
 }
 
-/// Gives back the memory of a process that was killed, best effort: it may be faster. That of 500 MB in
-/// zram takes a fifth of a second, in which others that can go on do.
-fn give_back(pidfd: BorrowedFd<'_>) {
-    let _ = sys::take_turns();
-    let _ = sys::process_mrelease(pidfd);
-    let _ = sys::run_first();
-}
-
 /// Sends a signal to every process in and below the cgroup `id`, for it to end by itself.
 ///
 /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone, `EINVAL` for no
-/// signal of this kernel.
+/// signal of this kernel; what the last signal was refused with, if all were.
 pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<Done> {
     let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
     let dir = open_victim(tree, id)?;
-    let events = open_at(&dir, "cgroup.events", OFlags::RDONLY)?;
-    each_process(&dir, DEPTH, &mut |pidfd| {
-        let _ = pidfd_send_signal(pidfd, signal);
-    })?;
+    let events = open_at(&dir, "cgroup.events", OFlags::RDONLY);
+    signal_each(dir.as_fd(), signal)?;
     Ok(Done {
-        victim: Some(Victim::Memcg(events)),
+        victim: events.ok().map(Victim::Memcg),
         ..Done::only(Outcome::Asked)
     })
 }
@@ -176,29 +168,37 @@ pub(super) fn open_victim(tree: &Tree, id: u64) -> io::Result<OwnedFd> {
     tree.open_id(id)
 }
 
-/// Calls `f` with a pidfd of each process in the cgroup and `depth` levels below it.
-fn each_process(dir: &OwnedFd, depth: usize, f: &mut dyn FnMut(BorrowedFd<'_>)) -> io::Result<()> {
-    process::each(dir.as_fd(), &mut |_, pidfd| {
-        f(pidfd.as_fd());
+/// Sends a signal to each process in and below a cgroup. An error where there are some, and none got
+/// it; one that has exited meanwhile is none.
+fn signal_each(dir: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let (mut reached, mut refused) = (false, None);
+    each_process(dir, &mut |pidfd| {
+        match pidfd_send_signal(pidfd, signal) {
+            Ok(()) => reached = true,
+            Err(Errno::SRCH) => {}
+            Err(error) => refused = Some(error),
+        }
         Ok(())
     })?;
-    if depth == 0 {
-        return Ok(());
+    match refused {
+        Some(error) if !reached => Err(error.into()),
+        _ => Ok(()),
     }
-    let mut buffer = [MaybeUninit::uninit(); 2048];
-    let mut entries = RawDir::new(dir, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        if entry.file_type() == FileType::Directory
-            && !matches!(entry.file_name().to_bytes(), b"." | b"..")
-        {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            // It may have vanished meanwhile, and its processes with it.
-            if let Ok(child) = rustix::fs::openat(dir, entry.file_name(), flags, Mode::empty()) {
-                let _ = each_process(&child, depth - 1, f);
-            }
+}
+
+/// Calls `f` with a pidfd of each process in and below the cgroup. An error where its own processes
+/// cannot be listed; a cgroup below it that cannot be has gone.
+pub(super) fn each_process(
+    dir: BorrowedFd<'_>,
+    f: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    process::each(dir, &mut |_, pidfd| f(pidfd.as_fd()))?;
+    let _ = each_below(dir, &mut |cgroup| {
+        if let Ok(dir) = cgroup.open() {
+            let _ = process::each(dir.as_fd(), &mut |_, pidfd| f(pidfd.as_fd()));
         }
-    }
+        ControlFlow::Continue(())
+    });
     Ok(())
 }
 

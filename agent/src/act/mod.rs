@@ -2,6 +2,8 @@
 
 pub mod commands;
 pub mod kill;
+pub mod mrelease;
+mod only;
 pub mod process;
 mod reboot;
 mod reclaim;
@@ -16,6 +18,7 @@ use commands::{About, Commands};
 use kill::Victim;
 use lowtide_common::{Row, Rule};
 use lowtide_judge::{Action, Outcome, Verdict};
+use mrelease::Releaser;
 use settings::Settings;
 use std::io;
 use std::time::{Duration, Instant};
@@ -48,6 +51,7 @@ pub struct Means<'a> {
     pub settings: &'a mut Settings,
     pub commands: &'a mut Commands,
     pub watchdog: Option<&'a mut Watchdog>,
+    pub releaser: &'a Releaser,
 }
 
 /// Carries out what the verdict says; `None` for nothing, and for what is done already. Allocates
@@ -62,6 +66,7 @@ pub fn carry_out(
         settings,
         commands,
         watchdog,
+        releaser,
     } = means;
     let (policy, enough) = (&config.policy, verdict.enough);
     let one_by_one =
@@ -104,9 +109,9 @@ pub fn carry_out(
             // Where that was not done in the grace. A command that cannot be run holds up no kill.
             let _ = commands.before(about(target));
             let done = if one_by_one(target) {
-                kill::process(tree, target, enough, config)
+                kill::process(tree, target, enough, config, releaser)
             } else {
-                let done = kill::memcg(tree, target.id);
+                let done = kill::memcg(tree, target.id, releaser);
                 // Whoever is started in it next is not held back for what this one did.
                 settings.thaw(tree, |id, _| id == target.id);
                 done

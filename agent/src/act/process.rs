@@ -114,7 +114,7 @@ pub fn has_exited(pidfd: &OwnedFd) -> bool {
 }
 
 /// Calls `f` with pid and pidfd of each process in the cgroup itself, at most [`BATCH`] times
-/// [`BATCHES`].
+/// [`BATCHES`]. An error of one does not keep it from the others; the first of them is returned.
 ///
 /// A pid taken from `cgroup.procs` may be reused before it is opened; the pidfd is checked to be
 /// still in this cgroup by reading the list again. Not by /proc, which would make the kernel
@@ -124,6 +124,7 @@ pub fn each(
     f: &mut dyn FnMut(Pid, OwnedFd) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut listed = Pids::of(dir)?;
+    let mut done = Ok(());
     for _ in 0..BATCHES {
         let mut opened = heapless::Vec::<(Pid, OwnedFd), BATCH>::new();
         let mut ended = true;
@@ -140,11 +141,11 @@ pub fn each(
         for still_there in Pids::of(dir)? {
             if let Some(i) = opened.iter().position(|(pid, _)| *pid == still_there) {
                 let (pid, pidfd) = opened.swap_remove(i);
-                f(pid, pidfd)?;
+                done = done.and(f(pid, pidfd));
             }
         }
     }
-    Ok(())
+    done
 }
 
 /// The processes in a cgroup itself, as `cgroup.procs` lists them.

@@ -5,6 +5,7 @@
 //! next start when the agent died in between. A value that somebody else changed meanwhile stays.
 
 use super::kill::open_victim;
+use super::only::{Only, another_runs};
 use super::process::{self, Process};
 use crate::sense::tree::Tree;
 use crate::tell::Log;
@@ -140,6 +141,8 @@ impl Change {
 
 /// The one place from where cgroups are changed in a way that lasts.
 pub struct Settings {
+    #[expect(dead_code, reason = "held for as long as the agent runs")]
+    only: Only,
     /// `None` where there is nowhere to keep it: then nothing is changed at all.
     state: Option<OwnedFd>,
     changes: Box<[Option<Change>; SLOTS]>,
@@ -151,47 +154,59 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Opens [`STATE`] and undoes what an agent left behind that died. Where it cannot be made,
-    /// nothing can be set. Fails when another agent runs.
+    /// Opens [`STATE`] and undoes what an agent left behind that died. Where it cannot be made or has
+    /// no room, nothing can be set. Fails when another agent runs.
     pub fn open(tree: &Tree, log: &mut Log) -> io::Result<Self> {
-        let state = state_file()
-            .inspect_err(|error| {
-                log.warning(format_args!(
-                    "{STATE}: {error}: nothing can be protected or held back"
-                ));
-            })
-            .ok();
         let mut this = Self {
-            state,
+            only: Only::claim(log)?,
+            state: None,
             changes: Box::new([None; SLOTS]),
             frozen: heapless::Vec::new(),
             said: heapless::Vec::new(),
             unbraked: heapless::Vec::new(),
         };
-        let Some(state) = &this.state else {
-            return Ok(this);
-        };
-        rustix::fs::flock(state, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| io::Error::other("another lowtide runs"))?;
+        match this.open_state(tree, log) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(another_runs()),
+            Err(error) => {
+                this.state = None;
+                log.warning(format_args!(
+                    "{STATE}: {error}: nothing can be protected or held back"
+                ));
+            }
+            Ok(()) => {}
+        }
+        Ok(this)
+    }
+
+    /// `WouldBlock`: another agent has it.
+    fn open_state(&mut self, tree: &Tree, log: &mut Log) -> io::Result<()> {
+        let state = state_file()?;
+        // A second one that is told apart: its claim may be in another network namespace. Where files
+        // cannot be locked, the claim alone counts.
+        if rustix::fs::flock(&state, FlockOperation::NonBlockingLockExclusive) == Err(Errno::AGAIN)
+        {
+            return Err(Errno::AGAIN.into());
+        }
         let mut slot = [0; SLOT];
-        for (i, change) in this.changes.iter_mut().enumerate() {
-            let n = rustix::io::pread(state, &mut slot, (i * SLOT) as u64)?;
+        for (i, change) in self.changes.iter_mut().enumerate() {
+            let n = rustix::io::pread(&state, &mut slot, (i * SLOT) as u64)?;
             *change = core::str::from_utf8(&slot[..n])
                 .ok()
                 .and_then(Change::parse);
         }
-        if this.len() > 0 {
+        self.state = Some(state);
+        if self.len() > 0 {
             log.notice(format_args!(
                 "undoing {} settings that an agent left behind",
-                this.len()
+                self.len()
             ));
         }
-        this.undo_all(tree);
+        self.undo_all(tree);
         // All pages are there from now on: writing a slot takes no memory.
         for i in 0..SLOTS {
-            this.keep(i, None)?;
+            self.keep(i, None)?;
         }
-        Ok(this)
+        Ok(())
     }
 
     /// Whether there is a journal, and so anything can be set.
@@ -472,9 +487,11 @@ fn each_process(
     })
 }
 
-/// Calls `f` with each process that there is. Who exits meanwhile is no error.
+/// Calls `f` with each process that there is. An error of one does not keep it from the others; the
+/// first of them is returned. One that exits meanwhile is no error.
 fn all_processes(f: &mut dyn FnMut(Process) -> io::Result<()>) -> io::Result<()> {
     let proc = rustix::fs::open("/proc", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut done = Ok(());
     for entry in rustix::fs::Dir::read_from(proc)? {
         let entry = entry?;
         let number = entry.file_name().to_str().ok().and_then(|n| n.parse().ok());
@@ -486,12 +503,12 @@ fn all_processes(f: &mut dyn FnMut(Process) -> io::Result<()>) -> io::Result<()>
             .and_then(|pidfd| Process::open(pid, pidfd));
         match process.and_then(&mut *f) {
             Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {
-                return Err(error);
+                done = done.and(Err(error));
             }
             _ => {}
         }
     }
-    Ok(())
+    done
 }
 
 pub(super) fn read_value(dir: BorrowedFd<'_>, file: &str) -> io::Result<i64> {

@@ -49,12 +49,7 @@ impl Run {
                 return ExitCode::FAILURE;
             }
         };
-        match smol::block_on(daemon.run(&paths)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                Log::open().error(format_args!("stopped: {error}"));
-                ExitCode::FAILURE
-            }
-        }
+        smol::block_on(daemon.run(&paths));
+        ExitCode::SUCCESS
     }
 }

@@ -16,26 +16,38 @@ use std::time::{Duration, Instant};
 /// what it did, so this bounds an episode without ever being the reason that it ends early.
 const STEPS: usize = 64;
 
+/// After figures that could not be had, the time to the next try.
+const RETRY: Duration = Duration::from_millis(250);
+
 impl Daemon {
     /// Senses, judges and acts for one domain until there is nothing more to do now.
-    pub(super) fn episode(&mut self, id: DomainId, mut woke: bool) -> io::Result<()> {
+    pub(super) fn episode(&mut self, id: DomainId, mut woke: bool) {
         for _ in 0..STEPS {
             let now = self.now();
             let Some(domain) = self.domains.get_mut(id) else {
-                return Ok(());
+                return;
             };
-            let fired = domain.take_fired(std::mem::take(&mut woke), now)?;
+            let fired = domain.take_fired(std::mem::take(&mut woke), now);
             let woken = Instant::now();
             self.keep_alive(woken);
             self.commands.look();
-            let Some(memory) = without_allocating(|| self.memory(id))? else {
-                return Ok(());
+            let memory = match without_allocating(|| self.memory(id)) {
+                Ok(Some(memory)) => memory,
+                Ok(None) => return,
+                Err(error) => return self.look_again(id, "the figures of memory", &error),
             };
-            let verdict = without_allocating(|| self.judge(id, &memory, fired, now))?;
+            let verdict = match without_allocating(|| self.judge(id, &memory, fired, now)) {
+                Ok(verdict) => verdict,
+                Err(error) => return self.look_again(id, "the candidates", &error),
+            };
+            self.said.blind = None;
             self.announce(&verdict);
             let done = without_allocating(|| self.act(id, &verdict, now));
             self.tell(id, &verdict, done.as_ref(), woken);
             self.commands.tell(&mut self.log);
+            if self.surveyor.is_behind() {
+                self.catch_up();
+            }
             if id == DomainId::SYSTEM && !verdict.helpless {
                 self.resume_keepalive();
             }
@@ -48,22 +60,36 @@ impl Daemon {
             }
             let Some(done) = done else {
                 self.rest(id, &verdict);
-                return Ok(());
+                return;
             };
             if let Some(victim) = done.victim {
-                self.wait_for(id, victim, done.at, memory.available)?;
+                self.wait_for(id, victim, done.at, memory.available);
             }
         }
         if let Some(domain) = self.domains.get_mut(id) {
             domain.look_again = Some(Instant::now());
         }
-        Ok(())
+    }
+
+    /// Nothing can be judged now; soon it may be.
+    fn look_again(&mut self, id: DomainId, what: &'static str, error: &io::Error) {
+        self.tell_blind(what, error);
+        if let Some(domain) = self.domains.get_mut(id) {
+            domain.look_again = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// More cgroups are new than a survey looks at: all are looked at by name.
+    fn catch_up(&mut self) {
+        if let Err(error) = self.surveyor.classify_all(&self.config.matcher) {
+            self.tell_blind("new cgroups", &error);
+        }
     }
 
     /// The figures of a domain; `None` where nothing can be short in it, or no longer.
     fn memory(&mut self, id: DomainId) -> io::Result<Option<Memory>> {
         let system = Memory {
-            psi: self.meminfo.has_psi() && self.config.wake.trigger.is_some(),
+            psi: self.meminfo.has_psi() && self.domains.system().is_armed(),
             psi_limited_us: self.domains.stalled_in_limit_us(),
             ..self.meminfo.read()?
         };
@@ -119,6 +145,7 @@ impl Daemon {
                 settings: &mut self.settings,
                 commands: &mut self.commands,
                 watchdog: self.watchdog.as_mut(),
+                releaser: &self.releaser,
             },
         );
         if let Some(domain) = self.domains.get_mut(id) {
@@ -140,19 +167,14 @@ impl Daemon {
         if verdict.level == Level::Calm {
             self.commands.prepare(&self.config.commands, &mut self.log);
             if self.surveyor.take_found_new() {
-                self.settle();
+                self.upkeep.passes.cgroup_made(Instant::now());
             }
+            self.tell_of_room();
         }
     }
 
     /// No second victim while the first is still exiting.
-    fn wait_for(
-        &mut self,
-        id: DomainId,
-        victim: Victim,
-        killed: Instant,
-        was: u64,
-    ) -> io::Result<()> {
+    fn wait_for(&mut self, id: DomainId, victim: Victim, killed: Instant, was: u64) {
         let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
         let deadline = killed + limit;
         // Throttled cgroups are thawed in time meanwhile, and keep-alives go on.
@@ -169,16 +191,20 @@ impl Daemon {
                     limit.as_millis()
                 ));
                 self.commands.still_there(victim);
-                return Ok(());
+                return;
             }
         }
         self.commands.ended();
         self.commands.tell(&mut self.log);
-        let system = self.meminfo.read()?;
-        let memory = self.domains.get_mut(id).and_then(|domain| {
+        let domain = self.domains.get_mut(id).map(|domain| {
             domain.history.gone();
-            domain.memory(&system).ok().flatten()
+            &*domain
         });
+        // The next step says why there are no figures.
+        let Ok(system) = self.meminfo.read() else {
+            return;
+        };
+        let memory = domain.and_then(|domain| domain.memory(&system).ok().flatten());
         let available = memory.unwrap_or(system).available;
         self.log.notice(format_args!(
             "gone after {} ms, available {} (was {})",
@@ -186,7 +212,6 @@ impl Daemon {
             Size(available),
             Size(was),
         ));
-        Ok(())
     }
 
     /// Ends the throttling whose time is over.

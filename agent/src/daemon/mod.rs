@@ -7,6 +7,7 @@ mod start;
 mod upkeep;
 
 use crate::act::commands::Commands;
+use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
 use crate::act::watchdog::Watchdog;
 use crate::config::{Loaded, Paths};
@@ -19,6 +20,7 @@ use crate::tell::Log;
 use crate::tell::manager::Manager;
 use async_signal::{Signal, Signals};
 use lowtide_judge::Millis;
+use report::Said;
 use smol::Timer;
 use smol::future::FutureExt as _;
 use smol::stream::StreamExt as _;
@@ -34,17 +36,24 @@ pub struct Daemon {
     settings: Settings,
     commands: Commands,
     watchdog: Option<Watchdog>,
+    releaser: Releaser,
     upkeep: Upkeep,
     domains: Domains,
     log: Log,
     manager: Manager,
     born: Instant,
+    /// What was said last of what cannot be done.
+    said: Said,
 }
 
 /// Why the sleep ended.
 enum Woken {
     /// One of the triggers of this domain fired.
     Trigger(DomainId),
+    /// Those of this domain can fire no more.
+    Disarmed(DomainId, io::Error),
+    /// Cgroups are told of no more as they are made.
+    Uninformed(io::Error),
     /// [`Daemon::next_deadline`] has come.
     Deadline,
     CgroupMade,
@@ -53,58 +62,78 @@ enum Woken {
 }
 
 impl Daemon {
-    /// Runs until SIGTERM or SIGINT, and leaves no setting behind.
-    pub async fn run(mut self: Box<Self>, paths: &Paths) -> io::Result<()> {
-        let result = self.watch(paths).await;
+    /// Runs until SIGTERM or SIGINT, and leaves no setting behind. Nothing else ends it: what goes wrong
+    /// with one cgroup, one process or one file is said, and done without.
+    pub async fn run(mut self: Box<Self>, paths: &Paths) {
+        self.watch(paths).await;
         self.manager.stopping();
         self.settings.undo_all(&self.surveyor.tree);
-        result
     }
 
-    async fn watch(&mut self, paths: &Paths) -> io::Result<()> {
-        let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
+    async fn watch(&mut self, paths: &Paths) {
+        let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])
+            .inspect_err(|error| {
+                self.log.error(format_args!(
+                    "signals cannot be waited for: {error}: SIGTERM ends the agent before it has \
+                     undone its settings, and so does SIGHUP, which reloads nothing"
+                ));
+            })
+            .ok();
         stack::touch();
         resident::let_go();
         self.manager.ready();
-        self.episode(DomainId::SYSTEM, false)?;
+        self.episode(DomainId::SYSTEM, false);
         loop {
-            match self.wake(&mut signals).await? {
-                Woken::Trigger(id) => self.episode(id, true)?,
-                Woken::Deadline => self.on_deadline(Instant::now())?,
+            match self.wake(&mut signals).await {
+                Woken::Trigger(id) => self.episode(id, true),
+                Woken::Deadline => self.on_deadline(Instant::now()),
                 Woken::CgroupMade => self.on_cgroup_made(),
-                Woken::Reload => self.on_reload(paths)?,
+                Woken::Reload => self.on_reload(paths),
+                Woken::Disarmed(id, error) => self.on_disarmed(id, &error),
+                Woken::Uninformed(error) => self.upkeep.lose_births(&error, &mut self.log),
                 Woken::Stop(signal) => {
                     self.log.info(format_args!("{signal:?}: stopping"));
-                    return Ok(());
+                    return;
                 }
             }
         }
     }
 
     /// Sleeps. A trigger comes before all else that may have happened meanwhile.
-    async fn wake(&self, signals: &mut Signals) -> io::Result<Woken> {
+    async fn wake(&self, signals: &mut Option<Signals>) -> Woken {
         let fired = poll_fn(|context| {
             let fired = self.domains.poll_fired(context);
-            fired.map_ok(Woken::Trigger)
+            fired.map(|(id, fired)| match fired {
+                Ok(()) => Woken::Trigger(id),
+                Err(error) => Woken::Disarmed(id, error),
+            })
         });
         let told = async {
-            match signals.next().await {
-                Some(Ok(Signal::Hup)) => Ok(Woken::Reload),
-                Some(Ok(signal)) => Ok(Woken::Stop(signal)),
-                Some(Err(error)) => Err(error),
-                None => pending().await,
+            let Some(signals) = signals else {
+                return pending().await;
+            };
+            loop {
+                match signals.next().await {
+                    Some(Ok(Signal::Hup)) => return Woken::Reload,
+                    Some(Ok(signal)) => return Woken::Stop(signal),
+                    // Which one it was is not known: the next one may be.
+                    Some(Err(_)) => {}
+                    None => return pending().await,
+                }
             }
         };
         let made = async {
-            self.upkeep.births.readable().await?;
-            Ok(Woken::CgroupMade)
+            match self.upkeep.births.readable().await {
+                Ok(()) => Woken::CgroupMade,
+                Err(error) => Woken::Uninformed(error),
+            }
         };
         let deadline = async {
             match self.next_deadline() {
                 Some(deadline) => Timer::at(deadline).await,
                 None => pending().await,
             };
-            Ok(Woken::Deadline)
+            Woken::Deadline
         };
         fired.or(told).or(made).or(deadline).await
     }
@@ -121,7 +150,7 @@ impl Daemon {
         deadlines.into_iter().flatten().min()
     }
 
-    fn on_deadline(&mut self, now: Instant) -> io::Result<()> {
+    fn on_deadline(&mut self, now: Instant) {
         self.thaw_expired();
         self.commands.look();
         self.keep_alive(now);
@@ -129,10 +158,26 @@ impl Daemon {
         for id in self.domains.ids() {
             let domain = self.domains.get_mut(id);
             if domain.is_some_and(|domain| domain.is_due(now)) {
-                self.episode(id, false)?;
+                self.episode(id, false);
             }
         }
-        Ok(())
+    }
+
+    /// The system goes on by time, and a cgroup goes without: what is short in it is short in the
+    /// system, too, when it is bad enough.
+    fn on_disarmed(&mut self, id: DomainId, error: &io::Error) {
+        let Some(domain) = self.domains.get_mut(id) else {
+            return;
+        };
+        self.log.error(format_args!(
+            "{}its trigger can fire no more: {error}",
+            domain.place
+        ));
+        if id != DomainId::SYSTEM {
+            self.domains.remove(id);
+        } else if domain.disarm().is_ok() {
+            self.episode(id, false);
+        }
     }
 
     fn on_cgroup_made(&mut self) {
@@ -142,17 +187,16 @@ impl Daemon {
     }
 
     /// What the new config says counts at once: each domain is judged by it, the system last.
-    fn on_reload(&mut self, paths: &Paths) -> io::Result<()> {
+    fn on_reload(&mut self, paths: &Paths) {
         self.manager.reloading();
-        let reloaded = self.reload(paths)?;
+        let reloaded = self.reload(paths);
         resident::let_go();
         if reloaded {
             for id in self.domains.ids().into_iter().rev() {
-                self.episode(id, false)?;
+                self.episode(id, false);
             }
         }
         self.manager.ready();
-        Ok(())
     }
 
     /// Milliseconds that the agent runs.

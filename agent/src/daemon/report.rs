@@ -4,7 +4,7 @@ use super::Daemon;
 use crate::act;
 use crate::domain::{Domain, DomainId};
 use crate::sense::tree::PATH;
-use crate::tell::words::{Because, Figures, Target, Whom};
+use crate::tell::words::{Because, Figures, Many, Target, Whom};
 use crate::units::Size;
 use lowtide_common::Row;
 use lowtide_judge::{Action, Level, Outcome, Reason, Verdict};
@@ -15,6 +15,15 @@ use std::time::Instant;
 /// Candidates that were not chosen, and are told of with each victim.
 const OTHERS: usize = 3;
 
+/// What was said last of what cannot be done, so that it is said when it changes.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// What could not be seen, and the error.
+    pub blind: Option<(&'static str, Option<i32>)>,
+    /// See [`Surveyor::left_out`] and [`Surveyor::unruled`].
+    room: (u32, u32),
+}
+
 impl Daemon {
     /// What has to be said before it is done: the device restarts.
     pub(super) fn announce(&mut self, verdict: &Verdict) {
@@ -23,6 +32,47 @@ impl Daemon {
                 "rebooting: nothing was left to do for {} ms",
                 self.config.policy.reboot_after_ms
             ));
+        }
+    }
+
+    /// What cannot be seen is tried again, and said once.
+    pub(super) fn tell_blind(&mut self, what: &'static str, error: &io::Error) {
+        let blind = Some((what, error.raw_os_error()));
+        if self.said.blind != blind {
+            self.said.blind = blind;
+            self.log.error(format_args!(
+                "cannot see {what}: {error}; it is tried again"
+            ));
+        }
+    }
+
+    /// What there is no room for, when that begins, ends, or has doubled.
+    pub(super) fn tell_of_room(&mut self) {
+        let now = (self.surveyor.left_out(), self.surveyor.unruled());
+        let said = &mut self.said.room;
+        let is_news = |now: u32, said: u32| (now == 0) != (said == 0) || now / 2 > said;
+        if is_news(now.0, said.0) {
+            said.0 = now.0;
+            let many = Many(self.surveyor.unit());
+            if now.0 > 0 {
+                self.log.warning(format_args!(
+                    "{} {many} are more than there is room for: the smallest are not looked at",
+                    now.0
+                ));
+            } else {
+                self.log
+                    .info(format_args!("there is room for all {many} again"));
+            }
+        }
+        if is_news(now.1, said.1) {
+            said.1 = now.1;
+            if now.1 > 0 {
+                self.log.warning(format_args!(
+                    "{} cgroups that a group covers are more than there is room for: they are \
+                     ranked like what is above them",
+                    now.1
+                ));
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! Start and reload: what is read, opened and said before the agent sleeps. All of it is cold code.
 
-use super::{Daemon, Upkeep};
+use super::{Daemon, Said, Upkeep};
 use crate::act::commands::Commands;
+use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
 use crate::act::watchdog::Watchdog;
 use crate::config::{self, Loaded, Paths};
@@ -26,10 +27,17 @@ impl Daemon {
     /// Opens everything that the agent will ever need.
     pub fn start(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {
         protect_self(&mut log);
-        let this = stack::on_its_own(|| Self::open(config, log, verifier_log))?;
+        let mut this = stack::on_its_own(|| Self::open(config, log, verifier_log))?;
         // By now there is the thread that smol has beside this one, and as often as not that is whom a
         // trigger wakes, which then wakes this one.
         let _ = sys::all_run_first();
+        // After that, as it is not to.
+        match Releaser::start() {
+            Ok(releaser) => this.releaser = releaser,
+            Err(error) => this.log.warning(format_args!(
+                "no thread to give back a victim's memory: {error}: it comes back in its own time"
+            )),
+        }
         Ok(this)
     }
 
@@ -50,10 +58,19 @@ impl Daemon {
             log.info(format_args!("{note}"));
         }
         let mut surveyor = Surveyor::new(chosen.engine, tree);
-        let ruled = surveyor.classify_all(&config.matcher)?;
+        let ruled = surveyor.classify_all(&config.matcher);
+        let ruled = ruled.unwrap_or_else(|error| unclassified(&error, &mut log));
         let meminfo = Meminfo::open()?;
         let memory = meminfo.read()?;
-        let triggers = arm(&config, memory.psi, &mut log)?;
+        let triggers = match arm(&config, memory.psi, &mut log) {
+            Ok(triggers) => triggers,
+            Err(_) => {
+                log.warning(format_args!(
+                    "memory is looked at by time, which is second best"
+                ));
+                Triggers::new()?
+            }
+        };
         let status = status_line(&surveyor, triggers.len(), &config, ruled);
         log.info(format_args!("{status}"));
         manager.status(format_args!("{status}"));
@@ -71,13 +88,6 @@ impl Daemon {
                 "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
             ));
         }
-        if surveyor.left_out() > 0 {
-            log.warning(format_args!(
-                "{} {} are more than the limit on open files allows to look at; raise it",
-                surveyor.left_out(),
-                Many(surveyor.unit()),
-            ));
-        }
         let settings = Settings::open(&surveyor.tree, &mut log)?;
         let mut this = Box::new(Self {
             config,
@@ -86,12 +96,15 @@ impl Daemon {
             settings,
             commands: Commands::default(),
             watchdog: None,
-            upkeep: Upkeep::new()?,
+            releaser: Releaser::NONE,
+            upkeep: Upkeep::new(&mut log),
             domains: Domains::new(Domain::system(triggers)?),
             log,
             manager,
             born: Instant::now(),
+            said: Said::default(),
         });
+        this.tell_of_room();
         this.commands.prepare(&this.config.commands, &mut this.log);
         this.open_watchdog();
         this.tell_of_cgroups_only();
@@ -106,7 +119,7 @@ impl Daemon {
 
     /// Reads the config anew; the running one stays where the new one is bad, which is `false`.
     #[inline(never)]
-    pub(super) fn reload(&mut self, paths: &Paths) -> io::Result<bool> {
+    pub(super) fn reload(&mut self, paths: &Paths) -> bool {
         let config = match stack::on_its_own(|| config::load(paths).map(Box::new)) {
             Ok(config) => config,
             Err(problems) => {
@@ -115,21 +128,24 @@ impl Daemon {
                 }
                 self.log
                     .error(format_args!("reload refused, the running config stays"));
-                return Ok(false);
+                return false;
             }
         };
         // The new triggers are armed before the old ones go: none is lost in between.
         let psi = self.meminfo.has_psi();
-        let triggers = match arm(&config, psi, &mut self.log) {
-            Ok(triggers) => triggers,
+        let now = self.now();
+        let system = self.domains.system();
+        let rearmed = arm(&config, psi, &mut self.log).and_then(|triggers| {
+            let armed = triggers.len();
+            system.rearm(triggers, now).map(|()| armed)
+        });
+        let armed = match rearmed {
+            Ok(armed) => armed,
             Err(error) => {
                 self.log.error(format_args!("reload refused: {error}"));
-                return Ok(false);
+                return false;
             }
         };
-        let (armed, now) = (triggers.len(), self.now());
-        let system = self.domains.system();
-        system.rearm(triggers, now)?;
         system.history.reconfigured();
         if config.engine != self.config.engine {
             self.log.warning(format_args!(
@@ -144,17 +160,13 @@ impl Daemon {
             self.open_watchdog();
         }
         let ruled = self.surveyor.classify_all(&self.config.matcher);
-        let ruled = ruled.unwrap_or_else(|error| {
-            self.log
-                .error(format_args!("classifying who is there: {error}"));
-            0
-        });
+        let ruled = ruled.unwrap_or_else(|error| unclassified(&error, &mut self.log));
         self.commands.prepare(&self.config.commands, &mut self.log);
         self.settle();
         let status = status_line(&self.surveyor, armed, &self.config, ruled);
         self.log.info(format_args!("reloaded: {status}"));
         self.manager.status(format_args!("{status}"));
-        Ok(true)
+        true
     }
 
     /// Has the watchdog open that the config asks for, or none. One that cannot be opened is said,
@@ -197,6 +209,12 @@ impl Daemon {
             ));
         }
     }
+}
+
+/// None has a rule of its own yet; the first look at the candidates finds them.
+fn unclassified(error: &io::Error, log: &mut Log) -> usize {
+    log.error(format_args!("classifying what is there: {error}"));
+    0
 }
 
 /// What the agent stands on, in a line.

@@ -4,6 +4,8 @@ use super::Daemon;
 use crate::act::settle::{settle, settle_processes};
 use crate::domain::{Domain, OwnTrigger};
 use crate::sense::births::Births;
+use crate::sys;
+use crate::tell::Log;
 use lowtide_judge::{DOMAINS, Unit};
 use std::io;
 use std::time::{Duration, Instant};
@@ -25,11 +27,25 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            births: Births::new()?,
+    pub fn new(log: &mut Log) -> Self {
+        let mut this = Self {
+            births: Births::none(),
             passes: Passes::default(),
-        })
+        };
+        match Births::new() {
+            Ok(births) => this.births = births,
+            Err(error) => this.lose_births(&error, log),
+        }
+        this
+    }
+
+    /// From now on nothing tells of cgroups as they are made.
+    pub fn lose_births(&mut self, error: &io::Error, log: &mut Log) {
+        self.births = Births::none();
+        log.warning(format_args!(
+            "nothing tells of cgroups as they are made: {error}: they are protected when memory was \
+             short for the first time since"
+        ));
     }
 }
 
@@ -38,14 +54,20 @@ impl Upkeep {
 pub(super) struct Passes {
     /// The next one, and how many there were since a cgroup was made.
     next: Option<(Instant, usize)>,
+    /// The rest after the last one.
+    rests_until: Option<Instant>,
 }
 
 impl Passes {
     /// A cgroup was made. A first pass that is planned already takes it along.
     pub fn cgroup_made(&mut self, now: Instant) {
         if self.next.is_none_or(|(_, done)| done > 0) {
-            self.next = Some((now + AFTER[0], 0));
+            self.next = Some((self.rested(now + AFTER[0]), 0));
         }
+    }
+
+    fn rested(&self, due: Instant) -> Instant {
+        self.rests_until.map_or(due, |until| until.max(due))
     }
 
     /// When the next pass is due.
@@ -72,8 +94,9 @@ impl Passes {
             return;
         };
         let rest = ended.saturating_duration_since(began) * REST;
+        self.rests_until = Some(ended + rest);
         let after = AFTER.get(done + 1);
-        self.next = after.map(|after| (ended + rest.max(*after), done + 1));
+        self.next = after.map(|after| (self.rested(ended + *after), done + 1));
     }
 }
 
@@ -81,7 +104,11 @@ impl Daemon {
     /// A pass over all cgroups, where one is due.
     pub(super) fn keep_in_line(&mut self, now: Instant) {
         if self.upkeep.passes.is_due(now, self.domains.any_acts()) {
+            // As all others do: nothing waits for it.
+            let _ = sys::take_turns();
             self.settle();
+            self.surveyor.tidy();
+            let _ = sys::run_first();
             self.upkeep.passes.done(now, Instant::now());
         }
     }
@@ -199,6 +226,17 @@ mod tests {
         passes.cgroup_made(began);
         let ended = began + Duration::from_secs(1);
         passes.done(began, ended);
+        assert_eq!(passes.due(), Some(ended + Duration::from_secs(50)));
+    }
+
+    #[test]
+    fn one_made_during_a_long_rest_waits_for_its_end() {
+        let began = Instant::now();
+        let mut passes = Passes::default();
+        passes.cgroup_made(began);
+        let ended = began + Duration::from_secs(1);
+        passes.done(began, ended);
+        passes.cgroup_made(ended + 25 * MS);
         assert_eq!(passes.due(), Some(ended + Duration::from_secs(50)));
     }
 

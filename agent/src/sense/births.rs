@@ -12,7 +12,8 @@ const WATCHES: usize = 256;
 /// Watches over directories of cgroups for new ones in them. By inotify: one fanotify mark on the whole
 /// file system would do the same, but only from Linux 6.6 on has cgroup2 an id to set it by.
 pub struct Births {
-    inotify: Async<OwnedFd>,
+    /// `None`: nothing is told.
+    inotify: Option<Async<OwnedFd>>,
     watched: Vec<i32>,
     /// Those of the walk that goes on.
     seen: Vec<i32>,
@@ -20,26 +21,35 @@ pub struct Births {
 }
 
 impl Births {
+    /// Fails with `EMFILE` where the user has no inotify instance left.
     pub fn new() -> io::Result<Self> {
         let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
         Ok(Self {
-            inotify: Async::new_nonblocking(inotify::init(flags)?)?,
+            inotify: Some(Async::new_nonblocking(inotify::init(flags)?)?),
+            ..Self::none()
+        })
+    }
+
+    /// One that tells of nothing.
+    pub fn none() -> Self {
+        Self {
+            inotify: None,
             watched: Vec::new(),
             seen: Vec::new(),
             all_fit: true,
-        })
+        }
     }
 
     /// Watches over a directory from now on. It is one of those of a walk over all of them, which
     /// [`end_walk`](Self::end_walk) ends.
     pub fn watch(&mut self, dir: BorrowedFd<'_>) {
-        if self.seen.len() == WATCHES {
+        let Some(inotify) = self.inotify.as_ref().filter(|_| self.seen.len() < WATCHES) else {
             return;
-        }
+        };
         let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
         let flags = WatchFlags::CREATE | WatchFlags::ONLYDIR;
         // The same for a directory that is watched already; one that vanishes needs none.
-        if let Ok(watch) = inotify::add_watch(&self.inotify, path, flags) {
+        if let Ok(watch) = inotify::add_watch(inotify, path, flags) {
             self.seen.push(watch);
         }
     }
@@ -48,7 +58,9 @@ impl Births {
     /// kernel says nothing. Whether it is the first walk that came by more than can be watched.
     pub fn end_walk(&mut self) -> bool {
         for gone in self.watched.iter().filter(|w| !self.seen.contains(w)) {
-            let _ = inotify::remove_watch(&self.inotify, *gone);
+            if let Some(inotify) = &self.inotify {
+                let _ = inotify::remove_watch(inotify, *gone);
+            }
         }
         self.watched = std::mem::take(&mut self.seen);
         let fit = self.watched.len() < WATCHES;
@@ -57,13 +69,19 @@ impl Births {
 
     /// Waits until there is something to [`take`](Self::take).
     pub async fn readable(&self) -> io::Result<()> {
-        self.inotify.readable().await
+        match &self.inotify {
+            Some(inotify) => inotify.readable().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether a cgroup was made since the last call.
     pub fn take(&self) -> bool {
+        let Some(inotify) = &self.inotify else {
+            return false;
+        };
         let mut buffer = [MaybeUninit::uninit(); 1024];
-        let mut events = Reader::new(&self.inotify, &mut buffer);
+        let mut events = Reader::new(inotify, &mut buffer);
         let mut born = false;
         while let Ok(event) = events.next() {
             // What overflows the queue are births.

@@ -2,7 +2,8 @@
 //! through descriptors that stay open.
 
 use super::text::{digits, number_after, pairs, stall_total};
-use super::tree::{Tree, open_dir};
+use super::tree::Tree;
+use super::walk::open_dir;
 use super::{Engine, spare_descriptors};
 use crate::sys;
 use lowtide_common::{Above, CANDIDATES, NEVER, Request, Row, Rule, Survey};

@@ -13,6 +13,7 @@ use super::tree::Tree;
 use crate::config::{EngineChoice, EngineKind as Kind};
 #[cfg(feature = "bpf")]
 use crate::units::Size;
+use lowtide_common::{Request, Rule};
 use std::io;
 
 /// Memcgs that can have a rule of their own, and that an engine in user space looks at.
@@ -78,7 +79,7 @@ pub fn open(wanted: &Wanted, tree: &Tree) -> io::Result<Chosen> {
             (Kind::Kfunc, None) => kfunc(wanted, tree, &mut notes),
             (Kind::Cgroupfs, None) => cgroupfs(wanted, tree),
         };
-        match opened {
+        match opened.and_then(tried) {
             Ok(engine) => return Ok(Chosen { engine, notes }),
             Err(why) => {
                 refused = format!("not the {} engine: {why}", kind.name());
@@ -87,6 +88,22 @@ pub fn open(wanted: &Wanted, tree: &Tree) -> io::Result<Chosen> {
         }
     }
     Err(io::Error::other(refused))
+}
+
+/// It has to answer once: what may be opened need not be permitted to run.
+fn tried(mut engine: Box<dyn Engine>) -> Result<Box<dyn Engine>, String> {
+    let request = Request {
+        enough: 0,
+        classified_up_to: u64::MAX,
+        fallback: Rule::UNTOUCHABLE,
+        within: 0,
+        flags: 0,
+        _reserved: 0,
+    };
+    match engine.run(&request) {
+        Ok(()) => Ok(engine),
+        Err(error) => Err(format!("it does not run: {error}")),
+    }
 }
 
 /// Why there are no memory cgroups to choose from; `None` where there are.
@@ -166,7 +183,8 @@ fn kfunc(wanted: &Wanted, tree: &Tree, notes: &mut Vec<String>) -> Result<Box<dy
         rows: wanted.rows,
         verifier_log: wanted.verifier_log,
     };
-    let mut opened = Kfunc::open(&options);
+    let root = tree.root().map_err(|error| error.to_string())?;
+    let mut opened = Kfunc::open(&options, root);
     if wanted.bpf_jit
         && matches!(opened, Err(Missing::Jit))
         && std::fs::write(bpf::JIT, "1").is_ok()
@@ -175,7 +193,7 @@ fn kfunc(wanted: &Wanted, tree: &Tree, notes: &mut Vec<String>) -> Result<Box<dy
             "turned the BPF JIT on ({} was 0); `bpf_jit = false` under [engine] forbids it",
             bpf::JIT
         ));
-        opened = Kfunc::open(&options);
+        opened = Kfunc::open(&options, root);
     }
     opened.map(boxed).map_err(|missing| missing.to_string())
 }

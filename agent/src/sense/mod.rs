@@ -15,6 +15,7 @@ pub mod psi;
 pub mod status;
 mod text;
 pub mod tree;
+pub mod walk;
 #[cfg(feature = "bpf")]
 pub mod watch;
 
@@ -52,6 +53,15 @@ pub trait Engine: Send {
 
     /// Forgets all rules.
     fn forget_all(&mut self) -> io::Result<()>;
+
+    /// Forgets what it knows of cgroups that are gone, where that takes time. Not for times of
+    /// pressure.
+    fn tidy(&mut self) {}
+
+    /// Rules that found no room: those cgroups inherit one.
+    fn unruled(&self) -> u32 {
+        0
+    }
 }
 
 /// Rounds of classifying that one survey may need; each settles [`UNCLASSIFIED`] new cgroups.
@@ -66,6 +76,7 @@ pub struct Surveyor {
     pub tree: Tree,
     classified_up_to: u64,
     found_new: bool,
+    behind: bool,
 }
 
 impl Surveyor {
@@ -75,6 +86,7 @@ impl Surveyor {
             tree,
             classified_up_to: 0,
             found_new: false,
+            behind: false,
         }
     }
 
@@ -101,12 +113,44 @@ impl Surveyor {
         self.engine.unit()
     }
 
+    /// Whether the last survey found more new cgroups than it could look at: those are not touched
+    /// until [`classify_all`](Self::classify_all) has.
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// See [`Engine::unruled`].
+    pub fn unruled(&self) -> u32 {
+        self.engine.unruled()
+    }
+
+    /// See [`Engine::tidy`].
+    pub fn tidy(&mut self) {
+        self.engine.tidy();
+    }
+
     /// Takes over the rules of a config; returns how many cgroups have one of their own now, or how
     /// many processes there are.
     pub fn classify_all(&mut self, rules: &dyn OwnRule) -> io::Result<usize> {
         self.classified_up_to = 0;
+        self.behind = false;
         match self.unit() {
-            Unit::Cgroup => self.tree.classify_all(rules, &mut *self.engine),
+            Unit::Cgroup => {
+                // Of those that are there now, the walk comes by all.
+                let request = Request {
+                    enough: 0,
+                    classified_up_to: u64::MAX,
+                    fallback: Rule::UNTOUCHABLE,
+                    within: 0,
+                    flags: 0,
+                    _reserved: 0,
+                };
+                self.engine.run(&request)?;
+                let highest = self.engine.survey().highest_id;
+                let found = self.tree.classify_all(rules, &mut *self.engine)?;
+                self.classified_up_to = highest;
+                Ok(found)
+            }
             Unit::Process => {
                 self.engine.forget_all()?;
                 let survey = self.survey(0, 0, Rule::UNTOUCHABLE, 0, rules)?;
@@ -149,6 +193,7 @@ impl Surveyor {
                     }
                 }
             }
+            self.behind = !all_listed;
             if all_listed {
                 self.classified_up_to = highest.max(self.classified_up_to);
             }

@@ -3,7 +3,7 @@
 
 use super::process::{Id, directory};
 use super::status::{Comm, STATUS, Status};
-use super::tree::open_dir;
+use super::walk::open_dir;
 use super::{Engine, spare_descriptors};
 use lowtide_common::{CANDIDATES, NEVER, Request, Row, Rule, Survey};
 use lowtide_judge::Unit;

@@ -2,15 +2,17 @@
 
 use super::Engine;
 use super::process::{ProcessInfo, read_at};
+use super::walk::{each_below, open_dir};
 use crate::sys;
 use lowtide_common::Rule;
 use lowtide_rules::Matcher;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir};
+use rustix::fs::{Access, AtFlags, FileType, RawDir};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -90,7 +92,10 @@ impl Tree {
                     this.own = Some(id);
                 }
                 for end in slashes(path) {
-                    let _ = this.above_protected.push(this.id_of(&path[..end])?);
+                    // One that cannot be seen from here cannot be acted on from here either.
+                    if let Ok(above) = this.id_of(&path[..end]) {
+                        let _ = this.above_protected.push(above);
+                    }
                 }
             }
         }
@@ -124,9 +129,24 @@ impl Tree {
         sys::cgroup_id(self.root()?, c_str(path, &mut buffer)?)
     }
 
-    /// Opens the cgroup's directory; `ESTALE` when it is gone.
+    /// Opens the cgroup's directory; `ESTALE` when it is gone. Where the kernel opens none by its id,
+    /// it is looked for by name.
     pub fn open_id(&self, id: u64) -> io::Result<OwnedFd> {
-        sys::open_cgroup(self.root()?, id)
+        let root = self.root()?;
+        sys::open_cgroup(root, id).or_else(|error| {
+            if is_refused(&error) {
+                search(root, id)
+            } else {
+                Err(error)
+            }
+        })
+    }
+
+    /// Why no cgroup can be opened by its id, which takes one system call and not a search.
+    pub fn refused_by_id(&self) -> Option<io::Error> {
+        let root = self.root().ok()?;
+        let id = sys::cgroup_id(root, c"").ok()?;
+        sys::open_cgroup(root, id).err()
     }
 
     pub fn is_protected_process(&self, pid: i32) -> bool {
@@ -230,7 +250,7 @@ impl Tree {
     }
 
     /// Gives one new cgroup its rule, so that it is ranked by that and not by chance; one that
-    /// vanished is no error. Allocates nothing.
+    /// vanished, or has none of its own, inherits. Allocates nothing.
     pub fn classify_new(
         &self,
         id: u64,
@@ -346,9 +366,26 @@ fn each_uncounted(
     Ok(())
 }
 
-pub(super) fn open_dir(dir: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(dir, path, flags, Mode::empty())?)
+/// Whether it is the call that is not permitted, or not there, and not the cgroup.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EOPNOTSUPP)
+    )
+}
+
+/// The directory of the cgroup `id`, looked for in all listings below the root; `ESTALE` when it is
+/// in none.
+fn search(root: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
+    let mut found = None;
+    let _ = each_below(root, &mut |entry| {
+        if !sys::is_inode_of(entry.inode, id) {
+            return ControlFlow::Continue(());
+        }
+        found = entry.open().ok();
+        ControlFlow::Break(())
+    });
+    found.ok_or_else(|| Errno::from_raw_os_error(libc::ESTALE).into())
 }
 
 /// Where the names of a path end, but the last.

@@ -56,10 +56,7 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Btf(error) => {
-                write!(
-                    f,
-                    "no kernel BTF ({BTF}: {error}); build the kernel with CONFIG_DEBUG_INFO_BTF=y"
-                )
+                write!(f, "no kernel BTF ({BTF}: {error}); {}", remedy(error))
             }
             Self::MalformedBtf => write!(f, "{BTF} is not BTF"),
             Self::Kfunc(name) => write!(
@@ -111,6 +108,20 @@ impl fmt::Display for Missing {
 }
 
 impl std::error::Error for Missing {}
+
+/// What to do where the kernel's BTF cannot be had.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "build the kernel with CONFIG_DEBUG_INFO_BTF=y",
+        Some(libc::EPERM | libc::EACCES) => "run as root",
+        // All memory of the agent is locked, and this is some MiB of it.
+        Some(libc::EAGAIN | libc::ENOMEM) => {
+            "raise the limit on locked memory (RLIMIT_MEMLOCK, LimitMEMLOCK= of systemd), or run with \
+             CAP_IPC_LOCK"
+        }
+        _ => "the kernel must let the agent map it",
+    }
+}
 
 pub fn refused(what: impl fmt::Display) -> Missing {
     Missing::Refused {

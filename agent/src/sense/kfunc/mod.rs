@@ -1,11 +1,14 @@
 //! The engine for kernels with the memcg kfuncs (Linux 7.0 and later): the survey runs in the
 //! kernel as a BPF program.
 
+mod rules;
+
 use super::Engine;
 use super::bpf::{self, KernelBtf, Kind, Mapped, Missing, Object, Wanted, objects, refused};
-use aya::maps::{HashMap, Map, MapData};
-use lowtide_common::{KernelLayout, Request, Row, Rule, Survey};
-use rustix::fd::OwnedFd;
+use aya::maps::{HashMap, Map};
+use lowtide_common::{KernelLayout, Request, Row, Rule, Survey, UNCLASSIFIED};
+use rules::Rules;
+use rustix::fd::{BorrowedFd, OwnedFd};
 use std::io;
 
 /// What the program calls, by the kernel's names.
@@ -69,14 +72,15 @@ pub struct Options {
 
 pub struct Kfunc {
     program: OwnedFd,
-    rules: HashMap<MapData, u64, u64>,
+    rules: Rules,
     survey: Mapped,
     rows: Mapped,
 }
 
 impl Kfunc {
-    /// Loads the program for the running kernel. Everything that can fail fails here.
-    pub fn open(options: &Options) -> Result<Self, Missing> {
+    /// Loads the program for the running kernel. Everything that can fail fails here. `root` is the
+    /// root directory of the cgroups.
+    pub fn open(options: &Options, root: BorrowedFd<'_>) -> Result<Self, Missing> {
         let mut object = objects::SURVEY.to_vec();
         let layout = fit_to_kernel(&mut object)?;
         let sizes = [("RULES", options.max_rules), ("ROWS", options.rows)];
@@ -88,7 +92,11 @@ impl Kfunc {
         let rows = Mapped::map(object.take_map("ROWS")?.fd(), rows);
         Ok(Self {
             program,
-            rules,
+            rules: Rules::new(
+                rules,
+                options.max_rules as usize,
+                root.try_clone_to_owned().map_err(refused)?,
+            ),
             survey: survey.map_err(refused)?,
             rows: rows.map_err(refused)?,
         })
@@ -125,19 +133,26 @@ impl Engine for Kfunc {
     }
 
     fn classify(&mut self, id: u64, rule: Rule) -> io::Result<()> {
-        self.rules
-            .insert(id, as_word(rule), 0)
-            .map_err(io::Error::other)
+        // Where the last survey listed all that are new, one that inherits needs no entry: from the
+        // next survey on its id is one of those that were looked at.
+        let all_listed = self.survey().unclassified_len as usize <= UNCLASSIFIED;
+        if rule.flags & Rule::INHERIT != 0 && all_listed {
+            self.rules.remove(id)
+        } else {
+            self.rules.set(id, rule)
+        }
     }
 
     fn forget_all(&mut self) -> io::Result<()> {
-        let ids = self
-            .rules
-            .keys()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(io::Error::other)?;
-        ids.iter()
-            .try_for_each(|id| self.rules.remove(id).map_err(io::Error::other))
+        self.rules.retain(|_, _| false)
+    }
+
+    fn tidy(&mut self) {
+        self.rules.tidy();
+    }
+
+    fn unruled(&self) -> u32 {
+        self.rules.refused()
     }
 }
 
@@ -198,15 +213,6 @@ fn layout_of(found: &[Option<u64>]) -> Result<KernelLayout, Missing> {
         layout.psi_mem_full = total + 8 * full;
     }
     Ok(layout)
-}
-
-/// A rule as the map's value; both sides see the same eight bytes.
-fn as_word(rule: Rule) -> u64 {
-    let [k0, k1] = rule.kill.to_ne_bytes();
-    let [r0, r1] = rule.reclaim.to_ne_bytes();
-    let [g0, g1] = rule.group.to_ne_bytes();
-    let [f0, f1] = rule.flags.to_ne_bytes();
-    u64::from_ne_bytes([k0, k1, r0, r1, g0, g1, f0, f1])
 }
 
 fn as_bytes(layout: &KernelLayout) -> &[u8] {
