@@ -3,12 +3,11 @@
 use super::model::Document;
 use super::problem::{Problem, Problems};
 use super::read::{Set, Setting};
-use super::source::{self, Sources};
+use super::source::{Root, Sources};
 use super::value::{Process, User};
 use lowtide_judge::Policy;
 use lowtide_rules::{At, AttributePattern, CgroupPattern, Glob, Matcher, ProcessPattern};
 use std::cell::OnceCell;
-use std::path::Path;
 
 /// The kernel keeps this much of a process's name (TASK_COMM_LEN without the end).
 const COMM: usize = 15;
@@ -18,7 +17,7 @@ pub(super) fn matcher(
     document: &Document,
     policy: &Policy,
     sources: &Sources,
-    root: &Path,
+    root: &Root,
     problems: &mut Problems,
 ) -> Matcher {
     let mut claims = Claims {
@@ -65,7 +64,7 @@ fn drop_from<T: Clone>(
 struct Claims<'a> {
     sources: &'a Sources,
     problems: &'a mut Problems,
-    root: &'a Path,
+    root: &'a Root,
     passwd: OnceCell<Result<String, String>>,
 }
 
@@ -188,7 +187,8 @@ impl Claims<'_> {
     fn user(&self, name: &str) -> Result<u32, String> {
         let passwd = self.passwd.get_or_init(|| {
             let path = self.root.join("etc/passwd");
-            source::read(&path).map_err(|why| format!("{}: {why}", path.display()))
+            let text = self.root.read(&path);
+            text.map_err(|why| format!("{}: {why}", path.display()))
         });
         let entries = passwd.as_ref()?.lines().map(|line| line.split(':'));
         entries

@@ -6,13 +6,13 @@ use super::model::{
 use super::problem::{Problem, Problems};
 use super::read::Setting;
 use super::source::Sources;
-use super::value::{AnyOf, Clause, Program, Time};
+use super::value::{AnyOf, Clause, PATTERNS, Program, Time};
 use super::{EngineChoice, Wake};
 use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
 };
-use lowtide_rules::{At, Commands, Pair};
+use lowtide_rules::{At, Commands, Layer, Pair};
 use std::ffi::CString;
 
 /// `None` when it does not fit a policy; problems say why.
@@ -42,6 +42,73 @@ pub(super) fn compile(
     compiler.quiet(document);
     compiler.idle_actions(document, &policy);
     Some(policy)
+}
+
+/// Puts what is added to lists into them.
+pub(super) fn join_lists(document: &mut Document, sources: &Sources, problems: &mut Problems) {
+    for (at, group) in &mut document.group.0 {
+        let name = group
+            .name
+            .as_ref()
+            .map_or("", |name| name.value.0.as_str())
+            .to_owned();
+        if !group.join_lists() {
+            problems.warning(|| {
+                let message = format!("{name}: there is no list of a lower layer to add to");
+                Problem::at(sources, *at, "group", message)
+            });
+        }
+        let lengths = [
+            group
+                .cgroups
+                .as_ref()
+                .map(|list| (list.at, list.value.0.len())),
+            group
+                .processes
+                .as_ref()
+                .map(|list| (list.at, list.value.0.len())),
+        ];
+        for (at, length) in lengths.into_iter().flatten() {
+            if length > PATTERNS {
+                problems.error(|| {
+                    let message =
+                        format!("{name}: {length} patterns of all layers, at most {PATTERNS} fit");
+                    Problem::at(sources, at, "group", message)
+                });
+            }
+        }
+    }
+}
+
+/// A program that is run as root must not be named by anybody else.
+pub(super) fn refuse_exposed(document: &Document, sources: &Sources, problems: &mut Problems) {
+    let rest = &document.everything_else;
+    let of_rest = [&rest.before, &rest.after];
+    let groups = document
+        .group
+        .0
+        .iter()
+        .flat_map(|(_, group)| [&group.before, &group.after]);
+    let programs: Vec<At> = of_rest
+        .into_iter()
+        .chain(groups)
+        .flatten()
+        .filter(|set| !set.value.0.is_empty())
+        .map(|set| set.at)
+        .collect();
+    for source in sources.exposed() {
+        let message = "it, or its directory, can be written by others than root";
+        match programs.iter().find(|at| at.source == source) {
+            Some(at) => problems.error(|| {
+                let message = format!("no program is run that this file names: {message}");
+                Problem::at(sources, *at, "", message)
+            }),
+            None => {
+                let file = Some(sources.name(source).to_owned());
+                problems.warning(|| Problem::of_file(file, message));
+            }
+        }
+    }
 }
 
 fn value<T: Copy>(setting: &Setting<T>) -> Option<T> {
@@ -212,12 +279,15 @@ impl Compiler<'_> {
         let mut groups = heapless::Vec::new();
         for (at, table) in &document.group.0 {
             if groups.push(group(table, fallback)).is_err() {
+                let places = document.group.0.iter().map(|(at, _)| at.source);
                 let count = document.group.0.len();
-                self.error(
-                    *at,
-                    "group",
-                    format!("{count} groups; a policy holds {GROUPS}"),
+                let shipped = places
+                    .filter(|source| self.sources.layer(*source) <= Layer::Profile)
+                    .count();
+                let message = format!(
+                    "{count} groups, {shipped} of them built in or of the profile; a policy holds {GROUPS}"
                 );
+                self.error(*at, "group", message);
                 return None;
             }
             let listed = table

@@ -2,10 +2,12 @@
 
 use super::Loaded;
 use super::problem::{Problem, Problems};
+use super::source::Root;
 use lowtide_common::{NEVER, NO_GROUP};
 use lowtide_judge::{DOMAINS, Group, Level, Trigger};
 use lowtide_rules::{At, ProcessInfo, escaped::Escaped};
 use std::ffi::CStr;
+use std::path::Path;
 
 /// Unmatched patterns of one group that are named.
 const NAMED: usize = 8;
@@ -36,7 +38,7 @@ impl Loaded {
         self.marks(device.total(), &mut problems);
         self.protected(device.total(), &mut problems);
         self.unlimited(device, &mut problems);
-        self.missing_programs(device, &mut problems);
+        self.missing_programs(&|program| device.has_program(program), &mut problems);
         self.unmatched(device, &mut problems);
         self.ties(device.cgroups(), &mut problems);
         self.all_never(device, &mut problems);
@@ -88,8 +90,17 @@ impl Loaded {
         }
     }
 
+    /// What of the config cannot work in an image that is not booted.
+    pub fn idle_in(&self, root: &Path) -> Problems {
+        let mut problems = Problems::default();
+        if let Ok(root) = Root::open(root) {
+            self.missing_programs(&|program| root.has_program(program), &mut problems);
+        }
+        problems
+    }
+
     /// Commands that cannot be run.
-    fn missing_programs(&self, device: &dyn Device, problems: &mut Problems) {
+    fn missing_programs(&self, is_there: &dyn Fn(&CStr) -> bool, problems: &mut Problems) {
         let document = &self.effective.document;
         let rest = &document.everything_else;
         let of_rest = [("everything_else", &rest.before, &rest.after)];
@@ -99,7 +110,7 @@ impl Loaded {
             for (key, set) in [("before", before), ("after", after)] {
                 if let Some(set) = set
                     && let Some(program) = set.value.0.first()
-                    && !device.has_program(program)
+                    && !is_there(program)
                 {
                     let message = format!("{}: no such program here", program.to_string_lossy());
                     self.warn(problems, set.at, format!("{table}.{key}"), message);

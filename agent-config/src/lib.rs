@@ -16,7 +16,9 @@ pub mod json;
 mod model;
 mod problem;
 mod read;
+mod review;
 mod source;
+mod taken;
 mod tree;
 mod value;
 
@@ -30,9 +32,10 @@ use lowtide_judge::{Policy, Trigger};
 use lowtide_rules::Layer;
 use model::Document;
 use read::{Field, Reader, Set};
-use source::{Files, Sources, profile_paths};
+use source::{Files, Root, Sources, profile_paths};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use taken::Protected;
 use value::ProfileName;
 
 /// A config that holds together, ready to be switched to.
@@ -85,12 +88,20 @@ impl Effective {
 /// a bad config leaves everything as it is.
 pub fn load(paths: &Paths) -> Result<Loaded, Problems> {
     let mut loader = Loader::new();
-    let document = if paths.files.is_empty() {
-        loader.layers(&paths.root)
-    } else {
-        loader.named(paths)
+    let root = match Root::open(&paths.root) {
+        Ok(root) => root,
+        Err(problem) => {
+            loader.problems.error(|| problem);
+            return Err(loader.problems);
+        }
     };
-    loader.finish(document, &paths.root)
+    let document = if paths.files.is_empty() {
+        loader.layers(&root, paths)
+    } else {
+        let document = loader.built_in();
+        loader.device(&root, document, &paths.files)
+    };
+    loader.finish(document, &root)
 }
 
 /// Compiles one text on top of what is built in; `name` stands for its file.
@@ -100,13 +111,23 @@ pub fn parse(name: &str, text: &str) -> Result<Loaded, Problems> {
     let source = loader
         .sources
         .push(name.to_owned(), text.to_owned(), Layer::Device(0));
+    loader.protected.note(&document);
     document.merge(loader.document(source));
-    loader.finish(document, Path::new("/"))
+    let root = match Root::open(Path::new("/")) {
+        Ok(root) => root,
+        Err(problem) => {
+            loader.problems.error(|| problem);
+            return Err(loader.problems);
+        }
+    };
+    loader.finish(document, &root)
 }
 
 struct Loader {
     sources: Sources,
     problems: Problems,
+    /// What the layers so far protect, where that may be taken away unawares.
+    protected: Protected,
 }
 
 impl Loader {
@@ -114,6 +135,7 @@ impl Loader {
         Self {
             sources: Sources::new(),
             problems: Problems::default(),
+            protected: Protected::default(),
         }
     }
 
@@ -125,8 +147,8 @@ impl Loader {
         Reader::new(&self.sources, source, &mut self.problems).document()
     }
 
-    fn file(&mut self, path: &Path, layer: Layer) -> Document {
-        match self.sources.add(path, layer) {
+    fn file(&mut self, root: &Root, path: &Path, layer: Layer) -> Document {
+        match self.sources.add(root, path, layer) {
             Ok(source) => self.document(source),
             Err(problem) => {
                 self.problems.error(|| problem);
@@ -135,38 +157,39 @@ impl Loader {
         }
     }
 
-    fn layers(&mut self, root: &Path) -> Document {
+    fn layers(&mut self, root: &Root, paths: &Paths) -> Document {
         let mut document = self.built_in();
-        let files = match Files::find(root) {
+        let files = match Files::find(root, paths) {
             Ok(files) => files,
             Err(problem) => {
                 self.problems.error(|| problem);
                 return document;
             }
         };
+        for (path, why) in &files.stray {
+            let problem = || Problem::of_file(Some(path.display().to_string()), *why);
+            self.problems.warning(problem);
+        }
         if let Some(vendor) = files.vendor {
-            document.merge(self.file(&vendor, Layer::Vendor));
+            self.protected.note(&document);
+            document.merge(self.file(root, &vendor, Layer::Vendor));
         }
         self.device(root, document, &files.device)
     }
 
-    fn named(&mut self, paths: &Paths) -> Document {
-        let document = self.built_in();
-        self.device(&paths.root, document, &paths.files)
-    }
-
-    fn device(&mut self, root: &Path, mut below: Document, files: &[PathBuf]) -> Document {
+    fn device(&mut self, root: &Root, mut below: Document, files: &[PathBuf]) -> Document {
         let mut device = Document::default();
         for (path, order) in files.iter().zip(0..) {
-            device.merge(self.file(path, Layer::Device(order)));
+            device.merge(self.file(root, path, Layer::Device(order)));
         }
         self.profile(root, &mut below, &device);
+        self.protected.note(&below);
         below.merge(device);
         below
     }
 
     /// Puts the profile that `above` or else `below` names on top of `below`.
-    fn profile(&mut self, root: &Path, below: &mut Document, above: &Document) {
+    fn profile(&mut self, root: &Root, below: &mut Document, above: &Document) {
         let Some(name) = above.profile.clone().or_else(|| below.profile.clone()) else {
             return;
         };
@@ -176,13 +199,14 @@ impl Loader {
             self.problems
                 .error(|| Problem::at(&self.sources, nested.at, "profile", message));
         }
+        self.protected.note(below);
         below.merge(profile);
     }
 
-    fn find_profile(&mut self, root: &Path, name: &Set<ProfileName>) -> Document {
+    fn find_profile(&mut self, root: &Root, name: &Set<ProfileName>) -> Document {
         let paths = profile_paths(root, &name.value.0);
-        if let Some(path) = paths.iter().find(|p| p.symlink_metadata().is_ok()) {
-            return self.file(path, Layer::Profile);
+        if let Some(path) = paths.iter().find(|p| root.has(p)) {
+            return self.file(root, path, Layer::Profile);
         }
         let [first, second] = paths.map(|p| p.display().to_string());
         self.problems.error(|| Problem {
@@ -192,10 +216,14 @@ impl Loader {
         Document::default()
     }
 
-    fn finish(mut self, mut document: Document, root: &Path) -> Result<Loaded, Problems> {
+    fn finish(mut self, mut document: Document, root: &Root) -> Result<Loaded, Problems> {
+        compile::join_lists(&mut document, &self.sources, &mut self.problems);
         claims::drop_taken_over(&mut document, &self.sources);
         let (sources, problems) = (&self.sources, &mut self.problems);
+        self.protected.warn(&document, sources, problems);
+        compile::refuse_exposed(&document, sources, problems);
         let compiled = compile::compile(&document, sources, problems).map(|policy| {
+            review::review(&document, &policy, sources, problems);
             let matcher = claims::matcher(&document, &policy, sources, root, problems);
             (policy, matcher)
         });

@@ -3,8 +3,8 @@
 use super::read::{Field, Node, Reader, Setting, table};
 use super::tree::Tree;
 use super::value::{
-    AbsolutePath, Actions, AnyOf, Attribute, EngineKind, Globs, GroupName, OwnTrigger, Priority,
-    Processes, ProfileName, Program, Signal, Time, WakeTrigger,
+    AbsolutePath, Actions, AnyOf, Attribute, Clause, EngineKind, Globs, GroupName, List,
+    OwnTrigger, Priority, Processes, ProfileName, Program, Signal, Time, WakeTrigger,
 };
 use lowtide_judge::{Amount, Unit};
 use lowtide_rules::At;
@@ -149,10 +149,14 @@ table! {
         pub name: Setting<GroupName>,
         /// Globs on the path below the cgroup root: `*` within one component, `**` over any number. What is below a match belongs to it unless matched itself.
         pub cgroups: Setting<Globs>,
+        /// The same, besides those that a lower layer has for this group: `cgroups` alone takes their place.
+        pub cgroups_add: Setting<Globs>,
         /// Attribute set on the cgroup's directory, `user.NAME` or `user.NAME=VALUE`; ranks above any glob.
         pub xattr: Setting<Attribute>,
         /// Processes by name, program or user, for devices whose services share a cgroup.
         pub processes: Setting<Processes>,
+        /// The same, besides those that a lower layer has for this group: `processes` alone takes their place.
+        pub processes_add: Setting<Processes>,
         /// Priority to be killed, 0 to 1000, higher goes first; or never.
         pub kill: Setting<Priority>,
         /// Priority to have memory reclaimed, 0 to 1000, higher goes first; or never.
@@ -175,6 +179,39 @@ table! {
         pub protect_low: Setting<Amount>,
         /// PSI trigger on each of its cgroups that has a limit of its own (memory.max or memory.high): pressure inside is judged by that limit and solved inside, among the cgroups below it. Without memory.high one is set a sixteenth below memory.max, so that there is a stall before the end. At most 16 cgroups.
         pub trigger: Setting<OwnTrigger>,
+    }
+}
+
+impl Group {
+    /// Takes over what a layer of higher rank sets; what it adds to lists stays apart until all
+    /// layers are there.
+    fn cover(&mut self, mut over: Self) {
+        let (cgroups, processes) = (over.cgroups_add.take(), over.processes_add.take());
+        add(&mut self.cgroups_add, cgroups, over.cgroups.is_some());
+        add(&mut self.processes_add, processes, over.processes.is_some());
+        self.merge(over);
+    }
+
+    /// Puts what is added into the lists; whether there was anything to add to.
+    pub fn join_lists(&mut self) -> bool {
+        let nothing = |list: bool, more: bool| more && !list;
+        let adds_to_nothing = nothing(self.cgroups.is_some(), self.cgroups_add.is_some())
+            || nothing(self.processes.is_some(), self.processes_add.is_some());
+        add(&mut self.cgroups, self.cgroups_add.take(), false);
+        add(&mut self.processes, self.processes_add.take(), false);
+        !adds_to_nothing
+    }
+}
+
+/// Puts `more` behind a list, or in its place.
+fn add<L: List>(list: &mut Setting<L>, more: Setting<L>, replaces: bool) {
+    match (list.as_mut(), more) {
+        (Some(list), Some(more)) if !replaces => {
+            list.value.append(more.value);
+            list.at = more.at;
+        }
+        (Some(_), None) if !replaces => {}
+        (_, more) => *list = more,
     }
 }
 
@@ -230,7 +267,7 @@ impl Field for Groups {
         for (at, group) in over.0 {
             let known = group.name.as_ref().and_then(|n| self.position(&n.value));
             match known {
-                Some(i) => self.0[i].1.merge(group),
+                Some(i) => self.0[i].1.cover(group),
                 None => self.0.push((at, group)),
             }
         }
@@ -247,4 +284,20 @@ impl Field for Groups {
         group["required"] = serde_json::json!(["name"]);
         serde_json::json!({ "type": "array", "items": group, "maxItems": lowtide_judge::GROUPS })
     }
+}
+
+/// Where a key belongs, for one that stands elsewhere; `None` for one that is nowhere known, or in
+/// several places.
+pub(super) fn place_of(key: &str) -> Option<&'static str> {
+    let places: [(&str, &[&str]); 7] = [
+        ("above the first [table] or [[group]]", &["profile"]),
+        ("under [wake]", &["quiet"]),
+        ("under [level.strained] or [level.critical]", Level::KEYS),
+        ("under [engine]", Engine::KEYS),
+        ("under [limits]", Limits::KEYS),
+        ("under a [[group]]", Group::KEYS),
+        ("in a table of `confirm` or `relief`", Clause::KEYS),
+    ];
+    let mut fitting = places.iter().filter(|(_, keys)| keys.contains(&key));
+    fitting.next().map(|(place, _)| *place)
 }

@@ -51,7 +51,17 @@ impl<'a> Reader<'a> {
             if told.replace(e.span()) == Some(e.span()) {
                 continue;
             }
-            self.fail(e.span().unwrap_or(0..0), e.message().to_owned());
+            let span = e.span().unwrap_or(0..0);
+            match unquoted(self.sources.text(self.source), span.start) {
+                Some(word) => {
+                    let start =
+                        word.as_ptr() as usize - self.sources.text(self.source).as_ptr() as usize;
+                    let message = "text needs quotes";
+                    let help = format!("write \"{}\"", cut(word));
+                    self.fail_with(start..start + word.len(), message, help);
+                }
+                None => self.fail(span, e.message().to_owned()),
+            }
         }
         tree
     }
@@ -73,6 +83,16 @@ impl<'a> Reader<'a> {
 
     pub fn fail(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.problem(self.at(span), || (message.into(), None));
+    }
+
+    /// The same, with what would be right.
+    pub fn fail_with(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.problem(self.at(span), || (message.into(), Some(help.into())));
     }
 
     /// A value that is not what its key takes.
@@ -131,9 +151,10 @@ impl<'a> Reader<'a> {
 
     pub fn unknown_key(&mut self, key: &str, span: Range<usize>, known: &[&str]) {
         self.problem(self.at(span), || {
-            let help = match nearest(key, known) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("expected one of: {}", known.join(", ")),
+            let help = match (super::model::place_of(key), nearest(key, known)) {
+                (Some(place), _) => format!("`{key}` belongs {place}"),
+                (None, Some(meant)) => format!("did you mean `{meant}`?"),
+                (None, None) => format!("expected one of: {}", known.join(", ")),
             };
             (format!("unknown key `{}`", cut(key)), Some(help))
         });
@@ -203,6 +224,10 @@ macro_rules! table {
             $($(#[doc = $doc])* pub $key: $type,)*
         }
 
+        impl $name {
+            pub const KEYS: &[&str] = &[$(stringify!($key)),*];
+        }
+
         impl $crate::read::Field for $name {
             fn read(
                 &mut self,
@@ -215,7 +240,7 @@ macro_rules! table {
                             reader.below(key, |r| self.$key.read(value, r));
                         })*
                         $($(stringify!($old) => reader.moved_key(key, span, $instead),)*)?
-                        _ => reader.unknown_key(key, span, &[$(stringify!($key)),*]),
+                        _ => reader.unknown_key(key, span, Self::KEYS),
                     }
                 }
             }
@@ -281,4 +306,29 @@ fn with_article(noun: &str) -> String {
         "a"
     };
     format!("{article} {noun}")
+}
+
+/// The text that stands where a value is to stand, at or around `position`, and lacks its quotes.
+fn unquoted(text: &str, position: usize) -> Option<&str> {
+    let bare = |b: &u8| b.is_ascii_alphanumeric() || b"_-+.%/*@".contains(b);
+    let bytes = text.as_bytes();
+    let position = position.min(bytes.len());
+    // The parser may have stopped in the middle of it, right behind it, or at the `=` before it.
+    let before = bytes[..position].iter().rev().take_while(|b| bare(b));
+    let mut start = position - before.count();
+    if start == position && bytes.get(position).is_some_and(|b| b" =".contains(b)) {
+        start += bytes[position..]
+            .iter()
+            .take_while(|b| b" =".contains(b))
+            .count();
+    }
+    let length = bytes[start..].iter().take_while(|b| bare(b)).count();
+    let word = text.get(start..start + length)?;
+    let lead = text[..start].trim_end_matches(' ');
+    let line = lead.rsplit('\n').next().unwrap_or("");
+    // `[` alone begins the name of a table.
+    let is_value = lead.ends_with(['=', ',']) || (lead.ends_with('[') && line.contains('='));
+    let is_text = word.bytes().any(|b| b.is_ascii_alphabetic() || b == b'%');
+    let known = ["true", "false", "inf", "nan"];
+    (is_value && is_text && !known.contains(&word)).then_some(word)
 }

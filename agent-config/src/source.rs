@@ -2,10 +2,14 @@
 
 use super::problem::Problem;
 use lowtide_rules::{At, Layer};
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// Largest file that is read; the longest policy there can be stays far below.
@@ -24,6 +28,10 @@ pub struct Paths {
     pub root: PathBuf,
     /// Read these, in this order, instead of the files of the system.
     pub files: Vec<PathBuf>,
+    /// Read it in the place of /etc/lowtide/config.toml.
+    pub with: Option<PathBuf>,
+    /// Read these as if they were in /etc/lowtide/config.d.
+    pub drop_ins: Vec<PathBuf>,
 }
 
 impl Paths {
@@ -32,7 +40,155 @@ impl Paths {
         Self {
             root: root.unwrap_or_else(|| PathBuf::from("/")),
             files,
+            with: None,
+            drop_ins: Vec::new(),
         }
+    }
+}
+
+/// A directory that stands for `/`: links in it are followed inside it, absolute ones as well.
+pub(super) struct Root {
+    path: PathBuf,
+    /// `None` for the root of the system.
+    dir: Option<OwnedFd>,
+}
+
+impl Root {
+    pub fn open(path: &Path) -> Result<Self, Problem> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = (path != Path::new("/")).then(|| rustix::fs::open(path, flags, Mode::empty()));
+        let dir = dir.transpose().map_err(|e| {
+            let why = match e {
+                Errno::NOENT => "no such directory".to_owned(),
+                Errno::NOTDIR => "not a directory".to_owned(),
+                e => said(&e.into()),
+            };
+            Problem::of_file(Some(path.display().to_string()), why)
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            dir,
+        })
+    }
+
+    pub fn is_of_system(&self) -> bool {
+        self.dir.is_none()
+    }
+
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.path.join(path)
+    }
+
+    /// `path` begins with the root, or is outside of it: what was named by hand.
+    fn open_file(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        let inside = path.strip_prefix(&self.path);
+        Ok(match (&self.dir, inside) {
+            (Some(dir), Ok(inside)) => {
+                let inside = if inside.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    inside
+                };
+                rustix::fs::openat2(dir, inside, flags, Mode::empty(), ResolveFlags::IN_ROOT)?
+            }
+            _ => rustix::fs::open(path, flags, Mode::empty())?,
+        })
+    }
+
+    /// The directory that `path` is in, and its name there.
+    fn parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        Ok((self.open_file(dir, OFlags::PATH | OFlags::DIRECTORY)?, name))
+    }
+
+    /// Whether there is anything of that name, a link to nowhere as well.
+    pub fn has(&self, path: &Path) -> bool {
+        self.parent(path).is_ok_and(|(dir, name)| {
+            rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        })
+    }
+
+    fn is_masked(&self, path: &Path) -> bool {
+        self.parent(path).is_ok_and(|(dir, name)| {
+            rustix::fs::readlinkat(dir, name, Vec::new())
+                .is_ok_and(|target| target.as_bytes() == b"/dev/null")
+        })
+    }
+
+    /// Whether there is a program at a path from the root on.
+    pub fn has_program(&self, path: &CStr) -> bool {
+        let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+        let path = self.join(path.strip_prefix("/").unwrap_or(path));
+        let about = self
+            .open_file(&path, OFlags::PATH)
+            .and_then(|file| Ok(rustix::fs::fstat(file)?));
+        about.is_ok_and(|about| {
+            FileType::from_raw_mode(about.st_mode).is_file() && about.st_mode & 0o111 != 0
+        })
+    }
+
+    fn names(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+        let dir = self.open_file(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in Dir::new(dir)? {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Reads a regular file of at most [`MAX_FILE`]; the error says what is wrong with it.
+    pub fn read(&self, path: &Path) -> Result<String, String> {
+        // Asked before opening: opening a device can already do something (a watchdog starts to
+        // run), and opening a pipe waits for ever.
+        let about = self
+            .open_file(path, OFlags::PATH)
+            .and_then(|file| Ok(rustix::fs::fstat(file)?))
+            .map_err(|e| said(&e))?;
+        if !FileType::from_raw_mode(about.st_mode).is_file() {
+            return Err("not a regular file".to_owned());
+        }
+        let too_large = || format!("larger than {} KiB", MAX_FILE / 1024);
+        if about.st_size as u64 > MAX_FILE {
+            return Err(too_large());
+        }
+        let mut bytes = Vec::with_capacity(about.st_size as usize + 1);
+        self.open_file(path, OFlags::RDONLY)
+            .and_then(|file| File::from(file).take(MAX_FILE + 1).read_to_end(&mut bytes))
+            .map_err(|e| said(&e))?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(too_large());
+        }
+        String::from_utf8(bytes).map_err(|e| {
+            let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count()
+                + 1;
+            format!("not UTF-8 (line {line})")
+        })
+    }
+
+    /// Whether somebody other than root may change a file: itself, or by putting another in its
+    /// place. Whose a file is that was named by hand says nothing: it is only tried.
+    fn is_exposed(&self, path: &Path) -> bool {
+        if !self.is_of_system() {
+            return false;
+        }
+        let is_found = DIRS.iter().any(|dir| path.starts_with(self.join(dir)));
+        let writable = |about: &rustix::fs::Stat| {
+            let sticky =
+                about.st_mode & 0o1000 != 0 && FileType::from_raw_mode(about.st_mode).is_dir();
+            let others = about.st_mode & 0o002 != 0 && !sticky;
+            others || (is_found && about.st_uid != 0)
+        };
+        let of = |path: &Path| rustix::fs::stat(path).is_ok_and(|about| writable(&about));
+        of(path) || path.parent().is_some_and(of)
     }
 }
 
@@ -41,6 +197,7 @@ struct Source {
     name: String,
     text: String,
     layer: Layer,
+    exposed: bool,
 }
 
 /// The texts that were read; the first is what is built in.
@@ -55,20 +212,36 @@ impl Sources {
             name: "built in".to_owned(),
             text: BUILT_IN.to_owned(),
             layer: Layer::BuiltIn,
+            exposed: false,
         }])
     }
 
     /// Reads a file and gives its number.
-    pub fn add(&mut self, path: &Path, layer: Layer) -> Result<u16, Problem> {
+    pub fn add(&mut self, root: &Root, path: &Path, layer: Layer) -> Result<u16, Problem> {
         let name = path.display().to_string();
-        let text = read(path).map_err(|why| Problem::of_file(Some(name.clone()), why))?;
-        Ok(self.push(name, text, layer))
+        let text = root
+            .read(path)
+            .map_err(|why| Problem::of_file(Some(name.clone()), why))?;
+        let source = self.push(name, text, layer);
+        self.0[usize::from(source)].exposed = root.is_exposed(path);
+        Ok(source)
     }
 
     /// Takes a text in as if it had been read from a file called `name`.
     pub fn push(&mut self, name: String, text: String, layer: Layer) -> u16 {
-        self.0.push(Source { name, text, layer });
+        self.0.push(Source {
+            name,
+            text,
+            layer,
+            exposed: false,
+        });
         (self.0.len() - 1) as u16
+    }
+
+    /// The numbers of the sources that others may change.
+    pub fn exposed(&self) -> impl Iterator<Item = u16> {
+        let numbered = self.0.iter().zip(0..);
+        numbered.filter_map(|(source, number)| source.exposed.then_some(number))
     }
 
     pub fn name(&self, source: u16) -> &str {
@@ -114,25 +287,35 @@ impl Sources {
 pub(super) struct Files {
     pub vendor: Option<PathBuf>,
     pub device: Vec<PathBuf>,
+    /// Files that hardly are where they are meant to be, with what is wrong.
+    pub stray: Vec<(PathBuf, &'static str)>,
 }
 
 impl Files {
-    pub fn find(root: &Path) -> Result<Self, Problem> {
+    pub fn find(root: &Root, paths: &Paths) -> Result<Self, Problem> {
         let existing = |dir: &str| {
             let path = root.join(dir).join("config.toml");
-            (path.symlink_metadata().is_ok() && !is_masked(&path)).then_some(path)
+            (root.has(&path) && !root.is_masked(&path)).then_some(path)
         };
-        let mut device: Vec<_> = existing("etc/lowtide").into_iter().collect();
-        device.extend(drop_ins(root)?);
+        let of_device = paths.with.clone().or_else(|| existing("etc/lowtide"));
+        let (drop_ins, mut stray) = drop_ins(root, &paths.drop_ins)?;
+        let etc = root.join("etc/lowtide");
+        for name in root.names(&etc).unwrap_or_default() {
+            if Path::new(&name).extension().is_some_and(|e| e == "toml") && name != "config.toml" {
+                let why = "this is not read: only config.toml and what is in config.d are";
+                stray.push((etc.join(name), why));
+            }
+        }
         Ok(Self {
             vendor: existing("usr/lib/lowtide"),
-            device,
+            device: of_device.into_iter().chain(drop_ins).collect(),
+            stray,
         })
     }
 }
 
 /// Where the profile `name` may be, best first.
-pub(super) fn profile_paths(root: &Path, name: &str) -> [PathBuf; 2] {
+pub(super) fn profile_paths(root: &Root, name: &str) -> [PathBuf; 2] {
     ["etc/lowtide", "usr/lib/lowtide"].map(|dir| {
         root.join(dir)
             .join("profiles")
@@ -141,24 +324,30 @@ pub(super) fn profile_paths(root: &Path, name: &str) -> [PathBuf; 2] {
     })
 }
 
+type Stray = Vec<(PathBuf, &'static str)>;
+
 /// `config.d/*.toml` of all directories by basename: the same name in a directory of higher
-/// rank masks the one in a lower.
-fn drop_ins(root: &Path) -> Result<Vec<PathBuf>, Problem> {
+/// rank masks the one in a lower. `more` count as if they were in the highest.
+fn drop_ins(root: &Root, more: &[PathBuf]) -> Result<(Vec<PathBuf>, Stray), Problem> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
+    let mut stray = Vec::new();
     for dir in DIRS {
         let dir = root.join(dir).join("config.d");
         let problem = |e: io::Error| Problem::of_file(Some(dir.display().to_string()), said(&e));
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
+        let names = match root.names(&dir) {
+            Ok(names) => names,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(problem(e)),
         };
-        for entry in entries {
-            let path = entry.map_err(problem)?.path();
-            if path.extension().is_some_and(|e| e == "toml")
-                && let Some(name) = path.file_name()
-            {
-                found.insert(name.to_owned(), path);
+        for name in names {
+            let path = dir.join(&name);
+            if path.extension().is_some_and(|e| e == "toml") {
+                found.insert(name, path);
+            } else if !is_leftover(&name) {
+                stray.push((
+                    path,
+                    "this is not read: the name of a drop-in ends in .toml",
+                ));
             }
             if found.len() > MAX_DROP_INS {
                 return Err(Problem::of_file(
@@ -168,40 +357,31 @@ fn drop_ins(root: &Path) -> Result<Vec<PathBuf>, Problem> {
             }
         }
     }
-    Ok(found.into_values().filter(|p| !is_masked(p)).collect())
+    for path in more {
+        let name = path.file_name().unwrap_or_default();
+        if path.extension().is_none_or(|e| e != "toml") {
+            stray.push((
+                path.clone(),
+                "the name of a drop-in ends in .toml, or it is not read",
+            ));
+        }
+        found.insert(name.to_owned(), path.clone());
+    }
+    stray.sort();
+    let found = found.into_values().filter(|p| !root.is_masked(p));
+    Ok((found.collect(), stray))
 }
 
-fn is_masked(path: &Path) -> bool {
-    fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null"))
-}
-
-/// Reads a regular file of at most [`MAX_FILE`]; the error says what is wrong with it.
-pub(super) fn read(path: &Path) -> Result<String, String> {
-    // Asked before opening: opening a device can already do something (a watchdog starts to run),
-    // and opening a pipe waits for ever.
-    let about = fs::metadata(path).map_err(|e| said(&e))?;
-    if !about.is_file() {
-        return Err("not a regular file".to_owned());
-    }
-    let too_large = || format!("larger than {} KiB", MAX_FILE / 1024);
-    if about.len() > MAX_FILE {
-        return Err(too_large());
-    }
-    let mut bytes = Vec::with_capacity(about.len() as usize + 1);
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|e| said(&e))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(too_large());
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1;
-        format!("not UTF-8 (line {line})")
-    })
+/// What editors and package managers leave beside a file.
+fn is_leftover(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    let has = |part: &[u8]| name.windows(part.len()).any(|window| window == part);
+    name.starts_with(b".")
+        || name.ends_with(b"~")
+        || has(b".dpkg-")
+        || has(b".rpm")
+        || has(b"-opkg")
+        || has(b".apk-")
 }
 
 fn said(e: &io::Error) -> String {

@@ -9,6 +9,7 @@ use lowtide_rules::{ATTRIBUTE, Glob};
 #[cfg(test)]
 use serde_json::json;
 use std::ffi::CString;
+use std::fmt;
 use toml::de::DeValue;
 
 /// Longest time that a key takes: a day.
@@ -17,23 +18,38 @@ const MAX_MS: u32 = 24 * 60 * 60 * 1_000;
 /// WINDOW_MAX_US).
 const WINDOW_MS: std::ops::RangeInclusive<u32> = 500..=10_000;
 
-/// Splits `"150ms"` into 150 and `"ms"`.
-fn number_and_unit(text: &str) -> Option<(u64, &str)> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    Some((number.parse().ok()?, unit.trim_start()))
+/// Digits behind the point that a number may have.
+const DECIMALS: usize = 3;
+
+/// Splits `"1.5 min"` into 1500, a thousandfold, and `"min"`.
+fn thousandths_and_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let (whole, rest) = text.split_at(digits(text));
+    let (part, unit) = match rest.strip_prefix('.') {
+        Some(rest) => rest.split_at(digits(rest)),
+        None => ("", rest),
+    };
+    if part.len() > DECIMALS || (part.is_empty() && rest.starts_with('.')) {
+        return None;
+    }
+    let part: u64 = format!("{part:0<DECIMALS$}").parse().ok()?;
+    let thousandths = whole.parse::<u64>().ok()?.checked_mul(1_000)?;
+    Some((thousandths.checked_add(part)?, unit.trim()))
 }
 
 fn parse_ms(text: &str) -> Option<u32> {
-    let (number, unit) = number_and_unit(text)?;
+    let (thousandths, unit) = thousandths_and_unit(text)?;
     let ms = match unit {
         "ms" => 1,
         "s" => 1_000,
         "min" => 60_000,
+        "h" => 3_600_000,
         _ => return None,
     };
-    let total = number.checked_mul(ms)?;
-    u32::try_from(total).ok().filter(|ms| *ms <= MAX_MS)
+    let total = thousandths.checked_mul(ms)?;
+    // Half a millisecond is none.
+    let whole = (total % 1_000 == 0).then_some(total / 1_000)?;
+    u32::try_from(whole).ok().filter(|ms| *ms <= MAX_MS)
 }
 
 fn show_ms(ms: u32) -> String {
@@ -69,18 +85,41 @@ fn show_percent(permyriad: u16) -> String {
     }
 }
 
+/// Units count in 1024, however they are written, as in the kernel's own files.
 fn parse_bytes(text: &str) -> Option<u64> {
-    let (number, unit) = number_and_unit(text)?;
-    let shift = match unit {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
+    let (thousandths, unit) = thousandths_and_unit(text)?;
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" if thousandths % 1_000 == 0 => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
         _ => return None,
     };
-    number
-        .checked_mul(1 << shift)
-        .filter(|bytes| *bytes < 1 << 52)
+    let bytes = u128::from(thousandths) * (1 << shift) / 1_000;
+    u64::try_from(bytes).ok().filter(|bytes| *bytes < 1 << 52)
+}
+
+/// No size that anybody means in bytes is as small as this: a unit was left out.
+const WITHOUT_UNIT: u64 = 64 << 10;
+
+/// Reports a size that lacks its unit.
+fn has_unit(bytes: u64, node: &Node<'_>, reader: &mut Reader<'_>, share: bool) -> bool {
+    let text = node.get_ref().as_str();
+    let bare = text.is_none_or(|text| text.trim().bytes().all(|b| b.is_ascii_digit()));
+    if !bare || bytes == 0 || bytes >= WITHOUT_UNIT {
+        return true;
+    }
+    let help = if share && bytes <= 100 {
+        format!("write \"{bytes}%\" of all, or \"{bytes}M\"")
+    } else {
+        format!("write \"{bytes}K\" or \"{bytes}M\"")
+    };
+    reader.fail_with(
+        node.span(),
+        format!("{bytes} without a unit is {bytes} bytes"),
+        help,
+    );
+    false
 }
 
 fn show_bytes(bytes: u64) -> String {
@@ -182,10 +221,12 @@ impl Value for Time {
 
     #[cfg(test)]
     fn schema() -> serde_json::Value {
-        json!({ "type": "string", "pattern": "^[0-9]+ *(ms|s|min)$" })
+        json!({ "type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,3})? *(ms|s|min|h)$" })
     }
 }
 
+#[cfg(test)]
+const SIZE: &str = "[0-9]+(\\.[0-9]{1,3})? *([KkMmGg]i?[Bb]?)?";
 #[cfg(test)]
 const PERCENT: &str = "[0-9]{1,3}(\\.[0-9]{1,2})? *%";
 
@@ -203,7 +244,10 @@ impl Value for Amount {
                 "a size such as \"4%\", \"512K\", \"8M\", \"1G\" or bytes",
             );
         }
-        amount
+        amount.filter(|amount| match amount {
+            Self::Bytes(bytes) => has_unit(*bytes, node, reader, true),
+            Self::Permyriad(_) => true,
+        })
     }
 
     fn tree(&self) -> Tree {
@@ -217,7 +261,7 @@ impl Value for Amount {
     fn schema() -> serde_json::Value {
         json!({ "oneOf": [
             { "type": "integer", "minimum": 0 },
-            { "type": "string", "pattern": format!("^({PERCENT}|[0-9]+ *[KMG]?)$") },
+            { "type": "string", "pattern": format!("^({PERCENT}|{SIZE})$") },
         ] })
     }
 }
@@ -235,7 +279,9 @@ impl Value for Bytes {
         if bytes.is_none() {
             reader.unexpected(node, "a size such as \"512K\", \"8M\" or bytes");
         }
-        bytes.map(Self)
+        bytes
+            .filter(|bytes| has_unit(*bytes, node, reader, false))
+            .map(Self)
     }
 
     fn tree(&self) -> Tree {
@@ -246,7 +292,7 @@ impl Value for Bytes {
     fn schema() -> serde_json::Value {
         json!({ "oneOf": [
             { "type": "integer", "minimum": 0 },
-            { "type": "string", "pattern": "^[0-9]+ *[KMG]?$" },
+            { "type": "string", "pattern": format!("^{SIZE}$") },
         ] })
     }
 }
@@ -537,13 +583,17 @@ pub(super) struct Actions(pub heapless::Vec<Step, { lowtide_judge::STEPS }>);
 
 impl Value for Actions {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let DeValue::Array(array) = node.get_ref() else {
-            reader.unexpected(node, "a list such as [\"reclaim\", \"kill\"]");
-            return None;
+        let items = match node.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            DeValue::String(_) => vec![node],
+            _ => {
+                reader.unexpected(node, "a list such as [\"reclaim\", \"kill\"]");
+                return None;
+            }
         };
         let mut steps = heapless::Vec::new();
         let mut good = true;
-        for item in array.iter() {
+        for item in items {
             match read_word(item, reader, &STEPS) {
                 // There is a place for each of them.
                 Some(step) if !steps.contains(&step) => good &= steps.push(step).is_ok(),
@@ -563,7 +613,10 @@ impl Value for Actions {
 
     #[cfg(test)]
     fn schema() -> serde_json::Value {
-        json!({ "type": "array", "items": words_schema(&STEPS), "uniqueItems": true })
+        json!({ "oneOf": [
+            words_schema(&STEPS),
+            { "type": "array", "items": words_schema(&STEPS), "maxItems": STEPS.len() },
+        ] })
     }
 }
 
@@ -614,11 +667,15 @@ impl Value for EngineKind {
 
 impl Value for bool {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        if let DeValue::Boolean(value) = node.get_ref() {
-            return Some(*value);
+        // 0 and 1 are what UCI has for them.
+        let value = match node.get_ref() {
+            DeValue::Boolean(value) => Some(*value),
+            _ => read_integer(node).filter(|n| *n <= 1).map(|n| n == 1),
+        };
+        if value.is_none() {
+            reader.unexpected(node, "true or false");
         }
-        reader.unexpected(node, "true or false");
-        None
+        value
     }
 
     fn tree(&self) -> Tree {
@@ -646,7 +703,15 @@ pub(super) struct Signal(pub i32);
 
 impl Value for Signal {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        read_word(node, reader, &SIGNALS).map(Self)
+        let text = node.get_ref().as_str().map(str::to_ascii_uppercase);
+        let name = text
+            .as_deref()
+            .map(|text| text.strip_prefix("SIG").unwrap_or(text));
+        let known = SIGNALS.iter().find(|(known, _)| Some(*known) == name);
+        known
+            .map(|(_, signal)| *signal)
+            .or_else(|| read_word(node, reader, &SIGNALS))
+            .map(Self)
     }
 
     fn tree(&self) -> Tree {
@@ -694,10 +759,10 @@ impl Program {
 
 impl Value for Program {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let DeValue::Array(_) = node.get_ref() else {
+        if !matches!(node.get_ref(), DeValue::Array(_) | DeValue::String(_)) {
             reader.unexpected(node, "a list such as [\"/usr/bin/logger\", \"text\"]");
             return None;
-        };
+        }
         let words = read_items(node, reader, Self::WORDS, |node, reader| {
             read_text(node, reader, "a word without a zero byte", |text| {
                 CString::new(text).ok()
@@ -800,9 +865,26 @@ impl AnyOf {
     pub const CAPACITY: usize = 4;
 }
 
+/// A table of facts in a list of them.
+fn read_facts(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Clause> {
+    if node
+        .get_ref()
+        .as_table()
+        .is_some_and(|table| table.is_empty())
+    {
+        reader.fail_with(
+            node.span(),
+            "a table without facts always holds",
+            "give it one, such as available_below = \"4%\", or delete it",
+        );
+        return None;
+    }
+    <Clause as Value>::read(node, reader)
+}
+
 impl Value for AnyOf {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        read_items(node, reader, Self::CAPACITY, <Clause as Value>::read).map(Self)
+        read_items(node, reader, Self::CAPACITY, read_facts).map(Self)
     }
 
     fn tree(&self) -> Tree {
@@ -816,7 +898,24 @@ impl Value for AnyOf {
 }
 
 /// Patterns in one list.
-const PATTERNS: usize = 64;
+pub(super) const PATTERNS: usize = 256;
+
+/// A list that can be added to.
+pub(super) trait List {
+    fn append(&mut self, more: Self);
+}
+
+impl List for Globs {
+    fn append(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+}
+
+impl List for Processes {
+    fn append(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+}
 
 /// Globs, each with its own place: two groups may not claim the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -892,6 +991,18 @@ impl Process {
         };
         let user = |p: &Self| p.user.as_ref().map(|set| set.value.clone());
         globs(&self.name, &other.name) && globs(&self.exe, &other.exe) && user(self) == user(other)
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let globs = [&self.name, &self.exe].into_iter().flatten();
+        let mut parts: Vec<_> = globs.map(|g| g.value.as_written().to_owned()).collect();
+        parts.extend(self.user.as_ref().map(|user| match &user.value {
+            User::Name(name) => format!("user {name}"),
+            User::Id(id) => format!("user {id}"),
+        }));
+        f.write_str(&parts.join(" + "))
     }
 }
 

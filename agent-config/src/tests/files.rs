@@ -175,10 +175,16 @@ fn bad_files_are_named_and_nothing_is_read_without_bounds() {
         said.starts_with(&format!("/{config}: ")) && said.contains("symbolic link"),
         "{said}"
     );
-    for target in ["/dev/zero", "/dev", "/proc/self/fd"] {
+    fs::create_dir_all(root.path("dev/shm/x")).unwrap();
+    for (target, said) in [
+        ("/dev/shm", "not a regular file"),
+        // Not the host's.
+        ("/dev/zero", "no such file"),
+        ("/proc/self/fd", "no such file"),
+    ] {
         fs::remove_file(root.path(config)).unwrap();
         root.link(config, target);
-        assert_eq!(root.shown(), format!("/{config}: not a regular file"));
+        assert_eq!(root.shown(), format!("/{config}: {said}"));
     }
     fs::remove_file(root.path(config)).unwrap();
     root.link(config, "nowhere");
@@ -249,4 +255,155 @@ fn an_error_behind_many_warnings_is_still_one() {
 fn as_many_unknown_keys_as_a_file_can_hold() {
     let keys: String = (0..20_000).map(|i| format!("k{i}=0\n")).collect();
     assert!(super::problems(&keys).ends_with("and 19950 more"));
+}
+
+#[test]
+fn each_layer_adds_to_the_list_or_takes_its_place() {
+    let group = |keys: &str| format!("[[group]]\nname = \"g\"\nkill = 7\n{keys}\n");
+    let root = Root::new("adds");
+    let cgroups = || {
+        let shown = root.shown();
+        let own = shown
+            .split("name = \"g\"")
+            .nth(1)
+            .unwrap_or(&shown)
+            .to_owned();
+        line(&own, "cgroups").split(" #").next().unwrap().to_owned()
+    };
+    root.write("usr/lib/lowtide/config.toml", group("cgroups = \"a\""))
+        .write("etc/lowtide/config.toml", group("cgroups_add = \"b\""));
+    assert_eq!(cgroups(), "cgroups = [\"a\", \"b\"]");
+    root.write(
+        "etc/lowtide/config.d/1.toml",
+        group("cgroups_add = [\"c\", \"d\"]"),
+    );
+    assert_eq!(cgroups(), "cgroups = [\"a\", \"b\", \"c\", \"d\"]");
+    root.write("etc/lowtide/config.d/2.toml", group("cgroups = \"e\""));
+    assert_eq!(cgroups(), "cgroups = [\"e\"]");
+    root.write("etc/lowtide/config.d/3.toml", group("cgroups_add = \"f\""));
+    assert_eq!(cgroups(), "cgroups = [\"e\", \"f\"]");
+}
+
+#[test]
+fn links_of_an_image_are_followed_inside_it() {
+    let root = Root::new("links");
+    root.write("data/lowtide/config.toml", EXIT_1)
+        .write(
+            "data/lowtide/config.d/1.toml",
+            "[limits]\nreclaim = \"77ms\"\n",
+        )
+        .link("data/lowtide/config.d/2.toml", "/dev/null");
+    fs::create_dir_all(root.path("etc/x")).unwrap();
+    symlink("/data/lowtide", root.0.join("etc/lowtide")).unwrap();
+    let shown = root.shown();
+    assert_eq!(
+        line(&shown, "exit"),
+        "exit = \"1s\" # /etc/lowtide/config.toml:2"
+    );
+    assert_eq!(
+        line(&shown, "reclaim"),
+        "reclaim = \"77ms\" # /etc/lowtide/config.d/1.toml:2"
+    );
+}
+
+#[test]
+fn a_root_that_is_not_there_is_an_error() {
+    let missing = std::env::temp_dir().join("lowtide-no-such-root");
+    let problems = load(&Paths::new(Some(missing.clone()), Vec::new())).unwrap_err();
+    assert_eq!(
+        problems.to_string(),
+        format!("{}: no such directory", missing.display())
+    );
+}
+
+#[test]
+fn files_that_are_not_read_and_programs_that_are_not_there_are_warned_of() {
+    let root = Root::new("stray");
+    root.write("etc/lowtide/config.d/50-mine", EXIT_1)
+        .write("etc/lowtide/config.d/50-mine.toml~", EXIT_1)
+        .write("etc/lowtide/mine.toml", EXIT_1)
+        .write(
+            "etc/lowtide/config.toml",
+            "[everything_else]\nbefore = \"/bin/there\"\nafter = \"/bin/not\"\n",
+        )
+        .write("data/there", "");
+    root.link("bin/there", "/data/there");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(root.path("data/there"), mode).unwrap();
+    let paths = Paths::new(Some(root.0.clone()), Vec::new());
+    let loaded = load(&paths).unwrap_or_else(|p| panic!("{p}"));
+    let said = loaded
+        .warnings
+        .to_string()
+        .replace(root.0.to_str().unwrap(), "");
+    assert_eq!(
+        said,
+        "/etc/lowtide/config.d/50-mine: warning: this is not read: the name of a drop-in ends in .toml\n\
+         /etc/lowtide/mine.toml: warning: this is not read: only config.toml and what is in config.d are"
+    );
+    let idle = loaded.idle_in(&root.0).to_string();
+    assert!(
+        idle.contains("config.toml:3:9: warning: everything_else.after: /bin/not: no such program"),
+        "{idle}"
+    );
+    assert!(!idle.contains("there:"), "{idle}");
+}
+
+/// As `check --with` and `check --drop-in` ask for.
+#[test]
+fn a_file_is_tried_in_its_place() {
+    let root = Root::new("with");
+    root.write("etc/lowtide/config.toml", EXIT_1)
+        .write(
+            "etc/lowtide/config.d/50-a.toml",
+            "[limits]\nreclaim = \"50ms\"\n",
+        )
+        .write("tried/new.toml", EXIT_2)
+        .write("tried/50-a.toml", "[limits]\nreclaim = \"60ms\"\n");
+    let mut paths = Paths::new(Some(root.0.clone()), Vec::new());
+    let limits = |paths: &Paths| {
+        let shown = load(paths)
+            .unwrap_or_else(|p| panic!("{p}"))
+            .effective
+            .toml();
+        ["exit", "reclaim"].map(|key| line(&shown, key).split(" #").next().unwrap().to_owned())
+    };
+    assert_eq!(limits(&paths), ["exit = \"1s\"", "reclaim = \"50ms\""]);
+    paths.with = Some(root.path("tried/new.toml"));
+    assert_eq!(limits(&paths), ["exit = \"2s\"", "reclaim = \"50ms\""]);
+    paths.drop_ins = vec![root.path("tried/50-a.toml")];
+    assert_eq!(limits(&paths), ["exit = \"2s\"", "reclaim = \"60ms\""]);
+}
+
+#[test]
+fn no_program_is_run_that_a_file_names_which_others_can_write() {
+    let root = Root::new("exposed");
+    let file = root.path("x/mine.toml");
+    let mode = |mode| {
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap()
+    };
+    let said = || match load(&Paths::new(None, vec![file.clone()])) {
+        Ok(loaded) => loaded.warnings.to_string(),
+        Err(problems) => format!("refused: {problems}"),
+    };
+    root.write("x/mine.toml", EXIT_1);
+    mode(0o644);
+    assert_eq!(said(), "");
+    mode(0o666);
+    assert!(
+        said().ends_with(
+            "mine.toml: warning: it, or its directory, can be written by others than root"
+        ),
+        "{}",
+        said()
+    );
+    root.write("x/mine.toml", "[everything_else]\nbefore = \"/bin/true\"\n");
+    assert!(
+        said().starts_with("refused: ")
+            && said().contains("mine.toml:2:10: no program is run that this file names: "),
+        "{}",
+        said()
+    );
+    mode(0o644);
+    assert_eq!(said(), "");
 }

@@ -134,7 +134,7 @@ fn names_match_byte_by_byte() {
 #[test]
 fn every_problem_is_said_at_once() {
     let text = problems(
-        "[wake]\ntriger = \"x\"\ntrigger = \"some 700ms/500ms\"\nquiet = 3\n[limits]\nexit = \"5h\"\n",
+        "[wake]\ntriger = \"x\"\ntrigger = \"some 700ms/500ms\"\nquiet = 3\n[limits]\nexit = \"25h\"\n",
     );
     for part in [
         "test.toml:2:1: wake: unknown key `triger`",
@@ -184,4 +184,51 @@ fn a_contradiction_is_mended_in_the_higher_layer() {
             && text.contains("(level.critical.relief is at built in:"),
         "{text}"
     );
+}
+
+#[test]
+fn numbers_may_have_a_point_and_units_may_be_spelled_out() {
+    let policy = policy(
+        "[level.critical]\nactions = \"kill\"\n[engine]\nbpf_jit = 1\n\
+         [[group]]\nname = \"a\"\ncgroups = \"a\"\ngrace = \"0.5s\"\nsignal = \"SIGINT\"\nprotect = \"10MB\"\n\
+         [[group]]\nname = \"b\"\ncgroups = \"b\"\ngrace = \"1.5 min\"\nsignal = \"usr1\"\nprotect = \"1.5MiB\"\n\
+         [[group]]\nname = \"c\"\ncgroups = \"c\"\ngrace = \"500 ms\"\nprotect = \"512k\"\n\
+         [[group]]\nname = \"d\"\ncgroups = \"d\"\ngrace = \"1h\"\nprotect = 8388608\n",
+    );
+    let groups = &policy.groups[policy.groups.len() - 4..];
+    let grace: Vec<_> = groups.iter().map(|g| g.grace_ms).collect();
+    assert_eq!(grace, [500, 90_000, 500, 3_600_000]);
+    let protect: Vec<_> = groups.iter().map(|g| g.protect).collect();
+    let sizes = [10 << 20, 3 << 19, 512 << 10, 8 << 20];
+    assert_eq!(protect, sizes.map(|bytes| Some(Amount::Bytes(bytes))));
+    assert_eq!(groups[0].signal, 2);
+    assert_eq!(policy.levels[1].actions[..], [Step::Kill]);
+    for time in ["0.0001s", "1.5ms", ".5s", "5.s", "1 week", "25h"] {
+        assert!(
+            parse("t", &format!("[limits]\nexit = \"{time}\"\n")).is_err(),
+            "{time}"
+        );
+    }
+}
+
+#[test]
+fn what_is_added_to_a_list_leaves_what_is_in_it() {
+    let loaded = parse(
+        "t",
+        "[[group]]\nname = \"lifeline\"\nprocesses_add = [\"asterisk\"]\ncgroups_add = \"asterisk\"\n",
+    )
+    .unwrap_or_else(|p| panic!("{p}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    for name in ["asterisk", "sshd"] {
+        let process = ProcessInfo {
+            name: name.as_bytes(),
+            exe: None,
+            uid: 0,
+        };
+        assert_eq!(loaded.matcher.process(&process), Some(0), "{name}");
+    }
+    for path in ["asterisk", "init.scope"] {
+        let group = loaded.matcher.cgroup(path.as_bytes(), &mut |_, _| None);
+        assert_eq!(group, Some(0), "{path}");
+    }
 }

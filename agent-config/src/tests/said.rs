@@ -23,4 +23,13 @@ macro_rules! golden {
     )*};
 }
 
-golden!(everything, together, syntax, warnings);
+golden!(
+    everything,
+    together,
+    syntax,
+    warnings,
+    quotes,
+    never_holds,
+    meant,
+    taken
+);
