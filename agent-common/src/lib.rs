@@ -211,8 +211,8 @@ impl Row {
     /// Bytes that come back when all its processes die: anonymous memory, shared memory, and swap,
     /// which on zram is RAM too. File cache is not counted: reclaim gets it without a kill.
     ///
-    /// Shared memory counts although a file left in a tmpfs outlives its writer: nothing but its
-    /// end stops a writer, and whether memory came back is looked at after every kill.
+    /// Shared memory counts although a file left in a tmpfs outlives its writer: whether it is one
+    /// that still grows by it, the judge knows.
     pub const fn freed_by_kill(&self) -> u64 {
         self.anon
             .saturating_add(self.shmem)
@@ -226,23 +226,23 @@ impl Row {
 
     /// Rank among kill candidates, higher goes first; ties go to the lower id.
     ///
-    /// Who frees `enough` alone comes before who does not, then the priority decides, then what
-    /// is freed.
-    pub const fn kill_key(&self, enough: u64) -> u64 {
-        key(self.rule.kill, self.freed_by_kill(), enough)
+    /// The priority decides, then what is freed. A row that frees less than `worth` comes after all
+    /// that free as much.
+    pub const fn kill_key(&self, worth: u64) -> u64 {
+        key(self.rule.kill, self.freed_by_kill(), worth)
     }
 
     /// Rank among reclaim candidates, by the same order as [`Row::kill_key`] over the file cache
     /// that reclaim can take. Anonymous memory does not count: the kernel moves it to swap by
     /// itself, and on zram that turns memory into CPU load.
-    pub const fn reclaim_key(&self, enough: u64) -> u64 {
-        key(self.rule.reclaim, self.reclaimable_file(), enough)
+    pub const fn reclaim_key(&self, worth: u64) -> u64 {
+        key(self.rule.reclaim, self.reclaimable_file(), worth)
     }
 }
 
-/// 1 bit "enough", 11 bits priority, 52 bits of 4 KiB pages (more than any machine has).
-const fn key(priority: u16, bytes: u64, enough: u64) -> u64 {
-    (((bytes >= enough) as u64) << 63)
+/// 1 bit "worth it", 11 bits priority, 52 bits of 4 KiB pages (more than any machine has).
+pub const fn key(priority: u16, bytes: u64, worth: u64) -> u64 {
+    (((bytes >= worth) as u64) << 63)
         | (((priority & 0x7ff) as u64) << 52)
         | ((bytes >> 12) & ((1 << 52) - 1))
 }
@@ -251,8 +251,8 @@ const fn key(priority: u16, bytes: u64, enough: u64) -> u64 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Bytes that would bring relief: who frees that much alone ranks first.
-    pub enough: u64,
+    /// Bytes that one has to free at least; what frees less ranks behind all others.
+    pub worth: u64,
     /// Every cgroup id up to this one was classified; a higher one without an entry in the policy
     /// map is new and is reported in `unclassified` instead of being ranked. Ids only grow: kernfs
     /// hands them out cyclically with a generation above.
@@ -291,7 +291,10 @@ impl Request {
 pub struct Survey {
     /// The root memcg: totals of the system.
     pub system: Row,
-    /// Highest cgroup id that was seen.
+    /// What may not be killed and would free most, among those that are [`Row::KILLABLE`]; id 0 where
+    /// there is none.
+    pub largest_never: Row,
+    /// Highest id that was seen, of a cgroup or, where those are the rows, of a process.
     pub highest_id: u64,
     /// Memcgs that were walked, the root and dying ones not counted.
     pub memcgs: u32,
@@ -317,6 +320,7 @@ pub struct Survey {
 impl Survey {
     pub const EMPTY: Self = Self {
         system: Row::ZERO,
+        largest_never: Row::ZERO,
         highest_id: 0,
         memcgs: 0,
         dying: 0,

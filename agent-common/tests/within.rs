@@ -17,7 +17,7 @@ const TREE: [(u64, u64, bool); 8] = [
 /// Ids of those that can be killed when `within` is asked for.
 fn ranked(within: u64) -> Vec<u64> {
     let request = Request {
-        enough: 0,
+        worth: 0,
         classified_up_to: u64::MAX,
         fallback: Rule::UNTOUCHABLE,
         within,

@@ -35,6 +35,7 @@ pub(super) fn compile(
         quiet_ms: ms(&document.wake.quiet),
         exit_ms: ms(&limits.exit),
         reclaim_ms: ms(&limits.reclaim),
+        worth_permyriad: value(&limits.worth).map_or(0, |share| share.0),
         restarts: value(&limits.restarts).unwrap_or(0),
         restart_window_ms: ms(&limits.restart_window),
         reboot_after_ms: ms(&limits.reboot_after),

@@ -4,7 +4,7 @@ use super::read::{Field, Node, Reader, Setting, table};
 use super::tree::Tree;
 use super::value::{
     AbsolutePath, Actions, AnyOf, Attribute, Clause, EngineKind, Globs, GroupName, List,
-    OwnTrigger, Priority, Processes, ProfileName, Program, Signal, Time, WakeTrigger,
+    OwnTrigger, Percent, Priority, Processes, ProfileName, Program, Signal, Time, WakeTrigger,
 };
 use lowtide_judge::{Amount, Unit};
 use lowtide_rules::At;
@@ -96,9 +96,11 @@ table! {
     pub struct Limits {
         /// A victim may take this long to be gone before the next one is looked for.
         pub exit: Setting<Time>,
+        /// Part of what is missing that one victim has to free, or one cache to give, at least: less comes last. 256K or more, whatever is missing.
+        pub worth: Setting<Percent>,
         /// Reclaim may go on for this long in one go.
         pub reclaim: Setting<Time>,
-        /// A group killed this often within `restart_window` is passed over for the next in order.
+        /// What came back this often after its end, each time within `restart_window`, loops: it is not asked any more, and goes first of equal numbers; nothing else goes for it. 0: never.
         pub restarts: Setting<u8>,
         /// See `restarts`.
         pub restart_window: Setting<Time>,
@@ -123,9 +125,9 @@ table! {
 table! {
     /// What may happen to cgroups and processes, and in which order.
     pub struct Ranks {
-        /// Priority to be killed, 0 to 1000, higher goes first; or never.
+        /// The order, 0 to 1000, or never. The highest `kill` goes first, of equal numbers what frees most; what frees less than a sixteenth of what is missing (`limits.worth`) comes last, and what frees less than 256K never goes.
         pub kill: Setting<Priority>,
-        /// Priority to have memory reclaimed, 0 to 1000, higher goes first; or never.
+        /// The order in which file cache is given back, 0 to 1000, in the same way; or never.
         pub reclaim: Setting<Priority>,
         /// What is killed at once: the cgroup with all below it, or its process that frees most.
         pub unit: Setting<Unit>,
@@ -157,9 +159,9 @@ table! {
         pub processes: Setting<Processes>,
         /// The same, besides those that a lower layer has for this group: `processes` alone takes their place.
         pub processes_add: Setting<Processes>,
-        /// Priority to be killed, 0 to 1000, higher goes first; or never.
+        /// The order, 0 to 1000, or never. The highest `kill` goes first, of equal numbers what frees most; what frees less than a sixteenth of what is missing (`limits.worth`) comes last, and what frees less than 256K never goes.
         pub kill: Setting<Priority>,
-        /// Priority to have memory reclaimed, 0 to 1000, higher goes first; or never.
+        /// The order in which file cache is given back, 0 to 1000, in the same way; or never.
         pub reclaim: Setting<Priority>,
         /// What is killed at once: the cgroup with all below it, or its process that frees most.
         pub unit: Setting<Unit>,

@@ -297,19 +297,13 @@ impl Value for Bytes {
     }
 }
 
-/// Share of time, in hundredths of a percent.
+/// Share of a whole, in hundredths of a percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Percent(pub u16);
 
 impl Value for Percent {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        read_text(
-            node,
-            reader,
-            "a share of time such as \"30%\"",
-            parse_percent,
-        )
-        .map(Self)
+        read_text(node, reader, "a share such as \"30%\"", parse_percent).map(Self)
     }
 
     fn tree(&self) -> Tree {

@@ -38,6 +38,9 @@ struct Walk {
     /// Its ranks; 0 where it is none of the best.
     kill_key: u64,
     reclaim_key: u64,
+    /// What the largest that is never killed would free, and whether the row is that.
+    never_frees: u64,
+    is_largest_never: u64,
     kill: Best,
     reclaim: Best,
 }
@@ -84,6 +87,8 @@ extern "C" fn begin() -> i32 {
     copy(&mut out.highest_id, &0);
     out.unclassified_len = 0;
     out.rows_len = 0;
+    copy(&mut out.largest_never, &Row::ZERO);
+    walk.never_frees = 0;
     walk.above[0] = Above::root(&walk.request);
     walk.kill.clear();
     walk.reclaim.clear();
@@ -161,13 +166,19 @@ extern "C" fn rank() -> i32 {
     }
     let may = |flag| child.is_decided() && row.flags & flag != 0;
     let killable = may(Row::KILLABLE) && row.rule.kill != NEVER;
-    let kill = if killable { row.kill_key(request.enough) } else { 0 };
+    let never = may(Row::KILLABLE) && row.rule.kill == NEVER;
+    let is_largest = never && row.freed_by_kill() > walk.never_frees;
+    walk.is_largest_never = is_largest as u64;
+    if is_largest {
+        walk.never_frees = row.freed_by_kill();
+    }
+    let kill = if killable { row.kill_key(request.worth) } else { 0 };
     let reclaimable = may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER;
-    let reclaim = if reclaimable { row.reclaim_key(request.enough) } else { 0 };
+    let reclaim = if reclaimable { row.reclaim_key(request.worth) } else { 0 };
     walk.kill_key = if walk.kill.would_keep(kill, row.id) { kill } else { 0 };
     walk.reclaim_key = if walk.reclaim.would_keep(reclaim, row.id) { reclaim } else { 0 };
     let all = row.level == 0 || request.flags & Request::ALL_ROWS != 0;
-    (all || walk.kill_key | walk.reclaim_key != 0) as i32
+    (all || walk.kill_key | walk.reclaim_key | walk.is_largest_never != 0) as i32
 }
 
 /// Puts the row where it belongs.
@@ -178,6 +189,9 @@ extern "C" fn keep() -> i32 {
     let Some((out, walk)) = (unsafe { maps() }) else { return 0 };
     if walk.row.level == 0 {
         copy(&mut out.system, &walk.row);
+    }
+    if walk.is_largest_never != 0 {
+        copy(&mut out.largest_never, &walk.row);
     }
     if walk.kill_key != 0 {
         walk.kill.keep(walk.kill_key, &walk.row);

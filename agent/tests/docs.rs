@@ -82,3 +82,26 @@ fn commands_in_the_docs_exist() {
     }
     assert!(seen > 0);
 }
+
+/// The text as a person reads it: without marks, and on one line.
+fn plain(text: &str) -> String {
+    let text = text.replace("\\fB", "").replace("\\fP", "");
+    let words = text.split_whitespace().filter(|word| *word != "#");
+    words.collect::<Vec<_>>().join(" ").replace('`', "")
+}
+
+#[test]
+fn the_order_is_said_in_the_same_words_wherever_it_is_said() {
+    let order = "The highest kill goes first, of equal numbers what frees most; what frees less than a \
+                 sixteenth of what is missing (limits.worth) comes last, and what frees less than 256K never goes.";
+    for file in [
+        "README.md",
+        "docs/tuning.md",
+        "docs/man/lowtide.toml.5",
+        "config/config.toml",
+        "config/lowtide.schema.json",
+    ] {
+        let text = fs::read_to_string(tree().join(file)).unwrap();
+        assert!(plain(&text).contains(order), "{file}");
+    }
+}

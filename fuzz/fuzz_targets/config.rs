@@ -9,7 +9,7 @@ fuzz_target!(|text: &str| match parse("input", text) {
         let shown = loaded.effective.toml();
         let again = parse("shown", &shown).unwrap_or_else(|p| panic!("{p}\n{shown}"));
         assert_eq!(again.policy, loaded.policy);
-        loaded.matcher.nearest(text);
+        loaded.matcher.nearest(text.as_bytes());
     }
     Err(problems) => assert!(!problems.to_string().is_empty()),
 });

@@ -1,12 +1,15 @@
 //! Episodes of any evidence under the shipped policies: no panic, the same answer twice, only what
-//! the level allows, only on whom the survey names, never on `never`.
+//! the level allows, only on whom the survey names, never on `never`; the highest number first, and
+//! nothing again that was shown to bring nothing.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use lowtide::config::parse;
 use lowtide_common::{CANDIDATES, NEVER, Row, Rule, Survey};
-use lowtide_judge::{Action, History, Level, Memory, Outcome, Policy, Step, judge};
+use lowtide_judge::{
+    Action, History, Level, Memory, Outcome, Policy, Reason, Step, Verdict,
+};
 use std::sync::LazyLock;
 
 /// Nothing shipped throttles.
@@ -44,7 +47,7 @@ struct Episode {
 struct Moment {
     ms_later: u16,
     woken: bool,
-    memory: [u64; 10],
+    memory: [u64; 11],
     psi: bool,
     kill: Vec<Candidate>,
     reclaim: Vec<Candidate>,
@@ -104,6 +107,7 @@ impl Moment {
             some,
             full,
             limited,
+            swappable,
         ] = self.memory;
         Memory {
             within: within.into(),
@@ -111,6 +115,7 @@ impl Moment {
             available: bytes(available),
             swap_total: bytes(swap_total),
             swap_free: bytes(swap_free),
+            swappable: bytes(swappable),
             file: bytes(file),
             psi: self.psi,
             zram: bytes(zram),
@@ -125,6 +130,7 @@ impl Moment {
         let mut survey = Survey::EMPTY;
         survey.kill_len = fill(&mut survey.kill, &self.kill);
         survey.reclaim_len = fill(&mut survey.reclaim, &self.reclaim);
+        survey.highest_id = survey.kill().iter().map(|row| row.id).max().unwrap_or(0);
         survey
     }
 }
@@ -148,25 +154,50 @@ fn step_of(action: &Action) -> Option<Step> {
     }
 }
 
+/// What a candidate is called whenever it comes back; a few share a name.
+fn name(row: &Row) -> u64 {
+    row.id / 4
+}
+
+/// No lower number goes before a higher one that would help, against which nothing else speaks.
+fn assert_order(verdict: &Verdict) {
+    let victims = verdict.victims().map(|victim| victim.row.rule.kill);
+    let lowest = victims.min().unwrap_or(u16::MAX);
+    let passed_over = verdict.judged.iter().find(|judged| {
+        let stays = judged.reason != Reason::Chosen && judged.reason != Reason::Together;
+        let helps = judged.frees >= verdict.worth && judged.reason.is_in_order();
+        stays && helps && judged.row.rule.kill > lowest
+    });
+    assert!(passed_over.is_none(), "{verdict:#?}");
+}
+
 fuzz_target!(|episode: Episode| {
     let policy = &POLICIES[usize::from(episode.policy) % POLICIES.len()];
     let mut history = History::default();
     let mut now = 0;
+    let (mut asked, mut in_vain) = (Vec::new(), Vec::new());
+    let mut ends = 0;
     for moment in &episode.moments {
         now += u64::from(moment.ms_later);
         if moment.woken {
             history.woken(now);
         }
         let (memory, survey) = (moment.memory(episode.within), moment.survey());
-        history.observe(&memory, now);
-        let verdict = judge(policy, &memory, &survey, &history, now);
-        assert_eq!(verdict, judge(policy, &memory, &survey, &history, now));
-        for (level, rules) in Level::CONFIGURED.into_iter().zip(&policy.levels) {
-            let holds = rules.confirm.holds(&memory, verdict.rates.as_ref());
-            assert!(verdict.level != level || holds);
-        }
+        let judged = |history: &mut History| {
+            let look = history.look(policy, &memory, now);
+            let mut names = [0; CANDIDATES];
+            for (slot, row) in names.iter_mut().zip(survey.kill()) {
+                if look.wants_name(row) {
+                    *slot = name(row);
+                }
+            }
+            look.judge(&survey, &names)
+        };
+        let again = judged(&mut history.clone());
+        let verdict = judged(&mut history);
+        assert_eq!(verdict, again);
         if let Some(step) = step_of(&verdict.action) {
-            assert!(verdict.acting.is_some());
+            assert!(verdict.level > Level::Calm);
             assert!(step < Step::Reboot || !episode.within);
             assert!(policy.levels.iter().any(|l| l.actions.contains(&step)));
         }
@@ -178,18 +209,48 @@ fuzz_target!(|episode: Episode| {
             assert!(among.contains(target));
             assert_ne!(priority, NEVER);
         }
-        let outcome = match verdict.action {
+        match verdict.action {
+            Action::Prepare { target, .. } | Action::Terminate { target, .. } => {
+                asked.push(target.id);
+            }
+            // What was asked before ends first, whatever else is there by now.
+            Action::Kill { target } if !asked.contains(&target.id) => assert_order(&verdict),
+            _ => {}
+        }
+        for victim in verdict.victims() {
+            let row = &victim.row;
+            assert!(row.rule.kill != NEVER);
+            let window = now.saturating_sub(policy.restart_window_ms.into());
+            // The history forgets the oldest of 32.
+            assert!(
+                ends > 16 || !in_vain.iter().any(|(id, at)| *id == row.id && *at >= window),
+                "{row:?} goes again, and that brought nothing"
+            );
+        }
+        let outcome = |row: &Row| match verdict.action {
             _ if !moment.works => Outcome::Failed { errno: 3 },
             Action::Reclaim { bytes, .. } => Outcome::Reclaimed { bytes },
             Action::Throttle { .. } => Outcome::Throttled,
             Action::Prepare { .. } => Outcome::Prepared,
-            Action::Terminate { .. } => Outcome::Asked,
-            _ => Outcome::Killed,
+            Action::Terminate { .. } => Outcome::Asked { name: name(row) },
+            _ => Outcome::Killed { name: name(row) },
         };
-        history.note(policy, &verdict, Some(outcome), now);
-        history.remember(survey.kill(), now);
+        let mut outcomes: Vec<_> = verdict.victims().map(|v| outcome(&v.row)).collect();
+        if outcomes.is_empty() {
+            outcomes.extend(verdict.action.target().map(outcome));
+        }
+        ends += outcomes.len();
+        history.record(policy, &verdict, &outcomes);
         if moment.exits {
-            history.gone();
+            // Nothing has come back, and nothing else was taken.
+            let alone = verdict.victims().count() == 1 && moment.works;
+            let still = verdict.rates.is_none_or(|rates| rates.pace == 0);
+            for victim in verdict.victims() {
+                history.record_exit(victim.row.id, Some(&memory), now);
+                if alone && still && victim.row.rule.flags & Rule::PROCESS == 0 {
+                    in_vain.push((victim.row.id, now));
+                }
+            }
         }
     }
 });

@@ -139,7 +139,7 @@ impl Bench {
 
 fn survey(engine: &mut impl Engine, count: usize) -> io::Result<()> {
     engine.run(&Request {
-        enough: 1 << 20,
+        worth: 1 << 20,
         classified_up_to: u64::MAX,
         fallback: Rule {
             kill: 500,

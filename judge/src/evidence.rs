@@ -1,6 +1,7 @@
 //! What was found: plain figures, the same from every engine.
 
 use crate::policy::{Amount, Condition, Stall, Term};
+use lowtide_common::CANDIDATES;
 
 /// Figures of the system, or of a cgroup within its own limit as if it were a system of its own,
 /// in bytes.
@@ -15,6 +16,9 @@ pub struct Memory {
     pub available: u64,
     pub swap_total: u64,
     pub swap_free: u64,
+    /// What swap could take: Active(anon) + Inactive(anon), which leaves out what is locked. Of a
+    /// cgroup the same within it.
+    pub swappable: u64,
     /// Page cache with a file behind it that reclaim can take: Active(file) + Inactive(file).
     pub file: u64,
     /// The kernel measures stalls, so that a trigger can fire.
@@ -30,11 +34,26 @@ pub struct Memory {
     pub psi_limited_us: u64,
 }
 
+/// What each kill candidate of a survey is called whenever it comes back: of a cgroup its path, less
+/// the instance of a unit and numbers at the end, of a process its name; as a hash. 0 where
+/// [`Look::wants_name`](crate::Look::wants_name) does not ask.
+pub type Names = [u64; CANDIDATES];
+
+impl Memory {
+    /// Bytes that can still go to swap.
+    pub fn swap_left(&self) -> u64 {
+        self.swap_free.min(self.swappable)
+    }
+}
+
 /// How fast the figures move, a second; `None` until two samples are far enough apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
     /// Bytes of MemAvailable lost; 0 when it grows.
     pub shrinking: u64,
+    /// Bytes that are taken, whether from what is available or by way of swap, and what victims
+    /// gave back since is taken as well; 0 when nothing is.
+    pub pace: u64,
     /// Pages.
     pub refaults: u64,
     /// Of the time between the samples.
@@ -84,8 +103,8 @@ impl Term {
         match self {
             Self::AvailableBelow(a) => memory.available < ram(a),
             Self::AvailableAbove(a) => memory.available > ram(a),
-            Self::SwapFreeBelow(a) => memory.swap_total == 0 || memory.swap_free < swap(a),
-            Self::SwapFreeAbove(a) => memory.swap_total != 0 && memory.swap_free > swap(a),
+            Self::SwapFreeBelow(a) => memory.swap_total == 0 || memory.swap_left() < swap(a),
+            Self::SwapFreeAbove(a) => memory.swap_total != 0 && memory.swap_left() > swap(a),
             Self::ZramAbove(a) => memory.zram > ram(a),
             Self::ZramBelow(a) => memory.zram < ram(a),
             Self::RefaultsAbove(n) => rates.is_some_and(|r| r.refaults > u64::from(*n)),

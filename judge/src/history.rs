@@ -1,8 +1,12 @@
-//! What happened before: wake-ups, samples, and what was tried on whom. Bounded; the oldest is
-//! forgotten first.
+//! What happened before: wake-ups, samples, and what was tried on which candidate. Bounded; the
+//! oldest is forgotten first.
 
-use crate::evidence::{Memory, Rates, Stalls};
+use crate::caches::Caches;
+use crate::ends::Ends;
+use crate::evidence::{Memory, Rates};
+use crate::look::Look;
 use crate::policy::{Level, Policy, Step};
+use crate::samples::{SAMPLE_AGE_MS, SAMPLE_MS, Samples};
 use crate::verdict::{Action, Verdict, Why};
 use heapless::{Deque, Vec};
 use lowtide_common::{CANDIDATES, Row};
@@ -10,17 +14,7 @@ use lowtide_common::{CANDIDATES, Row};
 /// Milliseconds on the monotonic clock.
 pub type Millis = u64;
 
-/// Samples closer together than this say nothing about a rate.
-const SAMPLE_MS: Millis = 100;
-/// Samples older than this say nothing about now.
-const SAMPLE_AGE_MS: Millis = 2_000;
-const SAMPLES: usize = (SAMPLE_AGE_MS / SAMPLE_MS) as usize;
-/// A stall that is over sooner than this was a burst: memory that went to swap for good.
-const LASTING_MS: Millis = 1_500;
-/// Without a pause of about this length in between, as there is from one burst to the next.
-const PAUSE_MS: Millis = 100;
-
-/// What came of an action.
+/// What came of an action on one target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Reclaimed {
@@ -28,8 +22,13 @@ pub enum Outcome {
     },
     Throttled,
     Prepared,
-    Asked,
-    Killed,
+    /// `name` as in [`Names`](crate::Names), taken after the signal was sent.
+    Asked {
+        name: u64,
+    },
+    Killed {
+        name: u64,
+    },
     /// The watchdog gets no more keep-alives.
     Starved,
     /// It could not be done; the kernel's errno.
@@ -55,32 +54,51 @@ struct Held {
     available: u64,
 }
 
+/// A victim that was killed and is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Killed {
-    group: u16,
-    at: Millis,
+struct Exiting {
+    id: u64,
+    killed: Millis,
+    until: Millis,
+    /// What its end is to bring.
+    frees: u64,
+    /// What was left when it was killed.
+    left: u64,
+    /// At which pace memory was taken.
+    pace: u64,
+    /// It is the only one.
+    alone: bool,
+}
+
+/// The size of a candidate when sizes were last recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Size {
+    id: u64,
+    freed: u64,
+    shmem: u64,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct History {
     woken_at: Option<Millis>,
-    samples: Deque<(Millis, Memory), SAMPLES>,
+    samples: Samples,
     acting: Option<Level>,
     reclaiming_since: Option<Millis>,
     helpless_since: Option<Millis>,
     attempts: Deque<Attempt, 32>,
-    kills: Deque<Killed, 32>,
+    pub(crate) ends: Ends,
+    pub(crate) caches: Caches,
     held: Option<Held>,
-    /// For whom the command that comes before was started, and how long it has.
+    /// Which victim the command that comes before was started for, and how long it has.
     preparing: Option<(u64, Millis)>,
-    sizes: Vec<(u64, u64), CANDIDATES>,
+    sizes: Vec<Size, CANDIDATES>,
     sizes_at: Option<Millis>,
-    exiting: Option<(u64, Millis)>,
+    exiting: Vec<Exiting, CANDIDATES>,
     /// A reboot was tried in vain.
     reboot_failed: bool,
 }
 
-fn push_bounded<T, const N: usize>(queue: &mut Deque<T, N>, item: T) {
+pub(crate) fn push_bounded<T, const N: usize>(queue: &mut Deque<T, N>, item: T) {
     if queue.is_full() {
         queue.pop_front();
     }
@@ -88,13 +106,9 @@ fn push_bounded<T, const N: usize>(queue: &mut Deque<T, N>, item: T) {
     let _ = queue.push_back(item);
 }
 
-/// Between two samples `ms` apart.
-fn stalls(then: &Memory, now: &Memory, ms: Millis) -> Stalls {
-    let share = |was: u64, is: u64| (is.saturating_sub(was).saturating_mul(10) / ms).min(10_000);
-    Stalls {
-        some_permyriad: share(then.psi_some_us, now.psi_some_us) as u16,
-        full_permyriad: share(then.psi_full_us, now.psi_full_us) as u16,
-    }
+/// Bytes until nothing is left to take, swap space included.
+fn left(memory: &Memory) -> u64 {
+    memory.available.saturating_add(memory.swap_free)
 }
 
 impl History {
@@ -109,86 +123,26 @@ impl History {
         self.woken_at.is_some_and(|at| now < at + quiet)
     }
 
-    /// Whether the conditions of the levels are looked at: awake, or where no alarm would come in
-    /// time.
-    pub(crate) fn looks(&self, policy: &Policy, memory: &Memory, now: Millis) -> bool {
-        self.is_awake(policy, now) || !policy.is_warned(memory)
+    /// Takes in what was just measured. What is to be done about it, the look says.
+    pub fn look<'a>(&'a mut self, policy: &'a Policy, memory: &Memory, now: Millis) -> Look<'a> {
+        self.samples.record(memory, now);
+        Look::new(policy, self, memory, now)
     }
 
-    /// Whether a verdict on these figures can depend on the candidates: some level holds, or its
-    /// actions go on until relief.
-    pub fn needs_survey(&self, policy: &Policy, memory: &Memory, now: Millis) -> bool {
-        let holding = || policy.holding(memory, self.rates(memory, now).as_ref());
-        self.acting.is_some() || self.looks(policy, memory, now) && holding() > Level::Calm
+    pub(crate) fn rates(&self, memory: &Memory, now: Millis) -> Option<Rates> {
+        self.samples.rates(memory, now)
     }
 
-    /// Takes in what was just measured. Call it before judging the same figures.
-    pub fn observe(&mut self, memory: &Memory, now: Millis) {
-        while self
-            .samples
-            .front()
-            .is_some_and(|(at, _)| at + SAMPLE_AGE_MS < now)
-        {
-            self.samples.pop_front();
-        }
-        if self
-            .samples
-            .back()
-            .is_none_or(|(at, _)| at + SAMPLE_MS <= now)
-        {
-            push_bounded(&mut self.samples, (now, *memory));
-        }
-    }
-
-    /// How the figures moved since the oldest sample that still counts.
-    pub fn rates(&self, memory: &Memory, now: Millis) -> Option<Rates> {
-        let (at, then) = self.samples.front()?;
-        let ms = now.checked_sub(*at).filter(|ms| *ms >= SAMPLE_MS)?;
-        let per_second = |delta: u64| delta.saturating_mul(1_000) / ms;
-        let stalled = stalls(then, memory, ms);
-        let some_us = memory.psi_some_us.saturating_sub(then.psi_some_us);
-        let limited_us = memory.psi_limited_us.saturating_sub(then.psi_limited_us);
-        Some(Rates {
-            shrinking: per_second(then.available.saturating_sub(memory.available)),
-            refaults: per_second(memory.refaults.saturating_sub(then.refaults)),
-            stalled,
-            lasting: self.lasting(memory, now),
-            // Several cgroups may stall at the same time.
-            limited_permyriad: (limited_us.saturating_mul(10_000) / some_us.max(1)).min(10_000)
-                as u16,
-        })
-    }
-
-    /// The least stalls of a part of [`LASTING_MS`] that is as long as [`PAUSE_MS`]. `None` until
-    /// there are samples of such a time.
-    fn lasting(&self, memory: &Memory, now: Millis) -> Option<Stalls> {
-        let mut least = Stalls::ALL_THE_TIME;
-        let (mut end, mut figures) = (now, memory);
-        for (at, then) in self.samples.iter().rev() {
-            if at + PAUSE_MS <= end {
-                least = least.least(stalls(then, figures, end - at));
-                (end, figures) = (*at, then);
-            }
-            if end + LASTING_MS <= now {
-                return Some(least);
-            }
-        }
-        None
-    }
-
-    /// Takes in a verdict and what came of it.
-    pub fn note(
-        &mut self,
-        policy: &Policy,
-        verdict: &Verdict,
-        outcome: Option<Outcome>,
-        now: Millis,
-    ) {
+    /// Takes in what came of a verdict: of a kill, an outcome for each of [`Verdict::victims`], of
+    /// any other action one, of none none.
+    pub fn record(&mut self, policy: &Policy, verdict: &Verdict, outcomes: &[Outcome]) {
+        let now = verdict.at;
         self.acting = verdict.acting;
         if self.acting.is_none() {
             self.reclaiming_since = None;
             self.held = None;
             self.preparing = None;
+            self.caches.clear();
             // Who was asked has gone, or has time again: in the next episode it is asked anew.
             self.attempts.retain(|a| a.step != Step::Terminate);
         }
@@ -196,16 +150,17 @@ impl History {
             self.attempts.retain(|a| a.step != Step::Throttle);
         }
         self.helpless_since = verdict.helpless.then(|| self.helpless_since.unwrap_or(now));
-        match (verdict.action, outcome) {
+        match (verdict.action, outcomes.first()) {
             (Action::Reclaim { target, bytes }, Some(outcome)) => {
                 let started = *self.reclaiming_since.get_or_insert(now);
                 if now >= started + u64::from(policy.reclaim_ms) + u64::from(policy.quiet_ms) {
                     self.reclaiming_since = Some(now);
                 }
                 let got = match outcome {
-                    Outcome::Reclaimed { bytes } => bytes,
+                    Outcome::Reclaimed { bytes } => *bytes,
                     _ => 0,
                 };
+                self.caches.record(&target, got);
                 if got < bytes / 8 {
                     self.tried(target.id, Step::Reclaim, now + u64::from(policy.quiet_ms));
                 }
@@ -215,7 +170,7 @@ impl History {
                 // Until relief, once is enough.
                 let again = until.saturating_add(u64::from(policy.restart_window_ms));
                 self.tried(target.id, Step::Throttle, again);
-                if outcome == Outcome::Throttled {
+                if *outcome == Outcome::Throttled {
                     self.held = Some(Held {
                         id: target.id,
                         until,
@@ -225,34 +180,22 @@ impl History {
             }
             (Action::Prepare { target, for_ms }, Some(outcome)) => {
                 // What could not be started is not waited for.
-                let works = outcome == Outcome::Prepared;
+                let works = *outcome == Outcome::Prepared;
                 let until = if works { now + u64::from(for_ms) } else { now };
                 self.preparing = Some((target.id, until));
             }
-            (Action::Terminate { target, grace_ms }, Some(Outcome::Asked)) => {
+            (Action::Terminate { target, grace_ms }, Some(Outcome::Asked { name })) => {
                 self.preparing = None;
-                self.ended(target.rule.group, now);
+                self.ended(policy, verdict, &target, *name);
                 self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
             }
             (Action::Terminate { target, .. }, Some(_)) => {
                 self.tried(target.id, Step::Terminate, now)
             }
-            (Action::Kill { target }, Some(outcome)) => {
+            (Action::Kill { .. }, Some(_)) => {
                 self.preparing = None;
-                let deadline = now + u64::from(policy.exit_ms);
-                self.tried(
-                    target.id,
-                    Step::Kill,
-                    deadline.saturating_add(u64::from(policy.restart_window_ms)),
-                );
-                if outcome == Outcome::Killed {
-                    let counted = self
-                        .attempt(target.id, Step::Terminate)
-                        .is_some_and(|until| now < until + u64::from(policy.exit_ms));
-                    if !counted {
-                        self.ended(target.rule.group, now);
-                    }
-                    self.exiting = Some((target.id, deadline));
+                for (victim, outcome) in verdict.victims().zip(outcomes) {
+                    self.killed(policy, verdict, &victim.row, victim.frees, *outcome);
                 }
             }
             (Action::Reboot, Some(Outcome::Failed { .. })) => self.reboot_failed = true,
@@ -270,43 +213,106 @@ impl History {
         self.reboot_failed
     }
 
-    /// Remembers which candidates a survey found, and how large they are, for their growth. Sizes
-    /// taken a moment ago stay: too little can have grown since.
-    pub fn remember(&mut self, rows: &[Row], now: Millis) {
-        if !rows.is_empty() {
-            // Who was asked and is there no more has gone.
-            self.attempts
-                .retain(|a| a.step != Step::Terminate || rows.iter().any(|row| row.id == a.id));
-            self.preparing = self
-                .preparing
-                .filter(|(id, _)| rows.iter().any(|row| row.id == *id));
+    fn killed(
+        &mut self,
+        policy: &Policy,
+        verdict: &Verdict,
+        row: &Row,
+        frees: u64,
+        outcome: Outcome,
+    ) {
+        let until = verdict.at + u64::from(policy.exit_ms);
+        let again = until.saturating_add(u64::from(policy.restart_window_ms));
+        self.tried(row.id, Step::Kill, again);
+        let Outcome::Killed { name } = outcome else {
+            return;
+        };
+        // What was asked before has had its end recorded.
+        let asked = self.attempt(row.id, Step::Terminate);
+        let asked = asked.is_some_and(|until| verdict.at < until + u64::from(policy.exit_ms));
+        if !asked || !self.ends.is_ending(row.id, 0) {
+            self.ended(policy, verdict, row, name);
         }
-        if rows.is_empty() || self.sizes_at.is_some_and(|at| now < at + SAMPLE_MS) {
+        let exiting = Exiting {
+            id: row.id,
+            killed: verdict.at,
+            until,
+            frees,
+            left: left(&verdict.memory),
+            pace: verdict.rates.map_or(0, |rates| rates.pace),
+            alone: verdict.victims().count() == 1,
+        };
+        if self.exiting.is_full() {
+            self.exiting.remove(0);
+        }
+        // There is room: the first has just left.
+        let _ = self.exiting.push(exiting);
+    }
+
+    fn ended(&mut self, policy: &Policy, verdict: &Verdict, row: &Row, name: u64) {
+        let since = window(policy, verdict.at);
+        let returns = self.ends.returns(row, name, since);
+        self.ends
+            .record(row, name, verdict.newest_id, returns, verdict.at);
+    }
+
+    /// Which candidates a survey found, and how large they are, for their growth. Sizes taken a
+    /// moment ago stay: too little can have grown since.
+    pub(crate) fn record_sizes(&mut self, rows: &[Row], now: Millis) {
+        if rows.is_empty() {
+            return;
+        }
+        // What was asked and is there no more has gone.
+        self.attempts
+            .retain(|a| a.step != Step::Terminate || rows.iter().any(|row| row.id == a.id));
+        self.preparing = self
+            .preparing
+            .filter(|(id, _)| rows.iter().any(|row| row.id == *id));
+        self.ends.record_rows(rows);
+        if self.sizes_at.is_some_and(|at| now < at + SAMPLE_MS) {
             return;
         }
         self.sizes_at = Some(now);
         self.sizes.clear();
         for row in rows.iter().take(CANDIDATES) {
             // Cannot fail: both hold CANDIDATES.
-            let _ = self.sizes.push((row.id, row.freed_by_kill()));
+            let _ = self.sizes.push(Size {
+                id: row.id,
+                freed: row.freed_by_kill(),
+                shmem: row.shmem,
+            });
         }
     }
 
-    /// The victim has exited: its id may come again only as somebody new.
-    pub fn gone(&mut self) {
-        if let Some((id, _)) = self.exiting.take() {
-            self.attempts.retain(|a| a.id != id);
+    /// The victim `id` has exited, and these are the figures since, if they could be read: whatever
+    /// has its id later is new.
+    pub fn record_exit(&mut self, id: u64, memory: Option<&Memory>, now: Millis) {
+        let Some(place) = self.exiting.iter().position(|e| e.id == id) else {
+            return;
+        };
+        let victim = self.exiting.remove(place);
+        self.attempts.retain(|a| a.id != id);
+        let Some(memory) = memory else {
+            self.ends.record_gone(id, false);
+            return;
+        };
+        let brought = left(memory).saturating_sub(victim.left);
+        let took_ms = now.saturating_sub(victim.killed);
+        let taken_meanwhile = victim.pace.saturating_mul(took_ms) / 1_000;
+        let in_vain =
+            victim.alone && brought.saturating_add(taken_meanwhile) < victim.frees / IN_VAIN;
+        self.ends.record_gone(id, in_vain);
+        self.samples.record_given_back(brought);
+        // What it brought is not brought once more by the next.
+        for other in &mut self.exiting {
+            other.left = other.left.saturating_add(brought);
         }
     }
 
-    /// The victim that has not exited yet, with the time when it stops being waited for.
-    pub fn exiting(&self, now: Millis) -> Option<(u64, Millis)> {
-        self.exiting.filter(|(_, deadline)| now < *deadline)
-    }
-
-    /// One of the group was made to end, asked or not.
-    fn ended(&mut self, group: u16, now: Millis) {
-        push_bounded(&mut self.kills, Killed { group, at: now });
+    /// A victim that has not exited yet, and is still waited for.
+    pub fn exiting(&self, now: Millis) -> Option<u64> {
+        let victim = self.exiting.iter().find(|e| now < e.until);
+        victim.map(|e| e.id)
     }
 
     fn tried(&mut self, id: u64, step: Step, until: Millis) {
@@ -318,33 +324,39 @@ impl History {
         self.acting
     }
 
-    /// Bytes that a kill would free more than when sizes were last remembered; 0 where that is too
-    /// long ago.
-    pub(crate) fn growth(&self, row: &Row, now: Millis) -> u64 {
-        if self.sizes_at.is_none_or(|at| at + SAMPLE_AGE_MS < now) {
-            return 0;
-        }
-        self.sizes
-            .iter()
-            .find(|(id, _)| *id == row.id)
-            .map_or(0, |(_, was)| row.freed_by_kill().saturating_sub(*was))
+    fn size(&self, row: &Row, now: Millis) -> Option<&Size> {
+        let at = self.sizes_at.filter(|at| at + SAMPLE_AGE_MS >= now);
+        at.and_then(|_| self.sizes.iter().find(|size| size.id == row.id))
     }
 
-    /// Whether the sizes remembered are old enough to tell who grows, and young enough for that to
+    /// Bytes that a kill would free more than when sizes were last recorded; 0 where that is too
+    /// long ago.
+    pub(crate) fn growth(&self, row: &Row, now: Millis) -> u64 {
+        let size = self.size(row, now);
+        size.map_or(0, |was| row.freed_by_kill().saturating_sub(was.freed))
+    }
+
+    /// The same of its shared memory alone.
+    pub(crate) fn shmem_growth(&self, row: &Row, now: Millis) -> u64 {
+        let size = self.size(row, now);
+        size.map_or(0, |was| row.shmem.saturating_sub(was.shmem))
+    }
+
+    /// Whether the sizes recorded are old enough to tell what grows, and young enough for that to
     /// be now.
     pub(crate) fn knows_growth(&self, now: Millis) -> bool {
         self.sizes_at
             .is_some_and(|at| (at + SAMPLE_MS..=at + SAMPLE_AGE_MS).contains(&now))
     }
 
-    /// Who is held back, until when, and what was available at its beginning.
+    /// What is held back, until when, and what was available at its beginning.
     pub(crate) fn held(&self, now: Millis) -> Option<(u64, Millis, u64)> {
         self.held
             .filter(|held| now < held.until)
             .map(|held| (held.id, held.until, held.available))
     }
 
-    /// Who was asked last in this episode, or is about to be, and may not have exited yet.
+    /// What was asked last in this episode, or is about to be, and may not have exited yet.
     pub(crate) fn asked(&self) -> Option<u64> {
         let asked = |a: &&Attempt| a.step == Step::Terminate;
         let asked = self.attempts.iter().rev().find(asked).map(|a| a.id);
@@ -373,21 +385,17 @@ impl History {
         })
     }
 
-    /// Times in a row, within the restart window, that the group was the one to go. Another one
-    /// having gone in between, its turn comes again: it is what brings the pressure back.
-    pub(crate) fn recent_kills(&self, policy: &Policy, group: u16, now: Millis) -> u8 {
-        let since = now.saturating_sub(u64::from(policy.restart_window_ms));
-        self.kills
-            .iter()
-            .rev()
-            .take_while(|k| k.group == group && k.at >= since)
-            .count()
-            .min(255) as u8
-    }
-
     /// How long nothing could be done about confirmed pressure, in milliseconds.
     pub fn helpless_ms(&self, now: Millis) -> u64 {
         self.helpless_since
             .map_or(0, |since| now.saturating_sub(since))
     }
+}
+
+/// An end that brings less than this part of what it was to bring was in vain.
+const IN_VAIN: u64 = 8;
+
+/// Where the window begins in which a return counts.
+pub(crate) fn window(policy: &Policy, now: Millis) -> Millis {
+    now.saturating_sub(u64::from(policy.restart_window_ms))
 }

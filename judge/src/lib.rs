@@ -1,19 +1,30 @@
-//! The decision of lowtide, apart from everything that does I/O: `(Policy, evidence, History, now)`
-//! in, [`Verdict`] out. No clock, no allocation, the same answer for the same input: the daemon,
-//! `explain` and `replay` run this very code.
+//! The decision of lowtide, apart from everything that does I/O. No clock, no allocation, the same
+//! answer for the same input: the daemon, `explain` and the fuzz target have this conversation:
+//!
+//! ```text
+//! let look = history.look(&policy, &memory, now);         // takes the figures in
+//! let survey = if look.wants_survey() { .. };             // of the candidates, ranked by look.worth()
+//! let verdict = look.judge(&survey, &names);              // names of those that look.wants_name()
+//! history.record(&policy, &verdict, &outcomes);           // what came of it
+//! history.record_exit(id, &memory, now);                  // once a victim is gone
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod caches;
+mod ends;
 mod evidence;
 mod history;
-mod judge;
+mod look;
 mod outlook;
 mod policy;
+mod rank;
+mod samples;
 mod verdict;
 
-pub use evidence::{Memory, Rates};
+pub use evidence::{Memory, Names, Rates};
 pub use history::{History, Millis, Outcome};
-pub use judge::{judge, rank_kill, rank_reclaim};
+pub use look::Look;
 pub use outlook::Outlook;
 pub use policy::{
     Amount, Condition, DOMAINS, GROUPS, Group, LEVELS, Level, LevelPolicy, NAME, Policy, STEPS,

@@ -1,16 +1,17 @@
 use crate::evidence::Memory;
 use crate::history::History;
+use crate::look::Look;
 use crate::policy::{Amount, Condition, Policy, Term};
 
-/// The moment at which memory runs out, for [`judge`](crate::judge()) to say what would be done.
+/// The moment at which memory runs out, for a look to say what would be done.
 ///
 /// An alarm has just come, every level's condition holds, and as little memory is available
 /// as the highest level waits for.
 #[derive(Clone, Debug)]
 pub struct Outlook {
-    pub policy: Policy,
-    pub memory: Memory,
-    pub history: History,
+    policy: Policy,
+    memory: Memory,
+    history: History,
 }
 
 impl Outlook {
@@ -34,8 +35,8 @@ impl Outlook {
         }
     }
 
-    /// Bytes that would then be missing to relief.
-    pub fn enough(&self) -> u64 {
-        self.policy.enough(&self.memory)
+    /// The look at that moment; every one is the first.
+    pub fn look(&mut self) -> Look<'_> {
+        self.history.look(&self.policy, &self.memory, 0)
     }
 }

@@ -237,8 +237,10 @@ pub struct Policy {
     pub exit_ms: u32,
     /// How long reclaim may go on in one go.
     pub reclaim_ms: u32,
-    /// A group killed more often than `restarts` within `restart_window_ms` comes back by
-    /// itself: the next in order is taken instead.
+    /// The part of what is missing that one victim has to bring at least, see [`Policy::worth`].
+    pub worth_permyriad: u16,
+    /// What came back this often, each time within `restart_window_ms`, loops: it is not asked any
+    /// more, and goes first of equal priorities. 0: never.
     pub restarts: u8,
     pub restart_window_ms: u32,
     /// Nothing killable left and still confirmed for this long: reboot, or leave that to the watchdog,
@@ -282,6 +284,6 @@ impl Policy {
             .confirm
             .available_mark(memory.total)
             .unwrap_or(0);
-        memory.psi && memory.file + memory.swap_free > critical.max(WARNING_CACHE)
+        memory.psi && memory.file + memory.swap_left() > critical.max(WARNING_CACHE)
     }
 }

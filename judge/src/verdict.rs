@@ -117,8 +117,10 @@ pub enum Reason {
     LowerPriority,
     /// Same priority, another one frees more.
     FreesLess,
-    /// It does not free enough, another one does.
-    NotEnough,
+    /// It would hardly help, another one would.
+    TooLittle,
+    /// Goes with the chosen one: there is no time for one after the other.
+    Together,
     /// The agent itself, its ancestors, init, or `never`.
     Never,
     /// It would free next to nothing.
@@ -126,21 +128,46 @@ pub enum Reason {
     /// It was tried just now, and did not help: a victim that is still there, a cache that the
     /// kernel does not give.
     Stuck,
-    /// Killed this often lately, and comes back by itself.
-    Restarting(u8),
+    /// Same priority, and another one keeps coming back.
+    Steady,
+    /// It ended lately, and that brought nothing.
+    InVain,
+    /// What was reclaimed of it was read again at once.
+    ReadBack,
 }
 
 impl Reason {
+    /// Whether nothing speaks against it but the order.
+    pub const fn is_in_order(self) -> bool {
+        matches!(
+            self,
+            Self::Chosen
+                | Self::LowerPriority
+                | Self::FreesLess
+                | Self::TooLittle
+                | Self::Steady
+                | Self::Together
+        )
+    }
+
+    /// The same, or what it frees.
+    pub(crate) const fn may_go(self) -> bool {
+        self.is_in_order() || matches!(self, Self::FreesNothing)
+    }
+
     pub const fn text(self) -> &'static str {
         match self {
             Self::Chosen => "goes first",
             Self::LowerPriority => "lower priority",
             Self::FreesLess => "same priority, frees less",
-            Self::NotEnough => "frees too little",
+            Self::TooLittle => "frees too little",
+            Self::Together => "goes with it, as there is no time for one after the other",
             Self::Never => "never",
             Self::FreesNothing => "frees next to nothing",
             Self::Stuck => "tried just now",
-            Self::Restarting(_) => "restarted after each kill",
+            Self::Steady => "same priority, does not keep coming back",
+            Self::InVain => "its end brought nothing before",
+            Self::ReadBack => "is read again at once",
         }
     }
 }
@@ -149,20 +176,35 @@ impl Reason {
 pub struct Judged {
     pub row: Row,
     pub reason: Reason,
+    /// See [`Names`](crate::Names).
+    pub name: u64,
+    /// Bytes that come back when it ends, or that reclaim can take.
+    pub frees: u64,
+    /// Times that it came back after its end, each time within the window.
+    pub returns: u8,
 }
 
 impl Judged {
     /// Not yet ranked against others.
     pub const fn new(row: &Row) -> Self {
+        Self::named(row, 0)
+    }
+
+    pub(crate) const fn named(row: &Row, name: u64) -> Self {
         Self {
             row: *row,
             reason: Reason::Chosen,
+            name,
+            frees: 0,
+            returns: 0,
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
+    /// When it was judged.
+    pub at: Millis,
     /// The highest level whose condition holds; without one, whether it is awake.
     pub level: Level,
     pub action: Action,
@@ -172,12 +214,27 @@ pub struct Verdict {
     pub rates: Option<Rates>,
     /// Bytes to relief.
     pub enough: u64,
+    /// Bytes that one has to bring at least; see [`Policy::worth`](crate::Policy::worth).
+    pub worth: u64,
     /// Every kill candidate with its reason, best first.
     pub judged: Vec<Judged, CANDIDATES>,
+    /// What may not be touched and holds most.
+    pub untouchable: Option<Row>,
+    /// See [`Survey::highest_id`](lowtide_common::Survey::highest_id).
+    pub newest_id: u64,
     /// The level whose actions go on until relief.
     pub acting: Option<Level>,
     /// Confirmed pressure, and nothing left to do about it.
     pub helpless: bool,
     /// When to look again without a wake-up; `None`: sleep until one.
     pub look_again_ms: Option<u32>,
+}
+
+impl Verdict {
+    /// Whom a kill is of, first the target; empty for any other action.
+    pub fn victims(&self) -> impl Iterator<Item = &Judged> {
+        let kills = matches!(self.action, Action::Kill { .. });
+        let goes = |judged: &&Judged| matches!(judged.reason, Reason::Chosen | Reason::Together);
+        self.judged.iter().take_while(goes).filter(move |_| kills)
+    }
 }

@@ -8,9 +8,9 @@ use lowtide_judge::*;
 
 #[test]
 fn without_a_trigger_nothing_happens_however_little_is_left() {
-    let (policy, history) = (policy(), History::default());
+    let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 100 * MIB, 0)];
-    let verdict = judge(&policy, &memory(MIB), &survey(&rows, MIB), &history, 0);
+    let verdict = judge(&policy, &memory(MIB), &rows, &mut history, 0);
     assert_eq!(
         (verdict.action, verdict.why, verdict.look_again_ms),
         (Action::Nothing, Why::Calm, None)
@@ -47,7 +47,7 @@ fn the_first_in_rank_dies_when_there_is_nothing_to_reclaim() {
     let rows = [
         row(7, 500, 100 * MIB, 0),
         row(8, 800, 60 * MIB, 0),
-        row(9, 900, MIB, 0),
+        row(9, 900, MIB / 2, 0),
         row(10, NEVER, 150 * MIB, 0),
     ];
     let verdict = judged(&policy(), 8 * MIB, &rows, &mut History::default(), 0);
@@ -66,7 +66,7 @@ fn the_first_in_rank_dies_when_there_is_nothing_to_reclaim() {
         [
             (8, Reason::Chosen),
             (7, Reason::LowerPriority),
-            (9, Reason::NotEnough)
+            (9, Reason::TooLittle)
         ]
     );
 }
@@ -100,7 +100,7 @@ fn one_victim_at_a_time() {
     let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)];
     let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
-    history.note(&policy, &first, Some(Outcome::Killed), 0);
+    history.record(&policy, &first, &[KILLED]);
     let while_exiting = judged(&policy, 8 * MIB, &rows, &mut history, 10);
     assert_eq!(
         (while_exiting.action, while_exiting.why),
@@ -113,7 +113,7 @@ fn a_victim_that_does_not_exit_is_passed_over() {
     let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)];
     let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
-    history.note(&policy, &first, Some(Outcome::Killed), 0);
+    history.record(&policy, &first, &[KILLED]);
     let later = judged(
         &policy,
         8 * MIB,
@@ -145,7 +145,7 @@ fn who_is_asked_has_its_grace_and_then_dies() {
         "{:?}",
         first.action
     );
-    history.note(&policy, &first, Some(Outcome::Asked), 0);
+    history.record(&policy, &first, &[ASKED]);
     let waiting = judged(&policy, 8 * MIB, &[asked], &mut history, 100);
     assert_eq!(waiting.why, Why::InGrace { id: 7, until: 300 });
     let after = judged(&policy, 8 * MIB, &[asked], &mut history, 300);
@@ -167,7 +167,7 @@ fn the_command_before_has_half_of_the_grace_and_holds_up_no_kill() {
         "{:?}",
         first.action
     );
-    history.note(&policy, &first, Some(Outcome::Prepared), 0);
+    history.record(&policy, &first, &[Outcome::Prepared]);
     // Whatever it gives back meanwhile: it is the one that is about to be asked.
     let waiting = judged(&policy, 8 * MIB, &rows(MIB), &mut history, 100);
     assert_eq!(waiting.why, Why::Preparing { id: 7, until: 150 });
@@ -177,7 +177,7 @@ fn the_command_before_has_half_of_the_grace_and_holds_up_no_kill() {
         "{:?}",
         asked.action
     );
-    history.note(&policy, &asked, Some(Outcome::Asked), 150);
+    history.record(&policy, &asked, &[ASKED]);
     let after = judged(&policy, 8 * MIB, &rows(60 * MIB), &mut history, 300);
     assert!(
         matches!(after.action, Action::Kill { target } if target.id == 7),
@@ -193,7 +193,7 @@ fn the_command_before_has_no_time_when_memory_runs_out_faster() {
     let rows = with_group([row(7, 900, 60 * MIB, 0)], 1);
     let first = judged(&policy, 9 * MIB, &rows, &mut history, 0);
     assert!(matches!(first.action, Action::Prepare { .. }));
-    history.note(&policy, &first, Some(Outcome::Prepared), 0);
+    history.record(&policy, &first, &[Outcome::Prepared]);
     // 8 MiB went in 100 ms: what is left lasts 12 ms.
     let next = judged(&policy, MIB, &rows, &mut history, 100);
     assert!(
@@ -209,7 +209,7 @@ fn nobody_else_goes_while_who_was_asked_exits() {
     let rows = |left| with_group([row(7, 900, left, 0), row(8, 500, 60 * MIB, 0)], 1);
     let first = judged(&policy, 8 * MIB, &rows(60 * MIB), &mut history, 0);
     assert_eq!(first.action.target().map(|t| t.id), Some(7));
-    history.note(&policy, &first, Some(Outcome::Asked), 0);
+    history.record(&policy, &first, &[ASKED]);
     for left in [MIB, 4096] {
         let exiting = judged(&policy, 8 * MIB, &rows(left), &mut history, 100);
         assert_eq!(exiting.why, Why::InGrace { id: 7, until: 300 });
@@ -228,7 +228,7 @@ fn grace_shrinks_when_memory_runs_out_faster() {
     let (policy, mut history) = (policy(), History::default());
     let mut asked = row(7, 900, 60 * MIB, 0);
     asked.rule.group = 1;
-    history.observe(&memory(108 * MIB), 0);
+    history.look(&policy, &memory(108 * MIB), 0);
     let verdict = judged(&policy, 8 * MIB, &[asked], &mut history, 500);
     // 100 MiB went in 500 ms: 8 MiB last 40 ms, half of it is the grace.
     assert!(
@@ -242,7 +242,7 @@ fn grace_shrinks_when_memory_runs_out_faster() {
 fn no_time_is_lost_on_reclaim_when_memory_runs_out_faster() {
     let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
-    history.observe(&memory(108 * MIB), 0);
+    history.look(&policy, &memory(108 * MIB), 0);
     let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 500);
     assert!(
         matches!(verdict.action, Action::Kill { .. }),
@@ -259,14 +259,14 @@ fn reclaim_that_brings_no_relief_is_given_up() {
     let Action::Reclaim { bytes, .. } = first.action else {
         panic!("{:?}", first.action)
     };
-    history.note(&policy, &first, Some(Outcome::Reclaimed { bytes }), 0);
+    history.record(&policy, &first, &[Outcome::Reclaimed { bytes }]);
     let second = judged(&policy, 8 * MIB, &rows, &mut history, 50);
     assert!(
         matches!(second.action, Action::Reclaim { .. }),
         "within its time: {:?}",
         second.action
     );
-    history.note(&policy, &second, Some(Outcome::Reclaimed { bytes }), 50);
+    history.record(&policy, &second, &[Outcome::Reclaimed { bytes }]);
     let third = judged(
         &policy,
         8 * MIB,
@@ -298,12 +298,7 @@ fn between_confirm_and_relief_only_reclaim_goes_on() {
     let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
     let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
-    history.note(
-        &policy,
-        &first,
-        Some(Outcome::Reclaimed { bytes: 4 * MIB }),
-        0,
-    );
+    history.record(&policy, &first, &[Outcome::Reclaimed { bytes: 4 * MIB }]);
     // 6 %: above critical's confirm of 4 %, below its relief of 8 %.
     let second = judged(&policy, TOTAL * 6 / 100, &rows, &mut history, 20);
     assert!(
@@ -314,69 +309,324 @@ fn between_confirm_and_relief_only_reclaim_goes_on() {
     assert_eq!(second.why, Why::UntilRelief(Level::Critical));
 }
 
+/// A name for each group of a hundred ids.
+fn name(row: &Row) -> u64 {
+    1 + row.id / 100
+}
+
+/// Kills what is chosen among `rows`, which is gone at once and leaves plenty. Returns its id, and
+/// how often it had come back.
+fn killed(policy: &Policy, rows: &[Row], history: &mut History, now: Millis) -> Option<(u64, u8)> {
+    history.woken(now);
+    let short = memory(4 * MIB);
+    let verdict = judge_named(policy, &short, rows, history, now, &name);
+    let outcome = |victim: &Judged| Outcome::Killed {
+        name: name(&victim.row),
+    };
+    let outcomes: Vec<_> = verdict.victims().map(outcome).collect();
+    history.record(policy, &verdict, &outcomes);
+    let victim = verdict.victims().next()?;
+    let plenty = memory(4 * MIB + victim.frees);
+    history.record_exit(victim.row.id, Some(&plenty), now + 10);
+    Some((victim.row.id, victim.returns))
+}
+
 #[test]
-fn who_comes_back_after_every_kill_is_passed_over_for_the_next() {
+fn what_comes_back_pays_alone_however_often() {
+    let (policy, mut history) = (policy(), History::default());
+    let spare = row(90, 300, 60 * MIB, 0);
+    for i in 0..8 {
+        let rows = [row(100 + i, 500, 60 * MIB, 0), spare];
+        let victim = killed(&policy, &rows, &mut history, i * 5_000);
+        assert_eq!(victim, Some((100 + i, i as u8)));
+    }
+}
+
+#[test]
+fn what_was_there_before_has_not_come_back() {
+    let (policy, mut history) = (policy(), History::default());
+    let mut workers: Vec<_> = (0..5).map(|i| row(100 + i, 800, 60 * MIB, 0)).collect();
+    for i in 0..5 {
+        let victim = killed(&policy, &workers, &mut history, i * 5_000);
+        assert_eq!(victim, Some((100 + i, 0)));
+        workers.remove(0);
+    }
+}
+
+#[test]
+fn another_name_has_not_come_back() {
+    let (policy, mut history) = (policy(), History::default());
+    for i in 0..4 {
+        let rows = [row(100 * i, 800, 60 * MIB, 0)];
+        let victim = killed(&policy, &rows, &mut history, i * 5_000);
+        assert_eq!(victim, Some((100 * i, 0)));
+    }
+}
+
+#[test]
+fn a_cgroup_started_anew_in_place_has_come_back() {
     let (policy, mut history) = (policy(), History::default());
     for i in 0..3 {
+        let rows = [row(7, 800, 60 * MIB, 0)];
+        let victim = killed(&policy, &rows, &mut history, u64::from(i) * 5_000);
+        assert_eq!(victim, Some((7, i)));
+    }
+}
+
+#[test]
+fn the_next_process_of_a_cgroup_has_not_come_back() {
+    let (policy, mut history) = (policy(), History::default());
+    let mut storm = row(7, 800, 60 * MIB, 0);
+    storm.rule.flags = lowtide_common::Rule::PROCESS;
+    for i in 0..4 {
+        let victim = killed(&policy, &[storm], &mut history, i * 5_000);
+        assert_eq!(victim, Some((7, 0)));
+    }
+}
+
+#[test]
+fn a_return_long_after_the_end_does_not_count() {
+    let (policy, mut history) = (policy(), History::default());
+    for i in 0..3 {
+        let now = i * (u64::from(policy.restart_window_ms) + 1);
+        let victim = killed(
+            &policy,
+            &[row(100 + i, 800, 60 * MIB, 0)],
+            &mut history,
+            now,
+        );
+        assert_eq!(victim, Some((100 + i, 0)));
+    }
+}
+
+#[test]
+fn what_keeps_coming_back_is_not_asked_any_more_and_goes_first_of_its_equals() {
+    let (policy, mut history) = (policy(), History::default());
+    let asked = |id, anon| {
+        let mut row = row(id, 900, anon, 0);
+        row.rule.group = 1;
+        row
+    };
+    for i in 0..u64::from(policy.restarts) {
         let now = i * 5_000;
-        let rows = [row(100 + i, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)];
-        let verdict = judged(&policy, 8 * MIB, &with_group(rows, 0), &mut history, now);
-        assert_eq!(
-            verdict.action.target().map(|t| t.id),
-            Some(100 + i),
-            "{:?}",
+        history.woken(now);
+        let rows = [asked(100 + i, 60 * MIB)];
+        let short = memory(4 * MIB);
+        let verdict = judge_named(&policy, &short, &rows, &mut history, now, &name);
+        assert!(
+            matches!(verdict.action, Action::Terminate { .. }),
+            "{i}: {:?}",
             verdict.action
         );
-        history.note(&policy, &verdict, Some(Outcome::Killed), now);
-        history.gone();
+        let outcome = Outcome::Asked {
+            name: name(&rows[0]),
+        };
+        history.record(&policy, &verdict, &[outcome]);
+        history.woken(now + 200);
+        let relieved = judge(
+            &policy,
+            &memory(TOTAL / 2),
+            &[row(90, 10, MIB, 0)],
+            &mut history,
+            now + 200,
+        );
+        history.record(&policy, &relieved, &[]);
     }
-    let rows = with_group([row(103, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)], 0);
-    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 15_000);
-    assert_eq!(
-        verdict.action.target().map(|t| t.id),
-        Some(8),
-        "{:?}",
-        verdict.action
+    history.woken(20_000);
+    let rows = [asked(91, 90 * MIB), asked(200 - 1, 60 * MIB)];
+    let verdict = judge_named(
+        &policy,
+        &memory(4 * MIB),
+        &rows,
+        &mut history,
+        20_000,
+        &name,
     );
+    assert_eq!(verdict.action, Action::Kill { target: rows[1] });
+    assert_eq!(verdict.judged[0].returns, 3);
+    assert_eq!(verdict.judged[1].reason, Reason::Steady);
+}
+
+#[test]
+fn an_end_that_brought_nothing_is_not_tried_again() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)];
+    let verdict = judged(&policy, 4 * MIB, &rows, &mut history, 0);
+    history.record(&policy, &verdict, &[KILLED]);
+    history.record_exit(7, Some(&memory(4 * MIB)), 20);
+    let next = judged(&policy, 4 * MIB, &rows, &mut history, 30);
+    assert_eq!(next.action, Action::Kill { target: rows[1] });
+    assert_eq!(next.judged[1].reason, Reason::InVain);
+}
+
+#[test]
+fn an_end_was_not_in_vain_where_what_it_brought_was_taken_at_once() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 8 * MIB, 0)];
+    judged(&policy, 104 * MIB, &rows, &mut history, 0);
+    // 200 MiB a second.
+    let verdict = judged(&policy, 4 * MIB, &rows, &mut history, 500);
+    history.record(&policy, &verdict, &[KILLED]);
+    history.record_exit(7, Some(&memory(4 * MIB)), 540);
+    let next = judged(&policy, 4 * MIB, &rows, &mut history, 550);
+    assert_eq!(next.action, Action::Kill { target: rows[0] });
+}
+
+#[test]
+fn a_file_in_a_tmpfs_counts_for_what_grows_by_it_and_not_for_what_once_wrote_it() {
+    let (policy, mut history) = (policy(), History::default());
+    let writer = |shmem| Row {
+        shmem,
+        file: shmem,
+        ..row(7, 500, MIB, 0)
+    };
+    let hog = row(8, 500, 40 * MIB, 0);
+    let verdict = judged(&policy, 4 * MIB, &[writer(60 * MIB), hog], &mut history, 0);
+    assert_eq!(verdict.action, Action::Kill { target: hog });
+    let mut history = History::default();
+    judged(&policy, 9 * MIB, &[writer(60 * MIB), hog], &mut history, 0);
+    let rows = [writer(62 * MIB), hog];
+    let verdict = judged(&policy, 4 * MIB, &rows, &mut history, 100);
+    assert_eq!(verdict.action, Action::Kill { target: rows[0] });
+}
+
+#[test]
+fn mapped_shared_memory_ends_with_its_owner() {
+    let row = Row {
+        shmem: 60 * MIB,
+        file: 60 * MIB,
+        file_mapped: 60 * MIB,
+        ..row(7, 500, MIB, 0)
+    };
+    let verdict = judged(&policy(), 4 * MIB, &[row], &mut History::default(), 0);
+    assert_eq!(verdict.judged[0].frees, 61 * MIB);
+}
+
+#[test]
+fn what_grows_by_files_in_a_tmpfs_is_measured_where_there_is_time() {
+    let (policy, mut history) = (policy(), History::default());
+    let writer = Row {
+        shmem: 60 * MIB,
+        file: 60 * MIB,
+        ..row(7, 900, MIB / 2, 0)
+    };
+    let rows = [writer, row(8, 100, 40 * MIB, 0)];
+    let _ = history.look(&policy, &memory(10 * MIB), 0);
+    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 1_000);
+    assert_eq!(verdict.why, Why::Measuring);
+    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 1_100);
+    assert_eq!(verdict.action, Action::Kill { target: rows[1] });
+}
+
+#[test]
+fn several_go_together_where_there_is_no_time_for_one_after_the_other() {
+    let (policy, mut history) = (policy(), History::default());
+    let workers = (0..10).map(|i| row(100 + i, 800, 3 * MIB, 0));
+    let rows: Vec<_> = workers.chain([row(7, 100, 60 * MIB, 0)]).collect();
+    // 200 MiB a second: what is left lasts 25 ms.
+    judged(&policy, 105 * MIB, &rows, &mut history, 0);
+    let verdict = judged(&policy, 5 * MIB, &rows, &mut history, 500);
+    let victims: Vec<_> = verdict.victims().map(|v| v.row.id).collect();
+    // 15.5 MiB are missing.
+    assert_eq!(victims, [100, 101, 102, 103, 104, 105]);
+    history.record(&policy, &verdict, &[KILLED; 6]);
+    for id in 100..106 {
+        let waiting = judged(&policy, 5 * MIB, &rows, &mut history, 510);
+        assert_eq!(waiting.why, Why::StillExiting { id });
+        history.record_exit(id, Some(&memory(6 * MIB)), 510);
+    }
+    let verdict = judged(&policy, 5 * MIB, &rows[6..], &mut history, 520);
+    assert_eq!(verdict.action.target().map(|t| t.id), Some(106));
+}
+
+#[test]
+fn where_there_is_time_one_goes_and_then_it_looks_again() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows: Vec<_> = (0..10).map(|i| row(100 + i, 800, 3 * MIB, 0)).collect();
+    judged(&policy, 6 * MIB, &rows, &mut history, 0);
+    let verdict = judged(&policy, 5 * MIB, &rows, &mut history, 500);
+    assert_eq!(verdict.victims().count(), 1);
+}
+
+#[test]
+fn what_swap_takes_in_counts_in_the_pace() {
+    let (policy, mut history) = (policy(), History::default());
+    let mut asked = row(7, 900, 60 * MIB, 0);
+    asked.rule.group = 1;
+    let swapping = |swap_free| Memory {
+        swap_total: 64 * MIB,
+        swap_free,
+        swappable: 60 * MIB,
+        ..memory(8 * MIB)
+    };
+    history.look(&policy, &swapping(60 * MIB), 0);
+    history.woken(500);
+    let verdict = judge(&policy, &swapping(10 * MIB), &[asked], &mut history, 500);
+    // 100 MiB a second: 8 MiB last 80 ms, half of which is the grace.
     assert!(
-        verdict
-            .judged
-            .iter()
-            .any(|j| j.reason == Reason::Restarting(3))
-    );
-    history.note(&policy, &verdict, Some(Outcome::Killed), 15_000);
-    history.gone();
-    let rows = with_group([row(104, 800, 60 * MIB, 0), row(9, 700, 60 * MIB, 0)], 0);
-    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 20_000);
-    assert_eq!(
-        verdict.action.target().map(|t| t.id),
-        Some(104),
-        "one of the others is enough: {:?}",
+        matches!(verdict.action, Action::Terminate { grace_ms: 40, .. }),
+        "{:?}",
         verdict.action
     );
 }
 
 #[test]
-fn who_ends_when_asked_comes_back_all_the_same() {
+fn what_a_victim_gave_back_does_not_hide_the_pace() {
     let (policy, mut history) = (policy(), History::default());
-    // A supervisor that uses the same cgroup again: the id stays.
-    let rows = [row(7, 900, 60 * MIB, 0), row(8, 100, 60 * MIB, 0)];
-    let rows = with_group(rows, 1);
-    for i in 0..3 {
-        let now = i * 5_000;
-        let verdict = judged(&policy, 8 * MIB, &rows, &mut history, now);
-        assert!(
-            matches!(verdict.action, Action::Terminate { target, .. } if target.id == 7),
-            "round {i}: {:?}",
-            verdict.action
-        );
-        history.note(&policy, &verdict, Some(Outcome::Asked), now);
-        let relieved = judged(&policy, 100 * MIB, &rows, &mut history, now + 200);
-        assert_eq!(relieved.why, Why::Relieved(Level::Critical));
-        history.note(&policy, &relieved, None, now + 200);
+    let rows = [row(7, 800, 60 * MIB, 0)];
+    judged(&policy, 54 * MIB, &rows, &mut history, 0);
+    let verdict = judged(&policy, 4 * MIB, &rows, &mut history, 500);
+    history.record(&policy, &verdict, &[KILLED]);
+    history.record_exit(7, Some(&memory(64 * MIB)), 510);
+    let later = judged(&policy, 54 * MIB, &rows, &mut history, 600);
+    assert_eq!(later.rates.map(|r| r.pace), Some(100 * MIB));
+}
+
+#[test]
+fn swap_that_nothing_can_go_to_is_no_free_swap() {
+    let locked = Memory {
+        swap_total: 64 * MIB,
+        swap_free: 64 * MIB,
+        swappable: 2 * MIB,
+        ..memory(8 * MIB)
+    };
+    let below = Term::SwapFreeBelow(Amount::Permyriad(1000));
+    assert!(below.holds(&locked, None));
+    let swappable = Memory {
+        swappable: 100 * MIB,
+        ..locked
+    };
+    assert!(!below.holds(&swappable, None));
+}
+
+#[test]
+fn a_cache_that_is_read_back_at_once_is_not_taken_again_in_the_episode() {
+    let (policy, mut history) = (policy(), History::default());
+    let cache = |refault_file| Row {
+        refault_file,
+        ..row(7, 200, 0, 30 * MIB)
+    };
+    let verdict = judged(&policy, 25 * MIB, &[cache(0)], &mut history, 0);
+    assert!(matches!(verdict.action, Action::Reclaim { .. }));
+    history.record(&policy, &verdict, &[Outcome::Reclaimed { bytes: 4 * MIB }]);
+    for (now, refaults) in [(100, 1024), (2_600, 1024), (60_000, 1024)] {
+        let verdict = judged(&policy, 25 * MIB, &[cache(refaults)], &mut history, now);
+        assert_eq!(verdict.action, Action::Nothing, "at {now}");
+        history.record(&policy, &verdict, &[]);
     }
-    let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 15_000);
-    assert_eq!(verdict.action.target().map(|t| t.id), Some(8));
+    let relieved = judged(&policy, TOTAL / 2, &[cache(1024)], &mut history, 61_000);
+    history.record(&policy, &relieved, &[]);
+    let verdict = judged(&policy, 25 * MIB, &[cache(1024)], &mut history, 66_000);
+    assert!(matches!(verdict.action, Action::Reclaim { .. }));
+}
+
+#[test]
+fn the_largest_that_may_not_be_touched_is_named() {
+    let rows = [row(7, NEVER, 100 * MIB, 0), row(8, NEVER, 10 * MIB, 0)];
+    let verdict = judged(&policy(), 4 * MIB, &rows, &mut History::default(), 0);
+    assert_eq!(verdict.untouchable, Some(rows[0]));
+    let verdict = judged(&policy(), 4 * MIB, &[], &mut History::default(), 0);
+    assert_eq!(verdict.untouchable, None);
 }
 
 fn with_group<const N: usize>(mut rows: [Row; N], group: u16) -> [Row; N] {
@@ -401,8 +651,8 @@ fn the_only_candidate_dies_however_often_it_comes_back() {
             "kill {i}: {:?}",
             verdict.action
         );
-        history.note(&policy, &verdict, Some(Outcome::Killed), now);
-        history.gone();
+        history.record(&policy, &verdict, &[KILLED]);
+        history.record_exit(100 + i, Some(&memory(68 * MIB)), now);
     }
 }
 
@@ -414,7 +664,7 @@ fn a_reboot_needs_the_policy_to_say_so_and_time_without_a_way_out() {
     let hopeless = judged(&policy, 4 * MIB, &[], &mut history, 0);
     assert!(hopeless.helpless && hopeless.action == Action::Nothing);
     policy.reboot_after_ms = 1_000;
-    history.note(&policy, &hopeless, None, 0);
+    history.record(&policy, &hopeless, &[]);
     assert_eq!(
         judged(&policy, 4 * MIB, &[], &mut history, 999).action,
         Action::Nothing
@@ -440,7 +690,7 @@ fn a_reboot_that_failed_is_tried_again_under_another_config_only() {
     ] {
         let verdict = judged(&policy, 4 * MIB, &[], &mut history, now);
         assert_eq!(verdict.action, action, "at {now}");
-        history.note(&policy, &verdict, outcome, now);
+        history.record(&policy, &verdict, outcome.as_slice());
     }
     history.reconfigured();
     let verdict = judged(&policy, 4 * MIB, &[], &mut history, 9_010);
@@ -460,7 +710,7 @@ fn a_watchdog_is_starved_for_as_long_as_nothing_is_left() {
     ] {
         let verdict = judged(&policy, 4 * MIB, &[], &mut history, now);
         assert_eq!((verdict.action, verdict.helpless), (action, true));
-        history.note(&policy, &verdict, None, now);
+        history.record(&policy, &verdict, &[]);
     }
     let somebody = [row(7, 800, 60 * MIB, 0)];
     let verdict = judged(&policy, 4 * MIB, &somebody, &mut history, 1_200);
@@ -478,25 +728,13 @@ fn what_is_short_within_a_limit_restarts_nothing_and_is_not_looked_at_by_time() 
         ..memory(4 * MIB)
     };
     let mut history = History::default();
-    let verdict = judge(
-        &policy,
-        &inside,
-        &lowtide_common::Survey::EMPTY,
-        &history,
-        0,
-    );
+    let verdict = judge(&policy, &inside, &[], &mut history, 0);
     assert_eq!((verdict.why, verdict.look_again_ms), (Why::Calm, None));
     history.woken(0);
     for now in [0, 1_000] {
-        let verdict = judge(
-            &policy,
-            &inside,
-            &lowtide_common::Survey::EMPTY,
-            &history,
-            now,
-        );
+        let verdict = judge(&policy, &inside, &[], &mut history, now);
         assert!(verdict.helpless && verdict.action == Action::Nothing);
-        history.note(&policy, &verdict, None, now);
+        history.record(&policy, &verdict, &[]);
     }
 }
 
@@ -515,15 +753,15 @@ fn who_thrashes_in_its_own_limit_is_told_from_a_system_that_is_short() {
     ] {
         let mut history = History::default();
         let before = memory(128 * MIB);
-        history.observe(&before, 0);
+        history.look(&policy, &before, 0);
         history.woken(2_000);
         let now = Memory {
             psi_some_us: 1_800_000,
             psi_limited_us: limited_us,
             ..before
         };
-        history.observe(&now, 2_000);
-        let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, 2_000);
+        history.look(&policy, &now, 2_000);
+        let verdict = judge(&policy, &now, &rows, &mut history, 2_000);
         let killed = matches!(verdict.action, Action::Kill { .. });
         assert_eq!(killed, goes, "{limited_us} us: {:?}", verdict.why);
     }
@@ -554,7 +792,7 @@ fn a_stall_counts_when_it_lasts() {
         // However often it is looked at.
         for every_ms in [5, 20, 35, 100] {
             let (mut history, mut now) = (History::default(), memory(128 * MIB));
-            history.observe(&now, 0);
+            history.look(&policy, &now, 0);
             let mut at = 0;
             for (percent, tenths) in stall {
                 let end = at + tenths * 100;
@@ -563,11 +801,11 @@ fn a_stall_counts_when_it_lasts() {
                     at += ms;
                     now.psi_full_us += percent * ms * 10;
                     now.psi_some_us = now.psi_full_us;
-                    history.observe(&now, at);
+                    history.look(&policy, &now, at);
                 }
             }
             history.woken(at);
-            let verdict = judge(&policy, &now, &survey(&rows, MIB), &history, at);
+            let verdict = judge(&policy, &now, &rows, &mut history, at);
             let killed = matches!(verdict.action, Action::Kill { .. });
             assert_eq!(
                 killed, goes,
@@ -601,7 +839,7 @@ fn no_level_is_said_that_does_not_hold() {
     ] {
         let verdict = judged(&policy, available * MIB, &rows, &mut history, 0);
         assert_eq!(verdict.level, level, "{available}M: {:?}", verdict.why);
-        history.note(&policy, &verdict, None, 0);
+        history.record(&policy, &verdict, &[]);
     }
 }
 
@@ -614,7 +852,7 @@ fn without_swap_its_free_share_is_below_every_mark() {
 
 #[test]
 fn where_no_stall_comes_first_the_figures_alone_count() {
-    let (policy, history) = (policy(), History::default());
+    let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 100 * MIB, 0)];
     for memory in [
         Memory {
@@ -626,7 +864,7 @@ fn where_no_stall_comes_first_the_figures_alone_count() {
             ..memory(8 * MIB)
         },
     ] {
-        let verdict = judge(&policy, &memory, &survey(&rows, MIB), &history, 0);
+        let verdict = judge(&policy, &memory, &rows, &mut history, 0);
         assert!(
             matches!(verdict.action, Action::Kill { .. }),
             "{:?}",
@@ -636,7 +874,7 @@ fn where_no_stall_comes_first_the_figures_alone_count() {
             available: 200 * MIB,
             ..memory
         };
-        let verdict = judge(&policy, &plenty, &survey(&rows, MIB), &history, 0);
+        let verdict = judge(&policy, &plenty, &rows, &mut history, 0);
         assert_eq!(verdict.action, Action::Nothing);
         assert!(
             verdict.look_again_ms.is_some(),
@@ -645,7 +883,7 @@ fn where_no_stall_comes_first_the_figures_alone_count() {
     }
 }
 
-/// Judges and remembers, as the daemon does on each look.
+/// Judges and carries out, as the daemon does on each look.
 fn look(
     policy: &Policy,
     available: u64,
@@ -654,13 +892,12 @@ fn look(
     now: Millis,
 ) -> Verdict {
     let verdict = judged(policy, available, rows, history, now);
-    history.remember(rows, now);
     let outcome = match verdict.action {
-        Action::Throttle { .. } => Some(Outcome::Throttled),
-        Action::Kill { .. } => Some(Outcome::Killed),
-        _ => None,
+        Action::Throttle { .. } => &[Outcome::Throttled][..],
+        Action::Kill { .. } => &[KILLED],
+        _ => &[],
     };
-    history.note(policy, &verdict, outcome, now);
+    history.record(policy, &verdict, outcome);
     verdict
 }
 
@@ -817,19 +1054,65 @@ fn whose_cgroup_is_shared_is_not_held_back() {
 #[test]
 fn at_the_outlook_every_level_is_confirmed_and_as_little_left_as_the_last_one_waits_for() {
     let (policy, plenty) = (policy(), memory(200 * MIB));
-    let outlook = Outlook::new(&policy, &plenty);
+    let mut outlook = Outlook::new(&policy, &plenty);
     let four_percent = TOTAL / 25;
-    assert!(outlook.memory.available.abs_diff(four_percent) < 4096);
-    assert!(outlook.enough().abs_diff(four_percent) < 4096);
     let rows = [row(7, 800, 100 * MIB, 0), row(8, 100, 50 * MIB, 0)];
-    let survey = survey(&rows, outlook.enough());
-    let verdict = judge(
-        &outlook.policy,
-        &outlook.memory,
-        &survey,
-        &outlook.history,
-        0,
-    );
+    let look = outlook.look();
+    let survey = survey(&rows, look.worth());
+    let verdict = look.judge(&survey, &[0; lowtide_common::CANDIDATES]);
+    assert!(verdict.memory.available.abs_diff(four_percent) < 4096);
+    assert!(verdict.enough.abs_diff(four_percent) < 4096);
     assert_eq!(verdict.action, Action::Kill { target: rows[0] });
     assert_eq!(verdict.why, Why::Confirmed(Level::Critical));
+}
+
+/// Ids of those that go one after the other, each gone at once, until relief.
+fn goes(policy: &Policy, mut available: u64, mut rows: Vec<Row>) -> Vec<u64> {
+    let (mut history, mut gone) = (History::default(), Vec::new());
+    for now in (0..).step_by(300).take(100) {
+        let verdict = judged(policy, available, &rows, &mut history, now);
+        let Action::Kill { target } = verdict.action else {
+            break;
+        };
+        history.record(policy, &verdict, &[KILLED]);
+        available += target.freed_by_kill();
+        history.record_exit(target.id, Some(&memory(available)), now);
+        gone.push(target.id);
+        rows.retain(|row| row.id != target.id);
+    }
+    gone
+}
+
+#[test]
+fn one_that_frees_enough_alone_is_no_reason_to_pass_over_a_higher_number() {
+    let rows = [
+        row(7, 900, 6 * MIB, 0),
+        row(8, 500, 12 * MIB, 0),
+        row(9, 100, 60 * MIB, 0),
+        row(10, NEVER, 150 * MIB, 0),
+    ];
+    // Critical below 10.2 MiB: after the first it still is, after the second no more.
+    assert_eq!(goes(&policy(), 2 * MIB, rows.to_vec()), [7, 8]);
+    assert_eq!(goes(&policy(), 6 * MIB, rows.to_vec()), [7]);
+}
+
+#[test]
+fn many_small_ones_of_a_higher_number_go_before_a_large_one_of_a_lower() {
+    let workers = (0..15).map(|i| row(100 + i, 800, 3 * MIB, 0));
+    let rows: Vec<_> = [row(7, 100, 20 * MIB, 0)]
+        .into_iter()
+        .chain(workers)
+        .collect();
+    assert_eq!(goes(&policy(), 3 * MIB, rows), [100, 101, 102]);
+}
+
+#[test]
+fn what_would_hardly_help_comes_last() {
+    // 10.5 MiB are missing, a sixteenth of which is 0.7.
+    let rows = [row(7, 900, MIB / 2, 0), row(8, 100, MIB, 0)];
+    assert_eq!(goes(&policy(), 10 * MIB, rows.to_vec()), [8]);
+    assert_eq!(goes(&policy(), 10 * MIB, rows[..1].to_vec()), [7]);
+    let mut policy = policy();
+    policy.worth_permyriad = 0;
+    assert_eq!(goes(&policy, 10 * MIB, rows.to_vec()), [7]);
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use lowtide_common::{NEVER, Row};
+use lowtide_common::{CANDIDATES, NEVER, Row};
 use lowtide_judge::*;
 use proptest::prelude::*;
 
@@ -48,19 +48,30 @@ proptest! {
     }
 
     #[test]
-    fn no_victim_ranks_below_another_that_frees_enough(rows in anonymous(), available in 0..TOTAL / 25) {
+    fn a_lower_number_never_goes_before_a_higher_one_that_is_worth_it(rows in anonymous(), available in 0..TOTAL / 25) {
         let verdict = judged(&policy(), available, &rows, &mut History::default(), 0);
-        let enough = verdict.enough;
-        let able = |r: &&Row| r.rule.kill != NEVER && r.freed_by_kill() >= enough;
-        let best = rows.iter().filter(able).map(|r| r.rule.kill).max();
+        let worth = (verdict.enough / 16).max(256 << 10);
+        let able = |r: &&Row| r.rule.kill != NEVER && r.freed_by_kill() >= worth;
+        let best = rows.iter().filter(able).max_by_key(|r| (r.rule.kill, r.freed_by_kill(), std::cmp::Reverse(r.id)));
         match (verdict.action, best) {
             (Action::Kill { target }, Some(best)) => {
-                prop_assert_eq!(target.rule.kill, best);
-                prop_assert!(target.freed_by_kill() >= enough, "one that frees enough is enough");
+                prop_assert_eq!(target.rule.kill, best.rule.kill);
+                prop_assert!(target.freed_by_kill() >> 12 >= best.freed_by_kill() >> 12, "of equals, what frees most");
             }
             (action, Some(_)) => prop_assert!(false, "{:?} with a victim at hand", action),
             _ => {}
         }
+    }
+
+    #[test]
+    fn a_cache_of_a_lower_number_is_never_taken_before_a_higher_one_that_is_worth_it(rows in rows(), available in 0..TOTAL / 10) {
+        let verdict = judged(&policy(), available, &rows, &mut History::default(), 0);
+        let Action::Reclaim { target, .. } = verdict.action else { return Ok(()) };
+        let enough = (TOTAL / 10_000 * 1600).saturating_sub(available);
+        let worth = (enough / 16).max(256 << 10);
+        let able = |r: &&Row| r.rule.reclaim != NEVER && r.reclaimable_file() >= worth;
+        let best = rows.iter().filter(able).map(|r| r.rule.reclaim).max();
+        prop_assert!(best.is_none_or(|best| target.rule.reclaim >= best));
     }
 
     #[test]
@@ -95,12 +106,12 @@ proptest! {
                 Action::Kill { target } => {
                     available += target.freed_by_kill();
                     rows.retain(|r| r.id != target.id);
-                    Outcome::Killed
+                    KILLED
                 }
                 other => { prop_assert!(false, "{other:?}"); return Ok(()); }
             };
-            history.note(&policy, &verdict, Some(outcome), now);
-            history.gone();
+            history.record(&policy, &verdict, &[outcome]);
+            if let Some(target) = verdict.action.target() { history.record_exit(target.id, Some(&memory(available)), now); }
             now += 10;
         }
         prop_assert!(false, "still acting after 200 steps");
@@ -110,10 +121,11 @@ proptest! {
     fn after_relief_it_does_nothing_until_the_next_confirm(rows in rows()) {
         let (policy, mut history) = (policy(), History::default());
         let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 0);
-        history.note(&policy, &verdict, verdict.action.target().map(|_| Outcome::Reclaimed { bytes: MIB }), 0);
+        let outcome = verdict.action.target().map(|_| Outcome::Reclaimed { bytes: MIB });
+        history.record(&policy, &verdict, outcome.as_slice());
         let relieved = judged(&policy, TOTAL / 5, &rows, &mut history, 100);
         prop_assert_eq!(relieved.action, Action::Nothing);
-        history.note(&policy, &relieved, None, 100);
+        history.record(&policy, &relieved, &[]);
         // Between the marks nothing starts again: no flapping.
         let between = judged(&policy, TOTAL * 14 / 100, &rows, &mut history, 200);
         prop_assert_eq!(between.action, Action::Nothing);
@@ -129,12 +141,11 @@ proptest! {
             let mut rows = [media(7, sizes[0]), media(8, sizes[1]), media(9, sizes[2])];
             rows[2].rule.kill = NEVER;
             let verdict = judged(&policy, 8 * MIB, &rows, &mut history, now);
-            history.remember(&rows, now);
             let outcome = verdict.action.target().map(|target| {
                 held.push(target.id);
                 Outcome::Throttled
             });
-            history.note(&policy, &verdict, outcome, now);
+            history.record(&policy, &verdict, outcome.as_slice());
             now += ms;
             sizes = [sizes[0] + a, sizes[1] + b, sizes[2] + 4 * MIB];
         }
@@ -144,13 +155,14 @@ proptest! {
 
     #[test]
     fn the_ranking_of_all_is_the_order_in_which_the_judge_takes_them(rows in anonymous()) {
-        let outlook = Outlook::new(&policy(), &memory(TOTAL / 2));
+        let mut outlook = Outlook::new(&policy(), &memory(TOTAL / 2));
         let mut ranking: Vec<_> = rows.iter().map(Judged::new).collect();
-        rank_kill(&outlook.policy, &outlook.history, 0, outlook.enough(), &mut ranking);
+        let look = outlook.look();
+        let worth = look.worth();
+        look.rank_kill(&mut ranking);
         let mut left = rows;
         for ranked in ranking {
-            let survey = survey(&left, outlook.enough());
-            match judge(&outlook.policy, &outlook.memory, &survey, &outlook.history, 0).action {
+            match outlook.look().judge(&survey(&left, worth), &[0; CANDIDATES]).action {
                 Action::Kill { target } => prop_assert_eq!(target, ranked.row),
                 _ => prop_assert!(matches!(ranked.reason, Reason::Never | Reason::FreesNothing)),
             }

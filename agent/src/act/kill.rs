@@ -82,7 +82,7 @@ pub fn memcg(tree: &Tree, id: u64, releaser: &Releaser) -> io::Result<Done> {
     }
     let done = Done {
         victim: events.ok().map(Victim::Memcg),
-        ..Done::only(Outcome::Killed)
+        ..Done::only(Outcome::Killed { name: 0 })
     };
     releaser.release(Killed::Memcg(dir));
     Ok(done)
@@ -96,14 +96,14 @@ pub fn memcg(tree: &Tree, id: u64, releaser: &Releaser) -> io::Result<Done> {
 pub fn process(
     tree: &Tree,
     target: &Row,
-    enough: u64,
+    worth: u64,
     config: &Loaded,
     releaser: &Releaser,
 ) -> io::Result<Done> {
-    let process = first(tree, target, enough, config)?;
+    let process = first(tree, target, worth, config)?;
     let name = process.name();
     pidfd_send_signal(&process.pidfd, Signal::KILL)?;
-    let done = Done::only(Outcome::Killed);
+    let done = Done::only(Outcome::Killed { name: 0 });
     if let Ok(pidfd) = process.pidfd.try_clone() {
         releaser.release(Killed::Process(pidfd));
     }
@@ -125,7 +125,7 @@ pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<Done> {
     signal_each(dir.as_fd(), signal)?;
     Ok(Done {
         victim: events.ok().map(Victim::Memcg),
-        ..Done::only(Outcome::Asked)
+        ..Done::only(Outcome::Asked { name: 0 })
     })
 }
 
@@ -134,21 +134,21 @@ pub fn ask_process(
     tree: &Tree,
     target: &Row,
     signal: i32,
-    enough: u64,
+    worth: u64,
     config: &Loaded,
 ) -> io::Result<Done> {
     let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
-    let process = first(tree, target, enough, config)?;
+    let process = first(tree, target, worth, config)?;
     pidfd_send_signal(&process.pidfd, signal)?;
     Ok(Done {
         process: Some(process.name()),
         victim: Some(Victim::Process(process.pidfd)),
-        ..Done::only(Outcome::Asked)
+        ..Done::only(Outcome::Asked { name: 0 })
     })
 }
 
 /// The process that is meant where it is not the whole target.
-fn first(tree: &Tree, target: &Row, enough: u64, config: &Loaded) -> io::Result<Process> {
+fn first(tree: &Tree, target: &Row, worth: u64, config: &Loaded) -> io::Result<Process> {
     if target.flags & Row::PROCESS != 0 {
         let id = Id(target.id);
         if id.pid().is_some_and(is_protected) {
@@ -157,7 +157,7 @@ fn first(tree: &Tree, target: &Row, enough: u64, config: &Loaded) -> io::Result<
         return Process::of(id);
     }
     let dir = open_victim(tree, target.id)?;
-    process::first(dir.as_fd(), target, enough, config)
+    process::first(dir.as_fd(), target, worth, config)
 }
 
 /// `EPERM` where the agent or init is in it or below it, `ESTALE` when it is gone.

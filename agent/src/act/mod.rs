@@ -16,7 +16,7 @@ use crate::sense::process::Name;
 use crate::sense::tree::Tree;
 use commands::{About, Commands};
 use kill::Victim;
-use lowtide_common::{Row, Rule};
+use lowtide_common::{CANDIDATES, Row, Rule};
 use lowtide_judge::{Action, Outcome, Verdict};
 use mrelease::Releaser;
 use settings::Settings;
@@ -44,6 +44,12 @@ impl Done {
             process: None,
         }
     }
+
+    fn failed(error: io::Error) -> Self {
+        Self::only(Outcome::Failed {
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })
+    }
 }
 
 /// What verdicts are carried out with.
@@ -54,9 +60,65 @@ pub struct Means<'a> {
     pub releaser: &'a Releaser,
 }
 
-/// Carries out what the verdict says; `None` for nothing, and for what is done already. Allocates
-/// nothing, but to restart the device.
+/// Carries out what the verdict says: of a kill, for each of its victims; empty for nothing, and for
+/// what is done already. Allocates nothing, but to restart the device.
 pub fn carry_out(
+    verdict: &Verdict,
+    config: &Loaded,
+    tree: &Tree,
+    means: &mut Means<'_>,
+) -> heapless::Vec<Done, CANDIDATES> {
+    let mut done = heapless::Vec::new();
+    if matches!(verdict.action, Action::Kill { .. }) {
+        for victim in verdict.victims() {
+            // Cannot fail: a verdict has no more victims.
+            let _ = done.push(kill(verdict, &victim.row, config, tree, means));
+        }
+    } else {
+        done.extend(carry_out_one(verdict, config, tree, means));
+    }
+    done
+}
+
+fn one_by_one(target: &Row) -> bool {
+    target.flags & Row::PROCESS != 0 || target.rule.flags & Rule::PROCESS != 0
+}
+
+fn kill(
+    verdict: &Verdict,
+    target: &Row,
+    config: &Loaded,
+    tree: &Tree,
+    means: &mut Means<'_>,
+) -> Done {
+    let Means {
+        settings,
+        commands,
+        releaser,
+        ..
+    } = means;
+    let about = About {
+        config,
+        tree,
+        verdict,
+        target,
+    };
+    // Where that was not done in the grace. A command that cannot be run holds up no kill.
+    let _ = commands.before(about);
+    let done = if one_by_one(target) {
+        kill::process(tree, target, verdict.worth, config, releaser)
+    } else {
+        let done = kill::memcg(tree, target.id, releaser);
+        // What is started in it next is not held back for what this one did.
+        settings.thaw(tree, |id, _| id == target.id);
+        done
+    };
+    let done = done.inspect(|done| commands.await_end(about, done.process.as_ref(), None));
+    done.unwrap_or_else(Done::failed)
+}
+
+/// Any action but a kill.
+fn carry_out_one(
     verdict: &Verdict,
     config: &Loaded,
     tree: &Tree,
@@ -66,11 +128,9 @@ pub fn carry_out(
         settings,
         commands,
         watchdog,
-        releaser,
+        ..
     } = means;
-    let (policy, enough) = (&config.policy, verdict.enough);
-    let one_by_one =
-        |target: &Row| target.flags & Row::PROCESS != 0 || target.rule.flags & Rule::PROCESS != 0;
+    let (policy, worth) = (&config.policy, verdict.worth);
     let about = |target| About {
         config,
         tree,
@@ -78,7 +138,7 @@ pub fn carry_out(
         target,
     };
     let done = match &verdict.action {
-        Action::Nothing => return None,
+        Action::Nothing | Action::Kill { .. } => return None,
         Action::Throttle { target, for_ms } => settings
             .freeze(tree, target.id, Duration::from_millis(u64::from(*for_ms)))
             .map(|()| Done::only(Outcome::Throttled)),
@@ -95,7 +155,7 @@ pub fn carry_out(
             settings.thaw(tree, |id, _| id == target.id);
             let signal = policy.group(target.rule.group).signal;
             let done = if one_by_one(target) {
-                kill::ask_process(tree, target, signal, enough, config)
+                kill::ask_process(tree, target, signal, worth, config)
             } else {
                 kill::ask(tree, target.id, signal)
             };
@@ -105,19 +165,6 @@ pub fn carry_out(
                 done
             })
         }
-        Action::Kill { target } => {
-            // Where that was not done in the grace. A command that cannot be run holds up no kill.
-            let _ = commands.before(about(target));
-            let done = if one_by_one(target) {
-                kill::process(tree, target, enough, config, releaser)
-            } else {
-                let done = kill::memcg(tree, target.id, releaser);
-                // Whoever is started in it next is not held back for what this one did.
-                settings.thaw(tree, |id, _| id == target.id);
-                done
-            };
-            done.inspect(|done| commands.await_end(about(target), done.process.as_ref(), None))
-        }
         Action::Reboot => Err(reboot::now()),
         Action::Starve => {
             if !watchdog.as_mut()?.starve() {
@@ -126,9 +173,5 @@ pub fn carry_out(
             Ok(Done::only(Outcome::Starved))
         }
     };
-    Some(done.unwrap_or_else(|error: io::Error| {
-        Done::only(Outcome::Failed {
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        })
-    }))
+    Some(done.unwrap_or_else(Done::failed))
 }

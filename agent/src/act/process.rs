@@ -5,7 +5,7 @@ use crate::config::Loaded;
 use crate::sense::process::{Id, Name, ProcessInfo, directory, is_protected, program, read_at};
 use crate::sense::status::{STATUS, Status};
 use crate::sense::tree::PATH;
-use lowtide_common::{NEVER, Row};
+use lowtide_common::{NEVER, Row, key};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -201,12 +201,12 @@ impl Iterator for Pids {
     }
 }
 
-/// The process of the cgroup that is to go first: who frees `enough` alone comes before who does
-/// not, then the priority decides, then what is freed. `ESRCH` where there is none that may go.
+/// The process of the cgroup that is to go first, in the order of [`Row::kill_key`]. `ESRCH` where
+/// there is none that may go.
 pub fn first(
     dir: BorrowedFd<'_>,
     cgroup: &Row,
-    enough: u64,
+    worth: u64,
     config: &Loaded,
 ) -> io::Result<Process> {
     let mut best = None;
@@ -216,12 +216,7 @@ pub fn first(
             return Ok(());
         };
         if let Ok(Some((kill, freed))) = process.rank(config, cgroup.rule.kill) {
-            let key = (
-                freed >= enough,
-                kill,
-                freed,
-                Reverse(process.pid.as_raw_pid()),
-            );
+            let key = (key(kill, freed, worth), Reverse(process.pid.as_raw_pid()));
             if freed > 0 && best.as_ref().is_none_or(|(rank, _)| key > *rank) {
                 best = Some((key, process));
             }

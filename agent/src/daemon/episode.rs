@@ -7,8 +7,9 @@ use crate::act::{self, Means};
 use crate::config::rule;
 use crate::domain::{Domain, DomainId};
 use crate::units::Size;
-use lowtide_common::{NO_GROUP, Survey};
-use lowtide_judge::{Level, Memory, Millis, Verdict, judge};
+use heapless::Vec;
+use lowtide_common::{CANDIDATES, NO_GROUP, Survey};
+use lowtide_judge::{Level, Memory, Millis, Outcome, Verdict};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -42,8 +43,8 @@ impl Daemon {
             };
             self.said.blind = None;
             self.announce(&verdict);
-            let done = without_allocating(|| self.act(id, &verdict, now));
-            self.tell(id, &verdict, done.as_ref(), woken);
+            let done = without_allocating(|| self.act(id, &verdict));
+            self.tell(id, &verdict, &done, woken);
             self.commands.tell(&mut self.log);
             if self.surveyor.is_behind() {
                 self.catch_up();
@@ -58,12 +59,15 @@ impl Daemon {
                 self.thaw_all();
                 self.commands.rest();
             }
-            let Some(done) = done else {
+            if done.is_empty() {
                 self.rest(id, &verdict);
                 return;
-            };
-            if let Some(victim) = done.victim {
-                self.wait_for(id, victim, done.at, memory.available);
+            }
+            for (judged, done) in verdict.victims().zip(done) {
+                if let Some(victim) = done.victim {
+                    let memcg = judged.row.id;
+                    self.wait_for(id, memcg, victim, done.at, memory.available);
+                }
             }
         }
         if let Some(domain) = self.domains.get_mut(id) {
@@ -119,25 +123,28 @@ impl Daemon {
             .get_mut(id)
             .ok_or(io::ErrorKind::NotFound)?
             .history;
-        history.observe(memory, now);
+        let look = history.look(policy, memory, now);
+        let mut names = [0; CANDIDATES];
         // Between triggers the marks alone say whether it is worth while to look at every memcg;
         // on a trigger it always is: new cgroups are classified before it gets tight.
-        let survey = if fired || history.needs_survey(policy, memory, now) {
-            let enough = policy.enough(memory);
-            let fallback = rule(policy, NO_GROUP);
-            self.surveyor
-                .survey(enough, memory.within, fallback, 0, &self.config.matcher)?
-        } else {
-            &Survey::EMPTY
-        };
-        let verdict = judge(policy, memory, survey, history, now);
-        history.remember(survey.kill(), now);
-        Ok(verdict)
+        if !fired && !look.wants_survey() {
+            return Ok(look.judge(&Survey::EMPTY, &names));
+        }
+        let (worth, fallback) = (look.worth(), rule(policy, NO_GROUP));
+        self.surveyor
+            .survey(worth, memory.within, fallback, 0, &self.config.matcher)?;
+        let survey = self.surveyor.last();
+        for (name, row) in names.iter_mut().zip(survey.kill()) {
+            if look.wants_name(row) {
+                *name = self.surveyor.name(row, None);
+            }
+        }
+        Ok(look.judge(survey, &names))
     }
 
     /// Does what the verdict says; the domain remembers what came of it. Allocates nothing.
-    fn act(&mut self, id: DomainId, verdict: &Verdict, now: Millis) -> Option<act::Done> {
-        let done = act::carry_out(
+    fn act(&mut self, id: DomainId, verdict: &Verdict) -> Vec<act::Done, CANDIDATES> {
+        let mut done = act::carry_out(
             verdict,
             &self.config,
             &self.surveyor.tree,
@@ -148,11 +155,22 @@ impl Daemon {
                 releaser: &self.releaser,
             },
         );
+        // The signals are sent: now there is the time to see what the victims are called.
+        let target = verdict.action.target();
+        let targets = verdict.victims().map(|victim| &victim.row);
+        for (row, done) in targets.chain(target).zip(&mut done) {
+            if let Outcome::Killed { name } | Outcome::Asked { name } = &mut done.outcome {
+                let process = done.process.as_ref();
+                *name = self
+                    .surveyor
+                    .name(row, process.map(|process| process.name.as_slice()));
+            }
+        }
         if let Some(domain) = self.domains.get_mut(id) {
-            let outcome = done.as_ref().map(|done| done.outcome);
+            let outcomes: Vec<_, CANDIDATES> = done.iter().map(|done| done.outcome).collect();
             domain
                 .history
-                .note(&self.config.policy, verdict, outcome, now);
+                .record(&self.config.policy, verdict, &outcomes);
             domain.acts = verdict.acting.is_some();
         }
         done
@@ -174,7 +192,7 @@ impl Daemon {
     }
 
     /// No second victim while the first is still exiting.
-    fn wait_for(&mut self, id: DomainId, victim: Victim, killed: Instant, was: u64) {
+    fn wait_for(&mut self, id: DomainId, memcg: u64, victim: Victim, killed: Instant, was: u64) {
         let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
         let deadline = killed + limit;
         // Throttled cgroups are thawed in time meanwhile, and keep-alives go on.
@@ -196,16 +214,17 @@ impl Daemon {
         }
         self.commands.ended();
         self.commands.tell(&mut self.log);
-        let domain = self.domains.get_mut(id).map(|domain| {
-            domain.history.gone();
-            &*domain
-        });
+        let (now, system) = (self.now(), self.meminfo.read().ok());
+        let mut memory = system;
+        if let Some(domain) = self.domains.get_mut(id) {
+            let of_domain = system.and_then(|system| domain.memory(&system).ok().flatten());
+            memory = of_domain.or(system);
+            domain.history.record_exit(memcg, memory.as_ref(), now);
+        }
         // The next step says why there are no figures.
-        let Ok(system) = self.meminfo.read() else {
+        let Some(Memory { available, .. }) = memory else {
             return;
         };
-        let memory = domain.and_then(|domain| domain.memory(&system).ok().flatten());
-        let available = memory.unwrap_or(system).available;
         self.log.notice(format_args!(
             "gone after {} ms, available {} (was {})",
             killed.elapsed().as_millis(),

@@ -7,7 +7,7 @@ use crate::sense::tree::PATH;
 use crate::tell::words::{Because, Figures, Many, Target, Whom};
 use crate::units::Size;
 use lowtide_common::Row;
-use lowtide_judge::{Action, Level, Outcome, Reason, Verdict};
+use lowtide_judge::{Action, Judged, Level, Outcome, Reason, Verdict, Why};
 use std::io;
 use std::mem::MaybeUninit;
 use std::time::Instant;
@@ -81,7 +81,7 @@ impl Daemon {
         &mut self,
         id: DomainId,
         verdict: &Verdict,
-        done: Option<&act::Done>,
+        done: &[act::Done],
         woken: Instant,
     ) {
         let Some(Domain {
@@ -96,7 +96,7 @@ impl Daemon {
             Action::Nothing | Action::Reclaim { .. } | Action::Starve => !repeated,
             _ => true,
         };
-        if is_news && (done.is_some() || verdict.level > Level::Calm) {
+        if is_news && (!done.is_empty() || verdict.level > Level::Calm) {
             self.log.info(format_args!(
                 "{place}{}: {}; {}",
                 verdict.level.name(),
@@ -104,10 +104,14 @@ impl Daemon {
                 Figures(verdict)
             ));
         }
-        let Some(done) = done else { return };
-        match verdict.action.target() {
-            Some(target) => self.tell_of_target(verdict, target, done, woken),
-            None => self.tell_of_last_resort(done.outcome),
+        if is_news && matches!(verdict.why, Why::NothingLeft(_)) {
+            self.tell_of_untouchable(verdict, &mut [MaybeUninit::uninit(); PATH]);
+        }
+        let Some(first) = done.first() else { return };
+        if let Some(target) = verdict.action.target() {
+            self.tell_of_targets(verdict, target, done, woken);
+        } else {
+            self.tell_of_last_resort(first.outcome);
         }
     }
 
@@ -125,32 +129,40 @@ impl Daemon {
         }
     }
 
-    fn tell_of_target(
+    fn tell_of_targets(
         &mut self,
         verdict: &Verdict,
         target: &Row,
-        done: &act::Done,
+        done: &[act::Done],
         woken: Instant,
     ) {
-        let mut judged = verdict.judged.iter();
-        let passed_over = judged.find_map(|judged| match judged.reason {
-            Reason::Restarting(times) if judged.row.rule.kill >= target.rule.kill => {
-                Some((judged.row.rule.group, times))
-            }
-            _ => None,
-        });
-        if verdict.action.ends()
-            && let Some((group, times)) = passed_over
-        {
-            self.log.notice(format_args!(
-                "{} passed over: it came back after each of {times} kills",
-                self.config.policy.group(group).name
-            ));
-        }
         let mut buffer = [MaybeUninit::uninit(); PATH];
+        let of = |row: &Row| verdict.judged.iter().find(|judged| judged.row.id == row.id);
+        let judged = of(target).copied().unwrap_or(Judged::new(target));
+        let targets = [judged];
+        let mut victims = verdict.victims();
+        let first = victims.next().map_or(&targets[0], |victim| victim);
+        for (judged, done) in std::iter::once(first).chain(victims).zip(done) {
+            self.tell_of_target(verdict, judged, done, woken, &mut buffer);
+        }
+        if verdict.action.ends() {
+            self.tell_of_others(verdict, &mut buffer);
+            self.tell_of_untouchable(verdict, &mut buffer);
+        }
+    }
+
+    fn tell_of_target(
+        &mut self,
+        verdict: &Verdict,
+        target: &Judged,
+        done: &act::Done,
+        woken: Instant,
+        buffer: &mut [MaybeUninit<u8>; PATH],
+    ) {
         let tree = &self.surveyor.tree;
-        let whom = Whom::new(tree, target, done.process.as_ref(), &mut buffer);
-        let what = Target(&self.config.policy, target);
+        let policy = &self.config.policy;
+        let whom = Whom::new(tree, &target.row, done.process.as_ref(), buffer);
+        let what = Target(policy, target);
         let took = (done.at - woken).as_micros();
         match done.outcome {
             Outcome::Failed { errno } => self.log.error(format_args!(
@@ -170,19 +182,38 @@ impl Daemon {
                 Size(verdict.enough)
             )),
         }
-        if verdict.action.ends() {
-            self.tell_of_others(verdict, &mut buffer);
+        if verdict.action.ends() && policy.restarts > 0 && target.returns >= policy.restarts {
+            self.log.notice(format_args!(
+                "{whom} loops: it, or another of its name, was made anew {} times after its end, each time within {} s; nothing else goes for it",
+                target.returns,
+                policy.restart_window_ms / 1_000
+            ));
+        }
+    }
+
+    /// What would help most, and may not be touched.
+    fn tell_of_untouchable(&mut self, verdict: &Verdict, buffer: &mut [MaybeUninit<u8>; PATH]) {
+        let holds_most = verdict
+            .untouchable
+            .filter(|row| row.freed_by_kill() >= verdict.worth);
+        if let Some(row) = holds_most {
+            let whom = Whom::new(&self.surveyor.tree, &row, None, buffer);
+            self.log.info(format_args!(
+                "{whom} is `never` killed and holds {}, most of all that are",
+                Size(row.freed_by_kill())
+            ));
         }
     }
 
     /// Who could have gone as well, and why not.
     fn tell_of_others(&mut self, verdict: &Verdict, buffer: &mut [MaybeUninit<u8>; PATH]) {
         let others = verdict.judged.iter().filter(|judged| {
-            judged.reason != Reason::Chosen && judged.row.flags & Row::PROCESS == 0
+            let goes = matches!(judged.reason, Reason::Chosen | Reason::Together);
+            !goes && judged.row.flags & Row::PROCESS == 0
         });
         for other in others.take(OTHERS) {
             let whom = Whom::new(&self.surveyor.tree, &other.row, None, buffer);
-            let what = Target(&self.config.policy, &other.row);
+            let what = Target(&self.config.policy, other);
             let reason = other.reason.text();
             self.log.info(format_args!("not {whom} ({what}): {reason}"));
         }

@@ -179,6 +179,7 @@ impl Cgroupfs {
         } = self;
         (survey.memcgs, survey.dying, survey.highest_id) = (0, 0, 0);
         (survey.unclassified_len, survey.rows_len) = (0, 0);
+        survey.largest_never = Row::ZERO;
         rows.clear();
         above.clear();
         let (mut kill, mut reclaim) = (Best::new(), Best::new());
@@ -221,11 +222,15 @@ impl Cgroupfs {
                 survey.memcgs += 1;
             }
             let may = |flag: u16| here.is_decided() && row.flags & flag != 0;
-            if may(Row::KILLABLE) && row.rule.kill != NEVER {
-                keep(&mut kill, row.kill_key(request.enough), i, row);
+            if may(Row::KILLABLE) && row.rule.kill == NEVER {
+                if row.freed_by_kill() > survey.largest_never.freed_by_kill() {
+                    survey.largest_never = row;
+                }
+            } else if may(Row::KILLABLE) {
+                keep(&mut kill, row.kill_key(request.worth), i, row);
             }
             if may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER {
-                keep(&mut reclaim, row.reclaim_key(request.enough), i, row);
+                keep(&mut reclaim, row.reclaim_key(request.worth), i, row);
             }
             if request.flags & Request::ALL_ROWS != 0 {
                 if rows.len() < rows.capacity() {

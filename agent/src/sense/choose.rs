@@ -93,7 +93,7 @@ pub fn open(wanted: &Wanted, tree: &Tree) -> io::Result<Chosen> {
 /// It has to answer once: what may be opened need not be permitted to run.
 fn tried(mut engine: Box<dyn Engine>) -> Result<Box<dyn Engine>, String> {
     let request = Request {
-        enough: 0,
+        worth: 0,
         classified_up_to: u64::MAX,
         fallback: Rule::UNTOUCHABLE,
         within: 0,

@@ -67,6 +67,7 @@ impl Limited {
         let mut buffer = [0; BUFFER];
         for (key, value) in pairs(read(&self.stat, &mut buffer)?) {
             match key {
+                b"inactive_anon" | b"active_anon" => memory.swappable += value,
                 b"file" => memory.file = value,
                 b"shmem" => shmem = value,
                 b"workingset_refault_anon" | b"workingset_refault_file" => {

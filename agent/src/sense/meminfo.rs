@@ -77,6 +77,8 @@ impl Meminfo {
         memory.available = kib(b"MemAvailable:").ok_or(io::ErrorKind::InvalidData)?;
         memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
         memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
+        memory.swappable =
+            kib(b"Active(anon):").unwrap_or(0) + kib(b"Inactive(anon):").unwrap_or(0);
         memory.file = kib(b"Active(file):").unwrap_or(0) + kib(b"Inactive(file):").unwrap_or(0);
         memory.psi = self.has_psi();
         let text = read(&self.vmstat, &mut buffer)?;

@@ -9,6 +9,7 @@ pub mod choose;
 pub mod kfunc;
 pub mod limited;
 pub mod meminfo;
+mod names;
 pub mod process;
 pub mod procfs;
 pub mod psi;
@@ -138,7 +139,7 @@ impl Surveyor {
             Unit::Cgroup => {
                 // Of those that are there now, the walk comes by all.
                 let request = Request {
-                    enough: 0,
+                    worth: 0,
                     classified_up_to: u64::MAX,
                     fallback: Rule::UNTOUCHABLE,
                     within: 0,
@@ -159,11 +160,16 @@ impl Surveyor {
         }
     }
 
+    /// What the last survey found.
+    pub fn last(&self) -> &Survey {
+        self.engine.survey()
+    }
+
     /// One survey, of all or `within` one cgroup, see [`Request::within`]. New cgroups that are
     /// found on the way are classified first.
     pub fn survey(
         &mut self,
-        enough: u64,
+        worth: u64,
         within: u64,
         fallback: Rule,
         flags: u32,
@@ -171,7 +177,7 @@ impl Surveyor {
     ) -> io::Result<&Survey> {
         for _ in 0..ROUNDS {
             let request = Request {
-                enough,
+                worth,
                 classified_up_to: self.classified_up_to,
                 fallback,
                 within,

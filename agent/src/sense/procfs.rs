@@ -126,6 +126,7 @@ impl Procfs {
                 continue;
             };
             survey.memcgs += 1;
+            survey.highest_id = survey.highest_id.max(row.id);
             match rule {
                 None => {
                     let at = survey.unclassified_len as usize;
@@ -139,7 +140,9 @@ impl Procfs {
                     row.rule = if inherits { request.fallback } else { rule };
                     row.flags |= Row::KILLABLE;
                     if row.rule.kill != NEVER {
-                        keep(survey, request.enough, &row);
+                        keep(survey, request.worth, &row);
+                    } else if row.freed_by_kill() > survey.largest_never.freed_by_kill() {
+                        survey.largest_never = row;
                     }
                 }
             }
@@ -251,11 +254,11 @@ fn read<'a>(status: &OwnedFd, buffer: &'a mut [u8; STATUS]) -> io::Result<Status
 }
 
 /// Keeps the row if it is among the best kill candidates.
-fn keep(survey: &mut Survey, enough: u64, row: &Row) {
-    let key = row.kill_key(enough);
+fn keep(survey: &mut Survey, worth: u64, row: &Row) {
+    let key = row.kill_key(worth);
     let kept = survey.kill_len as usize;
     let at = survey.kill[..kept]
-        .partition_point(|other| (other.kill_key(enough), row.id) >= (key, other.id));
+        .partition_point(|other| (other.kill_key(worth), row.id) >= (key, other.id));
     if at == CANDIDATES {
         return;
     }
@@ -334,7 +337,7 @@ mod tests {
         #[test]
         fn the_best_are_kept_in_order(
             processes in proptest::collection::vec((0_u16..4, 0_u64..1 << 24), 0..100),
-            enough in 0_u64..1 << 24,
+            worth in 0_u64..1 << 24,
         ) {
             let rows: Vec<_> = processes
                 .iter()
@@ -343,10 +346,10 @@ mod tests {
                 .collect();
             let mut survey = Survey::EMPTY;
             for row in &rows {
-                keep(&mut survey, enough, row);
+                keep(&mut survey, worth, row);
             }
             let mut expected = rows;
-            expected.sort_by_key(|row| (std::cmp::Reverse(row.kill_key(enough)), row.id));
+            expected.sort_by_key(|row| (std::cmp::Reverse(row.kill_key(worth)), row.id));
             expected.truncate(CANDIDATES);
             prop_assert_eq!(survey.kill(), &expected[..]);
         }
@@ -356,7 +359,7 @@ mod tests {
     fn this_process_is_listed_once_and_classified_for_good() {
         let mut engine = Procfs::open(4096, 4096).unwrap();
         let request = Request {
-            enough: 0,
+            worth: 0,
             classified_up_to: 0,
             fallback: Rule::UNTOUCHABLE,
             flags: Request::ALL_ROWS,

@@ -5,24 +5,25 @@ use crate::sense::process::Name;
 use crate::sense::tree::{PATH, Tree};
 use crate::units::{Permyriad, Size};
 use lowtide_common::Row;
-use lowtide_judge::{Policy, Unit, Verdict, Why};
+use lowtide_judge::{Judged, Policy, Unit, Verdict, Why};
 use rustix::fd::AsFd as _;
 use std::fmt::{self, Display, Formatter};
 use std::mem::MaybeUninit;
 
-/// One memcg as evidence: `group media, priority 800, frees 152M`.
-pub struct Target<'a>(pub &'a Policy, pub &'a Row);
+/// One memcg as evidence: `group media, priority 800, usage 160M, frees 152M`.
+pub struct Target<'a>(pub &'a Policy, pub &'a Judged);
 
 impl Display for Target<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(policy, row) = self;
+        let Self(policy, judged) = self;
+        let row = &judged.row;
         write!(
             f,
             "group {}, priority {}, usage {}, frees {}",
             policy.group(row.rule.group).name,
             row.rule.kill,
             Size(row.usage),
-            Size(row.freed_by_kill())
+            Size(judged.frees)
         )
     }
 }

@@ -38,6 +38,7 @@ pub fn policy() -> Policy {
         quiet_ms: 3_000,
         exit_ms: 2_000,
         reclaim_ms: 300,
+        worth_permyriad: 625,
         restarts: 3,
         restart_window_ms: 60_000,
         reboot_after_ms: 0,
@@ -90,7 +91,7 @@ pub fn row(id: u64, kill: u16, anon: u64, file: u64) -> Row {
 }
 
 /// A survey as an engine would rank these rows.
-pub fn survey(rows: &[Row], enough: u64) -> Survey {
+pub fn survey(rows: &[Row], worth: u64) -> Survey {
     let mut survey = Survey::EMPTY;
     let mut fill = |list: fn(&mut Survey) -> (&mut [Row; CANDIDATES], &mut u32),
                     key: &dyn Fn(&Row) -> u64,
@@ -104,18 +105,58 @@ pub fn survey(rows: &[Row], enough: u64) -> Survey {
     };
     fill(
         |s| (&mut s.kill, &mut s.kill_len),
-        &|r| r.kill_key(enough),
+        &|r| r.kill_key(worth),
         &|r| r.rule.kill != lowtide_common::NEVER,
     );
     fill(
         |s| (&mut s.reclaim, &mut s.reclaim_len),
-        &|r| r.reclaim_key(enough),
+        &|r| r.reclaim_key(worth),
         &|r| r.rule.reclaim != lowtide_common::NEVER,
     );
+    let never = rows.iter().filter(|r| r.rule.kill == lowtide_common::NEVER);
+    survey.largest_never = never
+        .max_by_key(|r| r.freed_by_kill())
+        .copied()
+        .unwrap_or(Row::ZERO);
+    survey.highest_id = rows.iter().map(|r| r.id).max().unwrap_or(0);
     survey
 }
 
-/// Judges these rows, woken at `now`.
+pub const KILLED: Outcome = Outcome::Killed { name: 0 };
+pub const ASKED: Outcome = Outcome::Asked { name: 0 };
+
+/// Judges these rows on these figures.
+pub fn judge(
+    policy: &Policy,
+    memory: &Memory,
+    rows: &[Row],
+    history: &mut History,
+    now: Millis,
+) -> Verdict {
+    judge_named(policy, memory, rows, history, now, &|_| 0)
+}
+
+/// The same where rows have names; one is asked for only where it counts.
+pub fn judge_named(
+    policy: &Policy,
+    memory: &Memory,
+    rows: &[Row],
+    history: &mut History,
+    now: Millis,
+    name: &dyn Fn(&Row) -> u64,
+) -> Verdict {
+    let look = history.look(policy, memory, now);
+    let survey = survey(rows, look.worth());
+    let mut names = [0; CANDIDATES];
+    for (slot, row) in names.iter_mut().zip(survey.kill()) {
+        if look.wants_name(row) {
+            *slot = name(row);
+        }
+    }
+    look.judge(&survey, &names)
+}
+
+/// Judges these rows with an alarm at `now`.
 pub fn judged(
     policy: &Policy,
     available: u64,
@@ -124,8 +165,5 @@ pub fn judged(
     now: Millis,
 ) -> Verdict {
     history.woken(now);
-    let memory = memory(available);
-    history.observe(&memory, now);
-    let enough = policy.enough(&memory);
-    judge(policy, &memory, &survey(rows, enough), history, now)
+    judge(policy, &memory(available), rows, history, now)
 }

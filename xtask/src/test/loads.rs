@@ -252,12 +252,13 @@ const LOADS: &[Load] = &[
             }
             let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
             s.services.push(after_agent(spare));
-            s.until = Some(SPARE.into());
+            s.until = None;
+            s.limit_s = 24;
         },
-        // As often as the built-in config lets a group come back; then the next in order.
-        victims: &[HOG, HOG, HOG, SPARE],
+        // What comes back pays alone.
+        victims: &[HOG, HOG, HOG, HOG],
         comes_back: true,
-        also: |run| says(run, "media passed over: it came back after each of 3 kills"),
+        also: |run| says(run, "/apps/media loops: "),
         ..HOGLIKE
     },
     Load {

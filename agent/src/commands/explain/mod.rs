@@ -9,9 +9,9 @@ use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::process::Id;
 use crate::sense::tree::{PATH, Tree};
-use lowtide_common::{NO_GROUP, Request, Row, Survey};
+use lowtide_common::{CANDIDATES, NO_GROUP, Request, Row, Survey};
 use lowtide_judge::{
-    History, Judged, Memory, Millis, Outlook, Reason, Unit, Verdict, judge, rank_kill, rank_reclaim,
+    History, Judged, Look, Memory, Millis, Names, Outlook, Policy, Reason, Unit, Verdict,
 };
 use procfs::process::Process;
 use std::collections::HashMap;
@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// Time between the two looks at the figures that say how they move.
 const LOOK_MS: Millis = 250;
+/// Nothing has ended, so nothing can have come back.
+const UNNAMED: Names = [0; CANDIDATES];
 /// Rows for cgroups that come while the survey runs.
 const SPARE_ROWS: u32 = 64;
 
@@ -86,6 +88,8 @@ struct Cgroup {
     /// From the root, with a leading slash; of a process its pid and name.
     path: String,
     row: Row,
+    /// Bytes that come back when it ends.
+    frees: u64,
     kill: Place,
     reclaim: Place,
 }
@@ -120,27 +124,23 @@ impl Explanation {
         let chosen = choose::open(&wanted, &tree)?;
         let mut surveyor = Surveyor::new(chosen.engine, tree);
         surveyor.classify_all(&config.matcher)?;
-        let mut survey = |enough, flags| -> io::Result<(Survey, Vec<Row>)> {
+        let mut survey = |worth, flags| -> io::Result<(Survey, Vec<Row>)> {
             let fallback = rule(policy, NO_GROUP);
-            let survey = *surveyor.survey(enough, 0, fallback, flags, &config.matcher)?;
+            let survey = *surveyor.survey(worth, 0, fallback, flags, &config.matcher)?;
             Ok((survey, surveyor.rows().to_vec()))
         };
 
-        let (memory, history) = watch()?;
-        let (found, _) = survey(policy.enough(&memory), 0)?;
-        let now = judge(policy, &memory, &found, &history, LOOK_MS);
+        let (memory, mut history) = watch(policy)?;
+        let look = history.look(policy, &memory, LOOK_MS);
+        let (found, _) = survey(look.worth(), 0)?;
+        let now = look.judge(&found, &UNNAMED);
 
-        let outlook = Outlook::new(policy, &memory);
-        let (found, rows) = survey(outlook.enough(), Request::ALL_ROWS)?;
+        let mut outlook = Outlook::new(policy, &memory);
+        let look = outlook.look();
+        let (found, rows) = survey(look.worth(), Request::ALL_ROWS)?;
         let left_out = found.rows_len - rows.len() as u32 + surveyor.left_out();
-        let cgroups = rank(&outlook, &rows, &surveyor.tree);
-        let outlook = judge(
-            &outlook.policy,
-            &outlook.memory,
-            &found,
-            &outlook.history,
-            0,
-        );
+        let cgroups = rank(&look, &rows, &surveyor.tree);
+        let outlook = look.judge(&found, &UNNAMED);
         Ok(Self {
             engine: surveyor.engine(),
             unit: surveyor.unit(),
@@ -154,30 +154,26 @@ impl Explanation {
 }
 
 /// The figures as they are, and how they move, woken just now.
-fn watch() -> io::Result<(Memory, History)> {
+fn watch(policy: &Policy) -> io::Result<(Memory, History)> {
     let meminfo = Meminfo::open()?;
     let mut history = History::default();
-    history.observe(&meminfo.read()?, 0);
+    history.look(policy, &meminfo.read()?, 0);
     std::thread::sleep(Duration::from_millis(LOOK_MS));
     let memory = meminfo.read()?;
-    history.observe(&memory, LOOK_MS);
     history.woken(LOOK_MS);
     Ok((memory, history))
 }
 
-fn rank(outlook: &Outlook, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
-    let Outlook {
-        policy, history, ..
-    } = outlook;
-    let enough = outlook.enough();
+fn rank(look: &Look<'_>, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
     let candidates = |flag| {
         let candidates = rows.iter().filter(|row| row.flags & flag != 0);
         candidates.map(Judged::new).collect::<Vec<_>>()
     };
     let mut kill = candidates(Row::KILLABLE);
-    rank_kill(policy, history, 0, enough, &mut kill);
+    look.rank_kill(&mut kill);
     let mut reclaim = candidates(Row::RECLAIMABLE);
-    rank_reclaim(history, 0, enough, &mut reclaim);
+    look.rank_reclaim(look.worth(), &mut reclaim);
+    let frees: HashMap<u64, u64> = kill.iter().map(|j| (j.row.id, j.frees)).collect();
     let (kill, reclaim) = (places(&kill), places(&reclaim));
     let parents: HashMap<u64, &Row> = rows.iter().map(|row| (row.id, row)).collect();
     let in_unit = |row: &Row| {
@@ -202,6 +198,7 @@ fn rank(outlook: &Outlook, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
                     path(tree, row.id)
                 },
                 row: *row,
+                frees: frees.get(&row.id).copied().unwrap_or(row.freed_by_kill()),
                 kill: place(&kill),
                 reclaim: place(&reclaim),
             }
@@ -215,8 +212,8 @@ fn rank(outlook: &Outlook, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
 fn places(judged: &[Judged]) -> HashMap<u64, Place> {
     let places = judged.iter().zip(1..).map(|(j, turn)| {
         let place = match j.reason {
-            Reason::Never | Reason::FreesNothing | Reason::Stuck => Place::Out(j.reason),
-            reason => Place::Turn(turn, reason),
+            reason if reason.is_in_order() => Place::Turn(turn, reason),
+            reason => Place::Out(reason),
         };
         (j.row.id, place)
     });

@@ -56,6 +56,15 @@ impl Explanation {
         if !others.is_empty() {
             let _ = write!(out, "\nNo candidates for a kill by themselves:\n{others}");
         }
+        if let Some(row) = &self.outlook.untouchable {
+            let _ = writeln!(
+                out,
+                "\nIf {} grows, nothing here can stop it: it is `never` killed, and holds {}, most of \
+                 all that are.",
+                self.path(row),
+                Size(row.freed_by_kill())
+            );
+        }
         if self.left_out > 0 {
             let _ = writeln!(out, "\n{} {many} are not shown", self.left_out);
         }
@@ -118,7 +127,7 @@ impl Explanation {
                 group(policy, &c.row).to_owned(),
                 priority(c.row.rule.kill),
                 Size(c.row.usage).to_string(),
-                Size(c.row.freed_by_kill()).to_string(),
+                Size(c.frees).to_string(),
                 if c.row.rule.flags & Rule::PROCESS == 0 {
                     c.kill.text().to_owned()
                 } else {
@@ -179,6 +188,13 @@ impl Explanation {
             ),
             ("now", self.verdict(&self.now)),
             ("if_memory_ran_out", self.verdict(&self.outlook)),
+            (
+                "largest_never",
+                self.outlook
+                    .untouchable
+                    .map(|row| Json::text(self.path(&row)))
+                    .into(),
+            ),
             ("cgroups", cgroups),
             ("cgroups_left_out", u64::from(self.left_out).into()),
         ])
@@ -220,7 +236,7 @@ impl Cgroup {
                 Json::Object(vec![
                     ("order", turn(self.kill)),
                     ("priority", priority(row.rule.kill)),
-                    ("frees", row.freed_by_kill().into()),
+                    ("frees", self.frees.into()),
                     ("one_process", (row.rule.flags & Rule::PROCESS != 0).into()),
                     ("grace_ms", u64::from(grace_ms).into()),
                     ("why", Json::text(self.kill.text())),

@@ -1,0 +1,97 @@
+//! Victims that ended: which came back, and which brought nothing.
+
+use crate::history::{Millis, push_bounded};
+use heapless::Deque;
+use lowtide_common::{Row, Rule};
+
+/// A victim that was killed, or asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    id: u64,
+    /// What it is called whenever it comes back, see [`Names`](crate::Names); 0: not known.
+    name: u64,
+    at: Millis,
+    /// The highest id that there was; what has a higher one was made later.
+    newest: u64,
+    /// Nothing runs in it any more.
+    is_gone: bool,
+    /// Its end brought nothing.
+    in_vain: bool,
+    /// Times that it had come back before this end.
+    returns: u8,
+}
+
+impl End {
+    /// Whether the row is what ended, come back: of the same name and made later, or the same
+    /// cgroup with new processes.
+    fn is_of(&self, row: &Row, name: u64) -> bool {
+        let made_later = row.id > self.newest && name != 0 && name == self.name;
+        self.is_gone && (made_later || row.id == self.id)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ends(Deque<End, 32>);
+
+/// Whether all of it goes at once: of a cgroup whose processes go one by one, the others stay, and
+/// none of them has come back.
+fn goes_whole(row: &Row) -> bool {
+    row.flags & Row::PROCESS != 0 || row.rule.flags & Rule::PROCESS == 0
+}
+
+impl Ends {
+    /// Whether it depends on the row's name if it has come back.
+    pub(crate) fn needs_name(&self, row: &Row, since: Millis) -> bool {
+        goes_whole(row)
+            && self
+                .0
+                .iter()
+                .any(|end| end.at >= since && end.name != 0 && end.is_gone && row.id > end.newest)
+    }
+
+    /// Times that it has come back, each within the window of the end before.
+    pub(crate) fn returns(&self, row: &Row, name: u64, since: Millis) -> u8 {
+        let mut latest = self.0.iter().rev();
+        let last = latest.find(|end| goes_whole(row) && end.at >= since && end.is_of(row, name));
+        last.map_or(0, |end| end.returns.saturating_add(1))
+    }
+
+    /// Whether an end of it is known to have brought nothing.
+    pub(crate) fn was_in_vain(&self, row: &Row, name: u64, since: Millis) -> bool {
+        let mut ends = self.0.iter();
+        ends.any(|end| goes_whole(row) && end.in_vain && end.at >= since && end.is_of(row, name))
+    }
+
+    pub(crate) fn record(&mut self, row: &Row, name: u64, newest: u64, returns: u8, at: Millis) {
+        let end = End {
+            id: row.id,
+            name,
+            at,
+            newest,
+            is_gone: false,
+            in_vain: false,
+            returns,
+        };
+        push_bounded(&mut self.0, end);
+    }
+
+    /// Whether the last end of `id` was recorded at `since` or later, and is not over.
+    pub(crate) fn is_ending(&self, id: u64, since: Millis) -> bool {
+        let last = self.0.iter().rev().find(|end| end.id == id);
+        last.is_some_and(|end| !end.is_gone && end.at >= since)
+    }
+
+    pub(crate) fn record_gone(&mut self, id: u64, in_vain: bool) {
+        let mut latest = self.0.iter_mut().rev();
+        if let Some(end) = latest.find(|end| end.id == id) {
+            (end.is_gone, end.in_vain) = (true, in_vain);
+        }
+    }
+
+    /// Ends that are not over, of ids that are not among `rows` any more, are.
+    pub(crate) fn record_rows(&mut self, rows: &[Row]) {
+        for end in self.0.iter_mut().filter(|end| !end.is_gone) {
+            end.is_gone = rows.iter().all(|row| row.id != end.id);
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! One look at the figures, and the verdict on it.
+
+use crate::evidence::{Memory, Names, Rates};
+use crate::history::{History, Millis};
+use crate::policy::{Level, LevelPolicy, Policy, Step};
+use crate::rank::{WORTHWHILE, chosen};
+use crate::verdict::{Action, Judged, Reason, Verdict, Why};
+use core::cmp::Reverse;
+use heapless::Vec;
+use lowtide_common::{CANDIDATES, NEVER, Row, Rule, Survey};
+
+/// Under pressure the figures are looked at again within these bounds.
+const LOOK_MS: core::ops::RangeInclusive<u64> = 5..=250;
+/// The longest time between two looks where no alarm would come in time.
+const GUARD_MS: u64 = 1_000;
+/// Shorter than this, asking a process to stop is no use.
+const GRACE_MS: u64 = 20;
+/// Longer than the 100 ms that pass until growth is known, with time left to act on it.
+const MEASURE_MS: u64 = 300;
+/// What one victim after the other takes each: the exit of a small process (5 to 30 ms in a guest),
+/// and the look at what it brought.
+const TURN_MS: u64 = 50;
+/// Fastest fall of available memory to be ready for when nothing is known: what one core of a
+/// small device writes in a second.
+const FALL_PER_MS: u64 = 512 * 1024;
+
+/// The figures of the system, or of one cgroup within its limit, taken in by its
+/// [`History::look`]. Ends with a verdict.
+pub struct Look<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) history: &'a mut History,
+    memory: Memory,
+    pub(crate) now: Millis,
+    rates: Option<Rates>,
+    /// Whether the conditions of the levels count.
+    counts: bool,
+    /// The highest level whose condition holds.
+    holding: Level,
+}
+
+enum Found {
+    Do(Action),
+    Wait(Why),
+    Nothing,
+}
+
+impl<'a> Look<'a> {
+    pub(crate) fn new(
+        policy: &'a Policy,
+        history: &'a mut History,
+        memory: &Memory,
+        now: Millis,
+    ) -> Self {
+        let rates = history.rates(memory, now);
+        let counts = history.is_awake(policy, now) || !policy.is_warned(memory);
+        Self {
+            policy,
+            history,
+            memory: *memory,
+            now,
+            rates,
+            counts,
+            holding: if counts {
+                policy.holding(memory, rates.as_ref())
+            } else {
+                Level::Calm
+            },
+        }
+    }
+
+    /// Bytes missing to relief.
+    pub fn enough(&self) -> u64 {
+        self.policy.enough(&self.memory)
+    }
+
+    /// Of that, what one victim has to bring at least; see [`Policy::worth`].
+    pub fn worth(&self) -> u64 {
+        self.policy.worth(self.enough())
+    }
+
+    /// Whether a verdict can depend on the candidates: some level holds, or its actions go on until
+    /// relief.
+    pub fn wants_survey(&self) -> bool {
+        self.history.acting().is_some() || self.holding > Level::Calm
+    }
+
+    /// Whether it depends on the candidate's name if it came back, see [`Names`].
+    pub fn wants_name(&self, row: &Row) -> bool {
+        let since = crate::history::window(self.policy, self.now);
+        self.history.ends.needs_name(row, since)
+    }
+
+    /// Decides what to do.
+    ///
+    /// The levels are tried from the highest down, and the steps of a level in the order of its
+    /// `actions`; the first step that can do something is the verdict. What destroys work (throttle
+    /// and harder) needs the level's condition to hold right now; reclaim goes on until relief.
+    pub fn judge(self, survey: &Survey, names: &Names) -> Verdict {
+        let verdict = self.verdict(survey, names);
+        self.history.record_sizes(survey.kill(), self.now);
+        verdict
+    }
+
+    fn verdict(&self, survey: &Survey, names: &Names) -> Verdict {
+        let (least, why) = if self.history.is_awake(self.policy, self.now) {
+            (Level::Alert, Why::NotConfirmed)
+        } else {
+            (Level::Calm, Why::Calm)
+        };
+        let mut verdict = Verdict {
+            at: self.now,
+            level: self.holding.max(least),
+            action: Action::Nothing,
+            why,
+            memory: self.memory,
+            rates: self.rates,
+            enough: self.enough(),
+            worth: self.worth(),
+            judged: Vec::new(),
+            untouchable: Some(survey.largest_never).filter(|row| row.id != 0),
+            newest_id: survey.highest_id,
+            acting: None,
+            helpless: false,
+            look_again_ms: self.counts.then(|| self.look_again()),
+        };
+        // Both hold CANDIDATES: nothing is cut off.
+        let named = survey.kill().iter().zip(names.iter());
+        verdict
+            .judged
+            .extend(named.map(|(row, name)| Judged::named(row, *name)));
+        self.rank_kill(&mut verdict.judged);
+        if let Some(id) = self.history.exiting(self.now) {
+            verdict.acting = self.history.acting();
+            verdict.why = Why::StillExiting { id };
+            return verdict;
+        }
+        let mut levels = Level::CONFIGURED.into_iter().zip(&self.policy.levels).rev();
+        let in_force = levels.by_ref().filter(|_| self.counts);
+        for (level, rules) in in_force.filter(|(_, rules)| !rules.actions.is_empty()) {
+            let confirmed = rules.confirm.holds(&self.memory, self.rates.as_ref());
+            let acting = self.history.acting().is_some_and(|l| l >= level);
+            let relieved = rules.relief.holds(&self.memory, self.rates.as_ref());
+            if !confirmed && (!acting || relieved) {
+                if acting && verdict.why == Why::NotConfirmed {
+                    verdict.why = Why::Relieved(level);
+                }
+                continue;
+            }
+            verdict.acting = verdict.acting.or(Some(level));
+            let reason = if confirmed {
+                Why::Confirmed(level)
+            } else {
+                Why::UntilRelief(level)
+            };
+            match self.first_step(rules, confirmed, survey, &mut verdict) {
+                Found::Do(action) => {
+                    verdict.action = action;
+                    verdict.helpless = matches!(action, Action::Reboot | Action::Starve);
+                    verdict.why = reason;
+                    return verdict;
+                }
+                Found::Wait(why) => {
+                    verdict.why = why;
+                    return verdict;
+                }
+                Found::Nothing if confirmed => {
+                    verdict.helpless = true;
+                    verdict.why = Why::NothingLeft(level);
+                }
+                Found::Nothing if verdict.helpless => {}
+                Found::Nothing => verdict.why = reason,
+            }
+        }
+        verdict
+    }
+
+    fn first_step(
+        &self,
+        rules: &LevelPolicy,
+        confirmed: bool,
+        survey: &Survey,
+        verdict: &mut Verdict,
+    ) -> Found {
+        for step in &rules.actions {
+            if *step != Step::Reclaim && !confirmed {
+                continue;
+            }
+            let found = match step {
+                Step::Reclaim => self.reclaim(rules.enough(&self.memory), survey),
+                Step::Throttle => self.throttle(survey),
+                Step::Terminate => self.terminate(verdict),
+                Step::Kill => self.kill(verdict),
+                Step::Reboot if self.history.reboot_failed() => Found::Nothing,
+                Step::Reboot => self.last_resort(verdict, Action::Reboot),
+                Step::Watchdog => self.last_resort(verdict, Action::Starve),
+            };
+            if !matches!(found, Found::Nothing) {
+                return found;
+            }
+        }
+        Found::Nothing
+    }
+
+    /// Milliseconds until `bytes` are taken, at the pace of late; `None` where nothing is taken, or
+    /// that is not known.
+    fn lasts_ms(&self, bytes: u64) -> Option<u64> {
+        let pace = self.rates?.pace;
+        (pace > 0).then(|| bytes.saturating_mul(1_000) / pace)
+    }
+
+    /// Until nothing is available. What swap still takes is not counted: it may be memory that
+    /// zram needs itself.
+    fn available_ms(&self) -> Option<u64> {
+        self.lasts_ms(self.memory.available)
+    }
+
+    fn reclaim(&self, enough: u64, survey: &Survey) -> Found {
+        let left = self
+            .memory
+            .available
+            .saturating_add(self.memory.swap_left());
+        let no_time = self
+            .lasts_ms(left)
+            .is_some_and(|ms| ms < u64::from(self.policy.reclaim_ms));
+        if no_time || self.history.reclaim_spent(self.policy, self.now) {
+            return Found::Nothing;
+        }
+        let mut judged = Vec::<_, CANDIDATES>::new();
+        judged.extend(survey.reclaim().iter().map(Judged::new));
+        self.rank_reclaim(self.policy.worth(enough), &mut judged);
+        chosen(&judged).map_or(Found::Nothing, |target| {
+            Found::Do(Action::Reclaim {
+                target,
+                bytes: enough.min(target.reclaimable_file()),
+            })
+        })
+    }
+
+    /// Holds back the candidate that grows fastest, and gives that its time to help: throttling
+    /// alone is no cure. What comes next in order comes at its end, or when memory goes on falling.
+    fn throttle(&self, survey: &Survey) -> Found {
+        let fastest = survey
+            .kill()
+            .iter()
+            .filter(|row| row.rule.kill != NEVER && row.level > 0)
+            // A process that shares its cgroup, or has none, cannot be held back alone.
+            .filter(|row| row.rule.flags & Rule::PROCESS == 0 && row.flags & Row::PROCESS == 0)
+            .filter(|row| self.policy.group(row.rule.group).throttle_ms > 0)
+            .filter(|row| {
+                self.history
+                    .attempt(row.id, Step::Throttle)
+                    .is_none_or(|until| self.now >= until)
+            })
+            .map(|row| (self.history.growth(row, self.now), row))
+            .max_by_key(|(growth, row)| (*growth, Reverse(row.id)));
+        let held = self.history.held(self.now);
+        match (fastest, held) {
+            (Some((growth, row)), _) if growth >= WORTHWHILE => Found::Do(Action::Throttle {
+                target: *row,
+                for_ms: self.policy.group(row.rule.group).throttle_ms,
+            }),
+            (_, Some((id, until, available))) if self.memory.available >= available / 2 => {
+                Found::Wait(Why::HeldBack { id, until })
+            }
+            (Some(_), None) if !self.history.knows_growth(self.now) => Found::Wait(Why::Measuring),
+            _ => Found::Nothing,
+        }
+    }
+
+    fn terminate(&self, verdict: &Verdict) -> Found {
+        if self.waits_for_growth(&verdict.judged) {
+            return Found::Wait(Why::Measuring);
+        }
+        let Some(target) = chosen(&verdict.judged) else {
+            return Found::Nothing;
+        };
+        let half = self.available_ms().map_or(u64::MAX, |ms| ms / 2);
+        let loops = self.loops(&verdict.judged[0]);
+        if half < GRACE_MS || loops || self.together(verdict) > 1 {
+            return Found::Nothing;
+        }
+        let id = target.id;
+        if let Some(until) = self.history.attempt(id, Step::Terminate) {
+            return if self.now < until {
+                Found::Wait(Why::InGrace { id, until })
+            } else {
+                Found::Nothing
+            };
+        }
+        let preparing = self.history.preparing(id);
+        if let Some(until) = preparing
+            && self.now < until
+        {
+            return Found::Wait(Why::Preparing { id, until });
+        }
+        let group = self.policy.group(target.rule.group);
+        let grace = u64::from(group.grace_ms) / if group.before { 2 } else { 1 };
+        let grace = grace.min(half);
+        if grace < GRACE_MS {
+            return Found::Nothing;
+        }
+        if group.before && preparing.is_none() {
+            return Found::Do(Action::Prepare {
+                target,
+                for_ms: grace as u32,
+            });
+        }
+        Found::Do(Action::Terminate {
+            target,
+            grace_ms: grace as u32,
+        })
+    }
+
+    fn kill(&self, verdict: &mut Verdict) -> Found {
+        if self.waits_for_growth(&verdict.judged) {
+            return Found::Wait(Why::Measuring);
+        }
+        let Some(target) = chosen(&verdict.judged) else {
+            return Found::Nothing;
+        };
+        let together = self.together(verdict);
+        for judged in verdict.judged.iter_mut().take(together).skip(1) {
+            judged.reason = Reason::Together;
+        }
+        Found::Do(Action::Kill { target })
+    }
+
+    /// How many go at once: one, or the first of the order until they free enough, where there is
+    /// no time for one after the other.
+    fn together(&self, verdict: &Verdict) -> usize {
+        let mut sum = 0_u64;
+        let mut few = verdict.judged.iter();
+        let few = few.by_ref().take_while(|judged| {
+            let goes = judged.reason.is_in_order() && judged.frees >= verdict.worth;
+            let goes = goes && sum < verdict.enough;
+            sum = sum.saturating_add(judged.frees);
+            goes
+        });
+        let few = few.count().max(1);
+        let no_time = self
+            .available_ms()
+            .is_some_and(|ms| ms < TURN_MS * few as u64);
+        if no_time { few } else { 1 }
+    }
+
+    /// Files in a tmpfs count for what grows by them alone. Whether one does that would go before
+    /// the chosen one is not known yet, and there is the time to see.
+    fn waits_for_growth(&self, judged: &[Judged]) -> bool {
+        let time = self.available_ms().is_some_and(|ms| ms >= MEASURE_MS);
+        let (worth, first) = (self.worth(), chosen(judged));
+        time && !self.history.knows_growth(self.now)
+            && judged.iter().any(|other| {
+                let hides = other.row.freed_by_kill() >= worth && other.frees < worth;
+                let sooner = first.is_none_or(|first| other.row.rule.kill > first.rule.kill);
+                hides && other.reason.may_go() && sooner
+            })
+    }
+
+    /// What is short within a cgroup's own limit is no reason to restart everything.
+    fn last_resort(&self, verdict: &Verdict, action: Action) -> Found {
+        if self.memory.within != 0 {
+            return Found::Nothing;
+        }
+        let long_enough =
+            self.history.helpless_ms(self.now) >= u64::from(self.policy.reboot_after_ms);
+        if chosen(&verdict.judged).is_none() && self.policy.reboot_after_ms > 0 && long_enough {
+            Found::Do(action)
+        } else {
+            Found::Nothing
+        }
+    }
+
+    /// Soon enough to catch the next mark at twice the pace seen, or at the fastest to be expected.
+    fn look_again(&self) -> u32 {
+        let next_mark = self
+            .policy
+            .levels
+            .iter()
+            .filter_map(|rules| rules.confirm.available_mark(self.memory.total))
+            .filter(|mark| *mark < self.memory.available)
+            .max()
+            .unwrap_or(0);
+        let rate = self.rates.map_or(0, |r| r.shrinking / 500).max(FALL_PER_MS);
+        let ms = (self.memory.available - next_mark.min(self.memory.available)) / rate;
+        let longest = if self.history.is_awake(self.policy, self.now) {
+            *LOOK_MS.end()
+        } else {
+            GUARD_MS
+        };
+        ms.clamp(*LOOK_MS.start(), longest) as u32
+    }
+}
