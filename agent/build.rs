@@ -1,4 +1,5 @@
-//! Has the linker, lld or GNU ld, put what only the start needs into a range of its own.
+//! Has the linker, lld or GNU ld, put what only the start needs into a range of its own; and lld write
+//! what is where to the file that `LOWTIDE_LINK_MAP` names, for the tests.
 
 use std::path::PathBuf;
 
@@ -10,5 +11,9 @@ fn main() -> std::io::Result<()> {
     std::fs::copy("cold.ld", &script)?;
     println!("cargo::rerun-if-changed=cold.ld");
     println!("cargo::rustc-link-arg-bins=-T{}", script.display());
+    println!("cargo::rerun-if-env-changed=LOWTIDE_LINK_MAP");
+    if let Ok(map) = std::env::var("LOWTIDE_LINK_MAP") {
+        println!("cargo::rustc-link-arg-bins=-Map={map}");
+    }
     Ok(())
 }

@@ -20,7 +20,7 @@ const OTHERS: usize = 3;
 pub(super) struct Said {
     /// What could not be seen, and the error.
     pub blind: Option<(&'static str, Option<i32>)>,
-    /// See [`Surveyor::left_out`] and [`Surveyor::unruled`].
+    /// See `Surveyor::left_out` and `Surveyor::unruled`.
     room: (u32, u32),
 }
 

@@ -46,6 +46,11 @@ pub fn build_agent(arch: Arch, profile: Profile) -> Result<PathBuf> {
     Ok(cargo_build(arch, profile, &["lowtide"], &[])?.join("lowtide"))
 }
 
+/// What the linker put where, when the agent was built last.
+pub fn link_map(arch: Arch, profile: Profile) -> PathBuf {
+    built(arch, profile).join("lowtide.map")
+}
+
 /// Builds what measures the agent's engines, as they are shipped.
 pub fn build_bench(arch: Arch) -> Result<PathBuf> {
     let features = ["--features=lowtide-guest/bench"];
@@ -72,6 +77,10 @@ fn smaller() -> Result<Vec<&'static str>> {
     Ok(flags)
 }
 
+fn built(arch: Arch, profile: Profile) -> PathBuf {
+    dirs::target().join(arch.triple()).join(profile.name())
+}
+
 /// Builds packages and says in which directory their programs are.
 fn cargo_build(
     arch: Arch,
@@ -88,6 +97,7 @@ fn cargo_build(
     run(toolchain
         .cargo()
         .current_dir(dirs::workspace())
+        .env("LOWTIDE_LINK_MAP", link_map(arch, profile))
         .args(["build", "--quiet", "--locked", "--profile", profile.name()])
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .args(features)
@@ -100,5 +110,5 @@ fn cargo_build(
         ))
         .args(["--target", arch.triple(), "--target-dir"])
         .arg(dirs::target()))?;
-    Ok(dirs::target().join(arch.triple()).join(profile.name()))
+    Ok(built(arch, profile))
 }

@@ -5,6 +5,7 @@ use crate::build::programs::{self, Profile};
 use crate::host::dirs;
 use crate::host::shell::say;
 use crate::host::toolchain::Arch;
+use crate::test::code;
 use crate::test::harness::{Tally, verdict};
 use crate::vm::qemu;
 use anyhow::{Context as _, Result, ensure};
@@ -48,7 +49,10 @@ pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<Tally> {
                 command
             }
         };
-        let result = is_as_shipped(&binary, arch).and_then(|()| runs(lowtide));
+        let map = programs::link_map(arch, Profile::Release);
+        let result = is_as_shipped(&binary, arch)
+            .and_then(|()| code::is_where_it_belongs(&map))
+            .and_then(|()| runs(lowtide));
         println!("test {name} ... {}", verdict(result.is_ok()));
         if let Err(e) = &result {
             println!("    {e:#}");

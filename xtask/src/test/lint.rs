@@ -1,10 +1,10 @@
-//! Checks of what the compiler does not see: shell scripts, manual pages, the Yocto layer.
+//! Checks of what the compiler does not see: dependencies, shell scripts, manual pages, the Yocto layer.
 
 use crate::build::yocto::YoctoCrates;
 use crate::host::apt;
 use crate::host::dirs::{self, workspace};
 use crate::host::shell::{exists, output, run, say};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use argh::FromArgs;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub struct Check {
     pub check: fn(()) -> Result<()>,
 }
 
-pub const LINTS: [Check; 4] = [
+pub const LINTS: [Check; 5] = [
     Check {
         name: "crates and files that the recipes name",
         get: || Ok(()),
@@ -34,6 +34,23 @@ pub const LINTS: [Check; 4] = [
             tracked(is_bitbake)?
                 .iter()
                 .try_for_each(|f| named_files_exist(f))
+        },
+    },
+    Check {
+        name: "licences and sources of dependencies",
+        get: || {
+            ensure!(
+                exists("cargo-deny"),
+                "no cargo-deny: `cargo install --locked cargo-deny`"
+            );
+            Ok(())
+        },
+        // Not advisories: they are fetched anew each time, and a new one is no fault of a change.
+        check: |()| {
+            run(Command::new("cargo")
+                .args(["deny", "--workspace", "--locked", "check"])
+                .args(["bans", "licenses", "sources"])
+                .current_dir(workspace()))
         },
     },
     Check {
@@ -73,7 +90,7 @@ pub const LINTS: [Check; 4] = [
     },
 ];
 
-/// check shell scripts (shellcheck), manual pages (mandoc) and the Yocto layer (oelint-adv)
+/// check dependencies (cargo-deny), shell scripts (shellcheck), manual pages (mandoc) and the Yocto layer (oelint-adv)
 #[derive(FromArgs)]
 #[argh(subcommand, name = "lint")]
 pub struct Lint {}

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that tells whether the project is sound.
 
 pub mod binaries;
+mod code;
 pub mod fuzz;
 pub mod guest;
 pub mod harness;
@@ -79,7 +80,7 @@ impl Test {
     }
 }
 
-const LINTS: [(&str, &[&str]); 3] = [
+const LINTS: [(&str, &[&str]); 4] = [
     ("formatting", &["fmt", "--all", "--check"]),
     (
         "lints",
@@ -103,6 +104,18 @@ const LINTS: [(&str, &[&str]); 3] = [
             "--no-default-features",
             "--",
             "-Dwarnings",
+        ],
+    ),
+    (
+        "documentation comments",
+        &[
+            "doc",
+            "--quiet",
+            "--locked",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+            "--config=build.rustdocflags=['-Dwarnings']",
         ],
     ),
 ];

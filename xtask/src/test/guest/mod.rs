@@ -1,7 +1,7 @@
 //! Tests of the agent on real kernels under real pressure. What counts is what the guest's kernel
 //! says: its log, its counters, its cgroup files, and how processes ended.
 //!
-//! To add a case: write it into [`CASES`] of the file of its topic, with what only that topic needs below
+//! To add a case: write it into `CASES` of the file of its topic, with what only that topic needs below
 //! it. A new topic is a file, and a line in [`TOPICS`].
 
 mod act;
