@@ -5,7 +5,7 @@ use super::problem::{Problem, Problems};
 use super::source::Root;
 use lowtide_common::{NEVER, NO_GROUP};
 use lowtide_judge::{DOMAINS, Group, Level, Trigger};
-use lowtide_rules::{At, ProcessInfo, escaped::Escaped};
+use lowtide_rules::{At, Layer, ProcessInfo, escaped::Escaped};
 use std::ffi::CStr;
 use std::path::Path;
 
@@ -27,6 +27,11 @@ pub trait Device {
     fn is_limited(&self, path: &[u8]) -> bool;
     /// Whether there is a program at a path that can be run.
     fn has_program(&self, path: &CStr) -> bool;
+}
+
+/// Whether it is meant for all devices of a kind.
+fn is_shipped(layer: Layer) -> bool {
+    matches!(layer, Layer::BuiltIn | Layer::Profile)
 }
 
 impl Loaded {
@@ -171,7 +176,13 @@ impl Loaded {
             let group = index as u16;
             let mut patterns = 0;
             let mut unmatched = Vec::new();
-            let mut count = |matched: bool, shown: String| {
+            let mut first = None;
+            // What is shipped names more daemons than any one device has.
+            let mut count = |matched: bool, shown: String, layer: Layer, own: At| {
+                if is_shipped(layer) {
+                    return;
+                }
+                first.get_or_insert(own);
                 patterns += 1;
                 if !matched {
                     unmatched.push(shown);
@@ -179,31 +190,36 @@ impl Loaded {
             };
             for p in self.matcher.cgroups.iter().filter(|p| p.group == group) {
                 let matched = device.cgroups().iter().any(|path| p.glob.matches(path));
-                count(matched, p.glob.as_written().to_owned());
+                count(matched, p.glob.as_written().to_owned(), p.layer, p.at);
             }
             for p in self.matcher.processes.iter().filter(|p| p.group == group) {
                 let matched = device.has_process(&|process| p.matches(process));
-                count(matched, p.to_string());
+                count(matched, p.to_string(), p.layer, p.at);
             }
             for p in self.matcher.attributes.iter().filter(|p| p.group == group) {
                 let matched = device
                     .cgroups()
                     .iter()
                     .any(|path| p.matches(&mut |name, value| device.attribute(path, name, value)));
-                count(matched, p.name.to_string_lossy().into_owned());
+                count(
+                    matched,
+                    p.name.to_string_lossy().into_owned(),
+                    p.layer,
+                    p.at,
+                );
             }
-            // What is built in names more daemons than any one device has.
-            let built_in = at.source == super::Sources::BUILT_IN;
-            if unmatched.is_empty() || (built_in && unmatched.len() < patterns) {
+            let Some(first) = first.filter(|_| !unmatched.is_empty()) else {
                 continue;
-            }
+            };
+            let is_own = !is_shipped(self.effective.sources.layer(at.source));
+            let at = if is_own { *at } else { first };
             let total = unmatched.len();
             unmatched.truncate(NAMED);
             let more = if total > NAMED { ", …" } else { "" };
             let name = table.name.as_ref().map_or("", |n| n.value.0.as_str());
             self.warn(
                 problems,
-                *at,
+                at,
                 "group".to_owned(),
                 format!(
                     "{name}: {total} of {patterns} patterns match nothing here now: {}{more}",

@@ -76,6 +76,41 @@ impl Problem {
         }
     }
 
+    /// Without the line that it is about.
+    pub fn in_one_line(&self) -> Self {
+        Self {
+            excerpt: None,
+            ..self.clone()
+        }
+    }
+
+    /// <https://docs.github.com/actions/reference/workflow-commands-for-github-actions>
+    fn github(&self) -> String {
+        let text = |text: &str| {
+            let text = text.replace('%', "%25").replace('\r', "%0D");
+            text.replace('\n', "%0A")
+        };
+        let value = |value: &str| text(value).replace(':', "%3A").replace(',', "%2C");
+        let kind = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let mut place = Vec::new();
+        if let Some(file) = &self.file {
+            place.push(format!("file={}", value(file)));
+        }
+        if let Some((line, column)) = self.position {
+            place.push(format!("line={line},col={column}"));
+        }
+        let mut said = Vec::new();
+        if !self.key.is_empty() {
+            said.push(format!("{}: ", self.key));
+        }
+        said.push(self.message.clone());
+        said.extend(self.help.iter().map(|help| format!("; {help}")));
+        format!("::{kind} {}::{}\n", place.join(","), text(&said.concat()))
+    }
+
     fn json(&self) -> Json {
         let key = Some(&self.key).filter(|key| !key.is_empty());
         let number = |n: u32| Json::Number(n.into());
@@ -162,17 +197,18 @@ impl fmt::Display for Problem {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     list: Vec<Problem>,
-    unshown: usize,
-    fatal: bool,
+    errors: usize,
+    warnings: usize,
 }
 
 impl Problems {
     pub(super) fn error(&mut self, problem: impl FnOnce() -> Problem) {
-        self.fatal = true;
+        self.errors += 1;
         self.add(problem);
     }
 
     pub(super) fn warning(&mut self, problem: impl FnOnce() -> Problem) {
+        self.warnings += 1;
         self.add(|| Problem {
             severity: Severity::Warning,
             ..problem()
@@ -183,15 +219,13 @@ impl Problems {
     fn add(&mut self, problem: impl FnOnce() -> Problem) {
         if self.list.len() < SHOWN {
             self.list.push(problem());
-        } else {
-            self.unshown += 1;
         }
     }
 
     /// Takes over what was found later.
     pub fn append(&mut self, later: Self) {
-        self.fatal |= later.fatal;
-        self.unshown += later.unshown;
+        self.errors += later.errors;
+        self.warnings += later.warnings;
         for problem in later.list {
             self.add(|| problem);
         }
@@ -216,7 +250,31 @@ impl Problems {
 
     /// Whether any of them forbids using the config.
     pub fn fatal(&self) -> bool {
-        self.fatal
+        self.errors > 0
+    }
+
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.iter().filter(|p| p.severity == Severity::Error)
+    }
+
+    /// How many there are, in words.
+    pub fn count(&self) -> String {
+        let many = |number: usize, one: &str| match number {
+            1 => format!("1 {one}"),
+            number => format!("{number} {one}s"),
+        };
+        match (self.errors, self.warnings) {
+            (0, warnings) => many(warnings, "warning"),
+            (errors, 0) => many(errors, "error"),
+            (errors, warnings) => {
+                format!("{}, {}", many(errors, "error"), many(warnings, "warning"))
+            }
+        }
+    }
+
+    /// As workflow commands of GitHub, a line each.
+    pub fn github(&self) -> String {
+        self.list.iter().map(Problem::github).collect()
     }
 }
 
@@ -228,8 +286,9 @@ impl fmt::Display for Problems {
             }
             write!(f, "{problem}")?;
         }
-        if self.unshown > 0 {
-            write!(f, "\nand {} more", self.unshown)?;
+        let unshown = self.errors + self.warnings - self.list.len();
+        if unshown > 0 {
+            write!(f, "\nand {unshown} more")?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn lowtide(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lowtide"))
@@ -70,4 +70,100 @@ fn config_shows_where_a_value_comes_from() {
     let output = lowtide(&["config", file.to_str().unwrap()]);
     let exit = text(&output.stdout).lines().find(|l| l.starts_with("exit"));
     assert!(exit.unwrap().contains("camera.toml:"));
+}
+
+/// A directory of this test's own.
+fn scratch(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(dir.join("etc/lowtide/config.d")).unwrap();
+    dir
+}
+
+#[test]
+fn check_with_a_file_reads_it_in_its_place() {
+    let root = scratch("check-with");
+    let config = root.join("etc/lowtide/config.toml");
+    std::fs::write(&config, "[limits]\nexit = \"soon\"\n").unwrap();
+    let tried = root.join("tried.toml");
+    std::fs::write(&tried, "[limits]\nexit = \"4s\"\n").unwrap();
+    let (root, tried) = (root.to_str().unwrap(), tried.to_str().unwrap());
+    let output = lowtide(&["check", "--root", root]);
+    assert!(text(&output.stderr).contains("etc/lowtide/config.toml:2:8: limits.exit"));
+    assert!(text(&output.stderr).ends_with("1 error: the config cannot be used\n"));
+    let output = lowtide(&["check", "--root", root, "--with", tried]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stdout), "0 warnings: the config can be used\n");
+    let output = lowtide(&["check", "--root", root, "--drop-in", tried]);
+    assert!(!output.status.success(), "{output:?}");
+    let output = lowtide(&["check", "--root", root, tried]);
+    assert!(text(&output.stdout).contains("without the files of the system"));
+    let output = lowtide(&["check", tried, "--with", tried]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn strict_fails_on_warnings_and_github_marks_their_lines() {
+    let root = scratch("check-strict");
+    let file = root.join("warn.toml");
+    std::fs::write(&file, "[level.critical]\nactions = []\n").unwrap();
+    let file = file.to_str().unwrap();
+    let output = lowtide(&["check", "--offline", file]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).starts_with("1 warning: the config can be used"));
+    let output = lowtide(&["check", "--offline", "--strict", "--format", "github", file]);
+    assert_eq!(output.status.code(), Some(1));
+    let place = format!("::warning file={file},line=2,col=11::level.critical.actions: ");
+    assert!(text(&output.stdout).starts_with(&place), "{output:?}");
+}
+
+#[test]
+fn a_command_ends_quietly_without_a_reader_and_says_that_the_disk_is_full() {
+    let run = |args: &[&str], stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lowtide"));
+        command.args(args).stdout(stdout).output().unwrap()
+    };
+    for args in [
+        &["config"][..],
+        &["config", "--json"],
+        &["--help"],
+        &["--version"],
+        &["check", "--offline"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(args, writer.into());
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        assert_eq!(text(&output.stderr), "", "{args:?}");
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = run(args, full.into());
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        assert!(
+            text(&output.stderr).starts_with("lowtide: cannot write: "),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
+fn an_agent_with_a_bad_config_ends_whatever_stderr_is() {
+    let run = |stderr: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lowtide"));
+        let bad = bad();
+        let command = command.args(["run", "--config", bad.to_str().unwrap()]);
+        command.stderr(stderr).stdin(Stdio::null()).spawn().unwrap()
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(run(writer.into()).wait().unwrap().code(), Some(1));
+    // A pipe that is full, and that nobody empties.
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while rustix::io::write(&writer, &[0; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    assert_eq!(run(writer.into()).wait().unwrap().code(), Some(1));
+    drop(reader);
 }

@@ -4,10 +4,10 @@ _lowtide() {
 	case $COMP_CWORD:$2:${COMP_WORDS[1]} in
 	1:*) words='--help --version run check config doctor explain' ;;
 	*:-*:run) words='--help --config --verifier-log' ;;
-	*:-*:check) words='--help --root --offline --json' ;;
+	*:-*:check) words='--help --with --drop-in --root --offline --strict --format --json' ;;
 	*:-*:config) words='--help --root --json' ;;
 	*:-*:doctor) words='--help --config --json' ;;
-	*:-*:explain) words='--help --config --json' ;;
+	*:-*:explain) words='--help --with --drop-in --config --json' ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$2")
 }

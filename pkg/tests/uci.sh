@@ -42,6 +42,7 @@ config group 'media'
 	list cgroups 'services/minidlna'
 	list cgroups 'with "quotes" and \'
 	list processes 'minidlnad'
+	list processes 'exe=/usr/bin/python3* user=0'
 
 config lowtide 'main'
 	option enabled '1'
@@ -53,6 +54,14 @@ config wake
 config level 'critical'
 	option confirm_available_below '5%'
 	option relief_available_above '11%'
+
+config level 'strained'
+	list confirm 'available_below=9% swap_free_below=10%'
+	list confirm 'available_below=7%'
+	list actions 'reclaim'
+
+config engine
+	option bpf_jit '0'
 
 config limits
 	option restarts '4'
@@ -66,7 +75,7 @@ name = "media"
 kill = 900
 unit = "process"
 cgroups = ["services/minidlna", "with \"quotes\" and \\"]
-processes = ["minidlnad"]
+processes = ["minidlnad", { exe = "/usr/bin/python3*", user = 0 }]
 
 [wake]
 trigger = "full 25ms/500ms"
@@ -74,6 +83,13 @@ trigger = "full 25ms/500ms"
 [level.critical]
 confirm.available_below = "5%"
 relief.available_above = "11%"
+
+[level.strained]
+confirm = [{ available_below = "9%", swap_free_below = "10%" }, { available_below = "7%" }]
+actions = ["reclaim"]
+
+[engine]
+bpf_jit = 0
 
 [limits]
 restarts = 4

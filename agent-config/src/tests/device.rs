@@ -172,3 +172,23 @@ fn a_program_that_is_not_there_is_named() {
     );
     assert!(!said.contains("/bin/there"), "{said}");
 }
+
+#[test]
+fn what_is_shipped_may_be_unused() {
+    let text = "[[group]]\nname = \"lifeline\"\nprocesses_add = \"asterisk\"\n";
+    let loaded = super::parse("t", text).unwrap_or_else(|p| panic!("{p}"));
+    let fake = Fake {
+        cgroups: Vec::new(),
+        marked: "",
+        process: "x",
+    };
+    let said = loaded.idle_here(&fake).to_string();
+    let lines: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("warning"))
+        .collect();
+    assert_eq!(
+        lines,
+        ["t:3:17: warning: group: lifeline: 1 of 1 patterns match nothing here now: asterisk"]
+    );
+}

@@ -24,7 +24,7 @@ fn kinds() -> [(&'static str, Json, &'static str); 18] {
         (
             "bytes",
             Bytes::schema(),
-            "`\"512K\"`, `\"8M\"`, `\"1G\"`, or a number of bytes",
+            "`\"512K\"`, `\"8M\"`, `\"1.5G\"`, in units of 1024 (KB, KiB alike); or a number of bytes, 65536 or more",
         ),
         (
             "command",
@@ -64,12 +64,12 @@ fn kinds() -> [(&'static str, Json, &'static str); 18] {
         (
             "size",
             Amount::schema(),
-            "`\"4%\"`, `\"512K\"`, `\"8M\"`, `\"1G\"`, or a number of bytes",
+            "`\"4%\"`, `\"512K\"`, `\"8M\"`, `\"1.5G\"`, in units of 1024 (KB, KiB alike); or a number of bytes, 65536 or more",
         ),
         (
             "time",
             Time::schema(),
-            "`\"300ms\"`, `\"2s\"`, `\"1min\"`; at most a day",
+            "`\"300ms\"`, `\"0.5s\"`, `\"1min\"`, `\"1h\"`; at most a day",
         ),
         (
             "trigger",

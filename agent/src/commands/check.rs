@@ -1,4 +1,5 @@
-use crate::config::{self, Device, Paths, Problems};
+use super::output::{complain, print};
+use crate::config::{self, Device, Paths};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::process::ProcessInfo;
 use crate::sense::psi;
@@ -11,60 +12,110 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// How the problems are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+    /// Workflow commands of GitHub, which mark the lines.
+    Github,
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            "github" => Ok(Self::Github),
+            _ => Err("expected text, json or github".to_owned()),
+        }
+    }
+}
+
 /// Says what is wrong with the config, and whether it can fire on this device at all.
 #[derive(argh::FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "check")]
 pub struct Check {
-    /// check these files, in this order, instead of those of the system
+    /// check these files alone, in this order, on top of what is built in
     #[argh(positional, arg_name = "file")]
     files: Vec<PathBuf>,
+    /// check this file in the place of /etc/lowtide/config.toml, with all others as they are
+    #[argh(option, arg_name = "file")]
+    with: Option<PathBuf>,
+    /// check this file as if it were in /etc/lowtide/config.d, with all others as they are; may be
+    /// given more than once
+    #[argh(option, arg_name = "file")]
+    drop_in: Vec<PathBuf>,
     /// directory that stands for `/`, such as an image's; implies --offline
     #[argh(option, arg_name = "dir")]
     root: Option<PathBuf>,
     /// look at the files only, not at this device
     #[argh(switch)]
     offline: bool,
-    /// print the problems as JSON
+    /// fail on warnings, too
+    #[argh(switch)]
+    strict: bool,
+    /// print the problems as `text`, as `json`, or for `github` to mark the lines
+    #[argh(option, arg_name = "format", default = "Format::Text")]
+    format: Format,
+    /// the same as --format json
     #[argh(switch)]
     json: bool,
 }
 
 impl Check {
-    /// Fails when the config cannot be used; warnings do not count.
+    /// Fails when the config cannot be used; warnings count with --strict only.
     #[inline(never)]
     pub fn run(self) -> ExitCode {
-        let offline = self.offline || self.root.is_some();
-        let paths = Paths::new(self.root, self.files);
+        if !self.files.is_empty() && (self.with.is_some() || !self.drop_in.is_empty()) {
+            complain("lowtide: a file is checked alone, or in its place: not both");
+            return ExitCode::FAILURE;
+        }
+        let root = self.root.clone();
+        let mut paths = Paths::new(self.root, self.files);
+        (paths.with, paths.drop_ins) = (self.with, self.drop_in);
         let (problems, usable) = match config::load(&paths) {
             Ok(loaded) => {
                 let mut problems = loaded.warnings.clone();
-                if !offline {
-                    problems.append(loaded.idle_here(&ThisDevice::look()));
+                match &root {
+                    Some(root) => problems.append(loaded.idle_in(root)),
+                    None if self.offline => {}
+                    None => problems.append(loaded.idle_here(&ThisDevice::look())),
                 }
                 (problems, true)
             }
             Err(problems) => (problems, false),
         };
-        print(&problems, usable, self.json);
-        if usable {
+        let code = if usable && (problems.is_empty() || !self.strict) {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
+        };
+        let format = if self.json { Format::Json } else { self.format };
+        match format {
+            Format::Json => print(problems.json(), code),
+            Format::Github => print(problems.github(), code),
+            Format::Text => {
+                if !problems.is_empty() {
+                    complain(&problems);
+                }
+                let alone = if paths.files.is_empty() {
+                    ""
+                } else {
+                    "; without the files of the system, see --with"
+                };
+                let result = if usable { "can" } else { "cannot" };
+                let last = format!("{}: the config {result} be used{alone}", problems.count());
+                if usable {
+                    return print(last, code);
+                }
+                complain(last);
+                code
+            }
         }
-    }
-}
-
-fn print(problems: &Problems, usable: bool, json: bool) {
-    if json {
-        println!("{}", problems.json());
-        return;
-    }
-    if !problems.is_empty() {
-        eprintln!("{problems}");
-    }
-    if usable {
-        println!("the config can be used");
     }
 }
 

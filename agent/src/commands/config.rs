@@ -1,3 +1,4 @@
+use super::output::{complain, print};
 use crate::config::{self, Paths};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "config")]
 pub struct ShowConfig {
-    /// read these files, in this order, instead of those of the system
+    /// read these files alone, in this order, on top of what is built in
     #[argh(positional, arg_name = "file")]
     files: Vec<PathBuf>,
     /// directory that stands for `/`, such as an image's
@@ -22,16 +23,10 @@ impl ShowConfig {
     #[inline(never)]
     pub fn run(self) -> ExitCode {
         match config::load(&Paths::new(self.root, self.files)) {
-            Ok(loaded) => {
-                if self.json {
-                    println!("{}", loaded.effective.json());
-                } else {
-                    print!("{}", loaded.effective.toml());
-                }
-                ExitCode::SUCCESS
-            }
+            Ok(loaded) if self.json => print(loaded.effective.json(), ExitCode::SUCCESS),
+            Ok(loaded) => print(loaded.effective.toml(), ExitCode::SUCCESS),
             Err(problems) => {
-                eprintln!("{problems}");
+                complain(problems);
                 ExitCode::FAILURE
             }
         }

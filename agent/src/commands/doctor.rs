@@ -1,3 +1,4 @@
+use super::output::{complain, print};
 use crate::config::{self, Paths};
 use crate::json::Json;
 #[cfg(feature = "bpf")]
@@ -46,14 +47,13 @@ impl Doctor {
             |config| config.engine.into(),
         );
         match Diagnosis::make(&wanted) {
-            Ok(diagnosis) if self.json => println!("{}", diagnosis.json()),
-            Ok(diagnosis) => print!("{}", diagnosis.text()),
+            Ok(diagnosis) if self.json => print(diagnosis.json(), ExitCode::SUCCESS),
+            Ok(diagnosis) => print(diagnosis.text(), ExitCode::SUCCESS),
             Err(error) => {
-                eprintln!("{error}");
-                return ExitCode::FAILURE;
+                complain(error);
+                ExitCode::FAILURE
             }
         }
-        ExitCode::SUCCESS
     }
 }
 

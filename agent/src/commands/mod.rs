@@ -1,14 +1,18 @@
 //! What `lowtide` can be asked to do.
 
+mod backoff;
 mod check;
 mod config;
 mod doctor;
 mod explain;
+mod output;
 mod run;
 #[cfg(test)]
 mod tests;
 
 use crate::act::commands;
+use argh::FromArgs as _;
+use output::{complain, print};
 use std::process::ExitCode;
 
 /// Out-of-memory agent for Linux edge devices.
@@ -33,18 +37,40 @@ enum Command {
     Explain(explain::Explain),
 }
 
+/// What the command line asks for; or the code to end with, where that was for help or is wrong.
+#[inline(never)]
+fn arguments() -> Result<Lowtide, ExitCode> {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
+    let Some(words) = words.into_iter().collect::<Option<Vec<_>>>() else {
+        complain("lowtide: an argument is no UTF-8");
+        return Err(ExitCode::FAILURE);
+    };
+    Lowtide::from_args(&["lowtide"], &words).map_err(|early| match early.status {
+        Ok(()) => print(early.output, ExitCode::SUCCESS),
+        Err(()) => {
+            complain(early.output.trim_end());
+            complain("Run lowtide --help for more information.");
+            ExitCode::FAILURE
+        }
+    })
+}
+
 /// The whole of the program.
 pub fn main() -> ExitCode {
     if commands::is_meant() {
         return commands::run_all();
     }
-    let asked: Lowtide = argh::from_env();
+    let asked = match arguments() {
+        Ok(asked) => asked,
+        Err(code) => return code,
+    };
     if asked.version {
-        println!("lowtide {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+        let version = format_args!("lowtide {}", env!("CARGO_PKG_VERSION"));
+        return print(version, ExitCode::SUCCESS);
     }
     let Some(command) = asked.command else {
-        eprintln!("lowtide: no command; `lowtide --help` lists them");
+        complain("lowtide: no command; `lowtide --help` lists them");
         return ExitCode::FAILURE;
     };
     // None of them is inlined: the frames of all would lie below the agent's, and their code be a part

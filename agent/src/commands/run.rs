@@ -1,3 +1,5 @@
+use super::backoff;
+use super::output::complain;
 use crate::config::{self, Paths};
 use crate::daemon::Daemon;
 use crate::stack;
@@ -5,12 +7,15 @@ use crate::tell::Log;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Mistakes in the config that go to the log of a start; `lowtide check` says all.
+const LOGGED: usize = 5;
+
 /// Runs the agent until SIGTERM; SIGHUP reads the config anew.
 #[derive(argh::FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "run")]
 pub struct Run {
-    /// read this file instead of those of the system; may be given more than once, later ones
+    /// read this file alone, on top of what is built in; may be given more than once, later ones
     /// set single keys over earlier ones
     #[argh(option, arg_name = "file")]
     config: Vec<PathBuf>,
@@ -25,30 +30,44 @@ impl Run {
     pub fn run(self) -> ExitCode {
         let mut log = Log::open();
         let paths = Paths::new(None, self.config);
+        // Not tried by hand.
+        let is_service = paths.files.is_empty();
         let config = match stack::on_its_own(|| config::load(&paths).map(Box::new)) {
             Ok(config) => config,
             Err(problems) => {
-                eprintln!("{problems}");
+                for problem in problems.errors().take(LOGGED) {
+                    log.error(format_args!("{}", problem.in_one_line()));
+                }
                 log.error(format_args!(
-                    "the config cannot be used, see `lowtide check`"
+                    "the config cannot be used ({}), see `lowtide check`",
+                    problems.count()
                 ));
+                if is_service {
+                    backoff::fail();
+                }
                 return ExitCode::FAILURE;
             }
         };
         for problem in config.warnings.iter() {
-            log.warning(format_args!("{problem}"));
+            log.warning(format_args!("{}", problem.in_one_line()));
         }
         let daemon = match Daemon::start(config, log, self.verifier_log) {
             Ok(started) => started,
             Err(error) if self.verifier_log => {
-                eprintln!("{error}");
+                complain(error);
                 return ExitCode::FAILURE;
             }
             Err(error) => {
                 Log::open().error(format_args!("{error}"));
+                if is_service {
+                    backoff::fail();
+                }
                 return ExitCode::FAILURE;
             }
         };
+        if is_service {
+            backoff::clear();
+        }
         smol::block_on(daemon.run(&paths));
         ExitCode::SUCCESS
     }

@@ -2,6 +2,7 @@
 
 mod show;
 
+use super::output::{complain, print};
 use crate::config::{self, Loaded, Paths, rule};
 use crate::escaped::Escaped;
 use crate::sense::Surveyor;
@@ -36,7 +37,14 @@ const SPARE_ROWS: u32 = 64;
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "explain")]
 pub struct Explain {
-    /// read this file instead of those of the system; may be given more than once, later ones
+    /// read this file in the place of /etc/lowtide/config.toml, and all others as they are
+    #[argh(option, arg_name = "file")]
+    with: Option<PathBuf>,
+    /// read this file as if it were in /etc/lowtide/config.d, and all others as they are; may be
+    /// given more than once
+    #[argh(option, arg_name = "file")]
+    drop_in: Vec<PathBuf>,
+    /// read this file alone, on top of what is built in; may be given more than once, later ones
     /// set single keys over earlier ones
     #[argh(option, arg_name = "file")]
     config: Vec<PathBuf>,
@@ -49,22 +57,25 @@ impl Explain {
     /// Fails when the config cannot be used or no engine works here.
     #[inline(never)]
     pub fn run(self) -> ExitCode {
-        let config = match config::load(&Paths::new(None, self.config)) {
+        let mut paths = Paths::new(None, self.config);
+        (paths.with, paths.drop_ins) = (self.with, self.drop_in);
+        let config = match config::load(&paths) {
             Ok(config) => config,
             Err(problems) => {
-                eprintln!("{problems}");
+                complain(problems);
                 return ExitCode::FAILURE;
             }
         };
         match Explanation::now(&config) {
-            Ok(explanation) if self.json => println!("{}", explanation.json(&config.policy)),
-            Ok(explanation) => print!("{}", explanation.text(&config.policy)),
+            Ok(explanation) if self.json => {
+                print(explanation.json(&config.policy), ExitCode::SUCCESS)
+            }
+            Ok(explanation) => print(explanation.text(&config.policy), ExitCode::SUCCESS),
             Err(error) => {
-                eprintln!("{error}");
-                return ExitCode::FAILURE;
+                complain(error);
+                ExitCode::FAILURE
             }
         }
-        ExitCode::SUCCESS
     }
 }
 
