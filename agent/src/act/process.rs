@@ -2,7 +2,9 @@
 //! by then. Nothing here allocates.
 
 use crate::config::Loaded;
-use crate::sense::process::{Id, Name, ProcessInfo, directory, is_protected, program, read_at};
+use crate::sense::process::{
+    Id, Name, ProcessInfo, directory, is_protected, open_status, program, read_status,
+};
 use crate::sense::status::{STATUS, Status};
 use crate::sense::tree::PATH;
 use lowtide_common::{NEVER, Row, key};
@@ -99,7 +101,7 @@ impl Process {
     }
 
     fn status<'a>(&self, buffer: &'a mut [u8; STATUS]) -> io::Result<Status<'a>> {
-        read_at(&self.dir, c"status", buffer).map(Status)
+        read_status(&open_status(&self.dir)?, buffer)
     }
 }
 

@@ -25,6 +25,9 @@ const SLOTS: usize = 256;
 /// Bytes of a slot in the state file. A page holds a whole number of them, so that a write of one
 /// never ends half way because the agent is killed.
 const SLOT: usize = 128;
+/// Where the kernel's settings of memory are.
+const VM: &str = "/proc/sys/vm";
+const WATERMARK_SCALE: &str = "watermark_scale_factor";
 const SCORE: &str = Setting::OomScore.file();
 /// Of linux/magic.h.
 const TMPFS_MAGIC: u32 = 0x0102_1994;
@@ -45,6 +48,8 @@ pub enum Setting {
     OomGroup,
     /// cgroup.freeze, 0 or 1.
     Freeze,
+    /// vm.watermark_boost_factor of the system, whose id is 0.
+    WatermarkBoost,
     /// oom_score_adj of the processes in it, -1000 to 1000.
     OomScore,
     /// The same of single processes, wherever they are: such a change is of all that have `ours`, which
@@ -53,12 +58,13 @@ pub enum Setting {
 }
 
 impl Setting {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Min,
         Self::Low,
         Self::High,
         Self::OomGroup,
         Self::Freeze,
+        Self::WatermarkBoost,
         Self::OomScore,
         Self::ProcessScore,
     ];
@@ -71,6 +77,7 @@ impl Setting {
             Self::High => "memory.high",
             Self::OomGroup => "memory.oom.group",
             Self::Freeze => "cgroup.freeze",
+            Self::WatermarkBoost => "watermark_boost_factor",
             Self::OomScore => "oom_score_adj",
             Self::ProcessScore => "processes",
         }
@@ -118,7 +125,7 @@ impl Change {
             before,
             ours,
         } = self;
-        // Cannot overflow: three numbers of at most 20 characters and a name of 16.
+        // Cannot overflow: three numbers of at most 20 characters and a name of 22.
         let _ = write!(line, "{id} {} ", setting.file());
         let _ = write_number(&mut line, *before);
         let _ = line.push(' ');
@@ -342,10 +349,26 @@ impl Settings {
         Ok(scores)
     }
 
-    /// Undoes every change for which `wanted` is false.
+    /// Keeps the watermarks of free memory where they are, for as long as the agent runs, and takes a
+    /// boost away that is there already.
+    ///
+    /// Fragmentation raises them for a while (mm/page_alloc.c, `boost_watermark`), and kswapd brings
+    /// them down again. Where it has given up, as without swap after the kernel's OOM killer, they stay:
+    /// the next OOM kill then comes with some MB free, before a level's mark is reached.
+    pub fn stop_watermark_boost(&mut self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(VM, flags, Mode::empty())?;
+        self.set(dir.as_fd(), 0, Setting::WatermarkBoost, 0)?;
+        // Whatever is written, the watermarks are computed anew, without a boost.
+        let scale = read_value(dir.as_fd(), WATERMARK_SCALE)?;
+        write_value(dir.as_fd(), WATERMARK_SCALE, scale)
+    }
+
+    /// Undoes every change on a cgroup for which `wanted` is false.
     pub fn retain(&mut self, tree: &Tree, wanted: impl Fn(u64, Setting) -> bool) {
+        let of_cgroup = |c: &Change| c.setting != Setting::WatermarkBoost;
         for i in 0..SLOTS {
-            if self.changes[i].is_some_and(|c| !wanted(c.id, c.setting)) {
+            if self.changes[i].is_some_and(|c| of_cgroup(&c) && !wanted(c.id, c.setting)) {
                 self.undo(tree, i);
             }
         }
@@ -354,7 +377,9 @@ impl Settings {
     /// Leaves every cgroup as it was found.
     pub fn undo_all(&mut self, tree: &Tree) {
         self.frozen.clear();
-        self.retain(tree, |_, _| false);
+        for slot in 0..SLOTS {
+            self.undo(tree, slot);
+        }
     }
 
     /// Holds back all in and below the cgroup `id` by `cgroup.freeze`, for `limit`. Allocates
@@ -409,7 +434,17 @@ impl Settings {
         };
         // A cgroup that is gone took its settings along. Nothing better can be done about any
         // other error than to forget it, too.
-        let _ = if change.setting == Setting::ProcessScore {
+        let _ = if change.setting == Setting::WatermarkBoost {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = rustix::fs::open(VM, flags, Mode::empty());
+            dir.map_err(io::Error::from).and_then(|dir| {
+                let now = read_value(dir.as_fd(), change.setting.file())?;
+                if now == change.ours {
+                    write_value(dir.as_fd(), change.setting.file(), change.before)?;
+                }
+                Ok(())
+            })
+        } else if change.setting == Setting::ProcessScore {
             all_processes(&mut |process| {
                 let dir = process.dir.as_fd();
                 if read_value(dir, SCORE)? == change.ours {

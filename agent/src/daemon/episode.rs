@@ -183,6 +183,7 @@ impl Daemon {
             domain.look_again = again.map(|ms| Instant::now() + Duration::from_millis(ms));
         }
         if verdict.level == Level::Calm {
+            self.meminfo.refresh_boost();
             self.commands.prepare(&self.config.commands, &mut self.log);
             if self.surveyor.take_found_new() {
                 self.upkeep.passes.cgroup_made(Instant::now());

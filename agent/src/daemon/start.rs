@@ -109,12 +109,27 @@ impl Daemon {
         this.open_watchdog();
         this.tell_of_cgroups_only();
         this.settle();
+        if memory.swap_total == 0 {
+            this.stop_watermark_boost();
+        }
         if let Err(error) = resident::keep() {
             this.log.warning(format_args!(
                 "could not keep its program in memory: {error}"
             ));
         }
         Ok(this)
+    }
+
+    /// Without swap the watermarks of free memory are kept where they are; where that cannot be, the
+    /// figures follow.
+    fn stop_watermark_boost(&mut self) {
+        if let Err(error) = self.settings.stop_watermark_boost() {
+            self.log.info(format_args!(
+                "vm.watermark_boost_factor stays as it is ({error}): what the kernel keeps free by it does not \
+                 count as available"
+            ));
+            self.meminfo.follow_boost();
+        }
     }
 
     /// Reads the config anew; the running one stays where the new one is bad, which is `false`.

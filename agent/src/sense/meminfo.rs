@@ -20,6 +20,8 @@ pub struct Meminfo {
     /// Missing where PSI is, or where it is off by command line and reads fail.
     pressure: Option<OwnedFd>,
     zram: heapless::Vec<OwnedFd, ZRAMS>,
+    /// Bytes by which the kernel has raised its watermarks of free memory; `None`: not looked at.
+    boost: Option<u64>,
 }
 
 fn open(path: &str) -> io::Result<OwnedFd> {
@@ -44,6 +46,7 @@ impl Meminfo {
                 .ok()
                 .filter(|fd| read(fd, &mut [0; BUFFER]).is_ok()),
             zram: heapless::Vec::new(),
+            boost: None,
         };
         this.find_zram();
         Ok(this)
@@ -62,6 +65,19 @@ impl Meminfo {
         }
     }
 
+    /// From now on what is below raised watermarks does not count as available: the kernel's OOM
+    /// killer comes before it can be had, and MemAvailable leaves that out.
+    pub fn follow_boost(&mut self) {
+        self.boost = Some(boost());
+    }
+
+    /// Looks anew how far the watermarks are raised, where that counts. Allocates.
+    pub fn refresh_boost(&mut self) {
+        if self.boost.is_some() {
+            self.follow_boost();
+        }
+    }
+
     /// Whether the kernel measures stalls.
     pub fn has_psi(&self) -> bool {
         self.pressure.is_some()
@@ -75,6 +91,7 @@ impl Meminfo {
         let kib = |key: &[u8]| number_after(text, key).map(|kib| kib.saturating_mul(1024));
         memory.total = kib(b"MemTotal:").ok_or(io::ErrorKind::InvalidData)?;
         memory.available = kib(b"MemAvailable:").ok_or(io::ErrorKind::InvalidData)?;
+        memory.available = memory.available.saturating_sub(self.boost.unwrap_or(0));
         memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
         memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
         memory.swappable =
@@ -104,9 +121,30 @@ impl Meminfo {
     }
 }
 
+/// Bytes by which the watermarks of all zones are raised (`boost` of /proc/zoneinfo, in pages);
+/// 0 where that cannot be read.
+fn boost() -> u64 {
+    let zones = std::fs::read("/proc/zoneinfo").unwrap_or_default();
+    boosted_pages(&zones).saturating_mul(rustix::param::page_size() as u64)
+}
+
+fn boosted_pages(zones: &[u8]) -> u64 {
+    let lines = zones.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
+    let boosts = lines.filter_map(|line| line.strip_prefix(b"boost"));
+    boosts.filter_map(|pages| digits(pages.trim_ascii())).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_boosts_of_all_zones_add_up() {
+        let zones = b"Node 0, zone      DMA\n  pages free     3840\n        boost    512\n        min      66\n\
+            Node 0, zone    DMA32\n  pages free     20\n        boost    1024\n        min      400\n";
+        assert_eq!(boosted_pages(zones), 1536);
+        assert_eq!(boosted_pages(b""), 0);
+    }
 
     #[test]
     fn this_machine_has_memory() {

@@ -6,7 +6,7 @@ use super::tree::{OwnRule, PATH, Tree};
 use lowtide_common::Rule;
 pub use lowtide_rules::ProcessInfo;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fmt::Write as _;
@@ -121,6 +121,48 @@ pub fn read_at<'a>(
     let file = rustix::fs::openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let n = rustix::io::read(&file, &mut *buffer)?;
     Ok(&buffer[..n])
+}
+
+/// The status file of a process whose directory this is; where its first thread has ended, that of
+/// one that has not. `ESRCH` when all have. Allocates nothing.
+pub fn open_status(dir: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let status = rustix::fs::openat(&dir, c"status", flags, Mode::empty())?;
+    if !is_headless(&status)? {
+        return Ok(status);
+    }
+    let flags = flags | OFlags::DIRECTORY;
+    let tasks = rustix::fs::openat(&dir, c"task", flags, Mode::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut entries = RawDir::new(&tasks, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let mut path = heapless::String::<24>::new();
+        let name = core::str::from_utf8(entry.file_name().to_bytes()).unwrap_or_default();
+        // A thread id has ten digits at most; `.` has a status of its own, which is a directory.
+        if name.starts_with('.') || write!(path, "{name}/status").is_err() {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let status = rustix::fs::openat(&tasks, path.as_str(), flags, Mode::empty());
+        // One that cannot be read has ended meanwhile.
+        if let Ok(status) = status
+            && matches!(read_status(&status, &mut [0; STATUS]), Ok(text) if text.has_memory())
+        {
+            return Ok(status);
+        }
+    }
+    Err(Errno::SRCH.into())
+}
+
+fn is_headless(status: &OwnedFd) -> io::Result<bool> {
+    Ok(read_status(status, &mut [0; STATUS])?.is_headless())
+}
+
+/// What a status file says now.
+pub fn read_status<'a>(status: &OwnedFd, buffer: &'a mut [u8; STATUS]) -> io::Result<Status<'a>> {
+    let n = rustix::io::pread(status, &mut buffer[..], 0)?;
+    Ok(Status(&buffer[..n]))
 }
 
 /// `starttime`, field 22 of /proc/PID/stat (proc_pid_stat(5)). The name before it, in

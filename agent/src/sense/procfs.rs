@@ -1,15 +1,16 @@
 //! The engine for devices without memory cgroups to choose from: each process is a candidate by
 //! itself, read through a status file that stays open.
 
-use super::process::{Id, directory};
-use super::status::{Comm, STATUS, Status};
+use super::process::{Id, directory, open_status, read_status};
+use super::status::{Comm, STATUS};
 use super::walk::open_dir;
 use super::{Engine, spare_descriptors};
 use lowtide_common::{CANDIDATES, NEVER, Request, Row, Rule, Survey};
 use lowtide_judge::Unit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{RawDir, SeekFrom};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::mem::MaybeUninit;
@@ -175,10 +176,9 @@ impl Known {
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let dir = directory(pid)?;
         let id = Id::of(pid, &dir)?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let status = rustix::fs::openat(&dir, c"status", flags, Mode::empty())?;
+        let status = open_status(&dir)?;
         let mut buffer = [0; STATUS];
-        let has_memory = read(&status, &mut buffer)?.has_memory();
+        let has_memory = read_status(&status, &mut buffer)?.has_memory();
         Ok(Self {
             id,
             listed: true,
@@ -222,7 +222,11 @@ impl Known {
             return Ok(None);
         };
         let mut buffer = [0; STATUS];
-        let text = read(status, &mut buffer)?;
+        let text = read_status(status, &mut buffer)?;
+        if text.is_headless() {
+            // Its other threads are to be found anew.
+            return Err(Errno::SRCH.into());
+        }
         let Some(user) = text.effective_user().filter(|_| !text.has_exited()) else {
             return Ok(None);
         };
@@ -246,11 +250,6 @@ impl Known {
         };
         Ok(Some((row, *rule)))
     }
-}
-
-fn read<'a>(status: &OwnedFd, buffer: &'a mut [u8; STATUS]) -> io::Result<Status<'a>> {
-    let n = rustix::io::pread(status, &mut buffer[..], 0)?;
-    Ok(Status(&buffer[..n]))
 }
 
 /// Keeps the row if it is among the best kill candidates.

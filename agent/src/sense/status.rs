@@ -45,6 +45,12 @@ impl<'a> Status<'a> {
         matches!(self.line("State:").as_bytes(), [b'Z' | b'X', ..])
     }
 
+    /// Whether its first thread has ended and others go on: their memory is shown at theirs alone.
+    pub fn is_headless(self) -> bool {
+        let threads = self.line("Threads:").parse::<u32>();
+        self.has_exited() && threads.is_ok_and(|threads| threads > 1)
+    }
+
     /// Whether it has memory of its own: a kernel thread has none, and one that is exiting has it
     /// no longer.
     pub fn has_memory(self) -> bool {
@@ -127,6 +133,13 @@ mod tests {
         assert!(!exiting.has_memory() && !exiting.has_exited());
         assert!(Status(b"State:\tZ (zombie)\n").has_exited());
         assert!(!MEDIA.has_exited());
+    }
+
+    #[test]
+    fn a_first_thread_may_end_before_the_others() {
+        let ended = Status(b"Name:\tmedia\nState:\tZ (zombie)\nThreads:\t3\n");
+        assert!(ended.is_headless() && !MEDIA.is_headless());
+        assert!(!Status(b"State:\tZ (zombie)\nThreads:\t1\n").is_headless());
     }
 
     #[test]

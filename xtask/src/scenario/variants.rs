@@ -61,9 +61,10 @@ pub fn in_one_cgroup(mut scenario: Scenario) -> Scenario {
     }
     let by_name = |line: &str| {
         let cgroup = line.strip_prefix("cgroups = ")?;
-        let name = [LIFELINE, SENSOR, GATEWAY, HOG]
-            .into_iter()
-            .find(|name| cgroup.contains(name))?;
+        let known = [LIFELINE, SENSOR, GATEWAY, HOG];
+        let known = known.into_iter().find(|name| cgroup.contains(name));
+        let last = || cgroup.trim_matches(['[', ']', '"']).rsplit('/').next();
+        let name = known.or_else(last)?;
         Some(format!("processes = [\"{name}\"]"))
     };
     for config in scenario.files.values_mut() {
