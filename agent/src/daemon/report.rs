@@ -24,6 +24,9 @@ pub(super) struct Said {
     room: (u32, u32),
 }
 
+/// This part of RAM has to be held by nothing that is known, for it to be said.
+const UNACCOUNTED: u64 = 8;
+
 impl Daemon {
     /// What has to be said before it is done: the device restarts.
     pub(super) fn announce(&mut self, verdict: &Verdict) {
@@ -106,6 +109,7 @@ impl Daemon {
         }
         if is_news && matches!(verdict.why, Why::NothingLeft(_)) {
             self.tell_of_untouchable(verdict, &mut [MaybeUninit::uninit(); PATH]);
+            self.tell_of_unaccounted(verdict);
         }
         let Some(first) = done.first() else { return };
         if let Some(target) = verdict.action.target() {
@@ -148,6 +152,19 @@ impl Daemon {
         if verdict.action.ends() {
             self.tell_of_others(verdict, &mut buffer);
             self.tell_of_untouchable(verdict, &mut buffer);
+            self.tell_of_unaccounted(verdict);
+        }
+    }
+
+    /// Memory that the end of nothing brings back, once it is a good part of RAM.
+    fn tell_of_unaccounted(&mut self, verdict: &Verdict) {
+        let unaccounted = self.meminfo.newly_unaccounted();
+        if verdict.memory.within == 0 && unaccounted >= verdict.memory.total / UNACCOUNTED {
+            self.log.warning(format_args!(
+                "{} more than at the start are held by no process, cgroup or cache: the kernel or a driver \
+                 keeps them, and nothing that ends gives them back",
+                Size(unaccounted)
+            ));
         }
     }
 

@@ -14,6 +14,20 @@ const BUFFER: usize = 8 * 1024;
 /// zram devices looked at; a device with more is not known.
 const ZRAMS: usize = 4;
 
+/// What /proc/meminfo lists that is in RAM and holds no other of these.
+const ACCOUNTED: [&[u8]; 10] = [
+    b"MemFree:",
+    b"Buffers:",
+    b"Cached:",
+    b"SwapCached:",
+    b"AnonPages:",
+    b"Slab:",
+    b"KernelStack:",
+    b"PageTables:",
+    b"Percpu:",
+    b"VmallocUsed:",
+];
+
 pub struct Meminfo {
     meminfo: OwnedFd,
     vmstat: OwnedFd,
@@ -22,6 +36,8 @@ pub struct Meminfo {
     zram: heapless::Vec<OwnedFd, ZRAMS>,
     /// Bytes by which the kernel has raised its watermarks of free memory; `None`: not looked at.
     boost: Option<u64>,
+    /// [`Meminfo::unaccounted`] at the start.
+    unaccounted: u64,
 }
 
 fn open(path: &str) -> io::Result<OwnedFd> {
@@ -47,8 +63,10 @@ impl Meminfo {
                 .filter(|fd| read(fd, &mut [0; BUFFER]).is_ok()),
             zram: heapless::Vec::new(),
             boost: None,
+            unaccounted: 0,
         };
         this.find_zram();
+        this.unaccounted = this.unaccounted()?;
         Ok(this)
     }
 
@@ -76,6 +94,35 @@ impl Meminfo {
         if self.boost.is_some() {
             self.follow_boost();
         }
+    }
+
+    /// Bytes of RAM that no process, cgroup or cache holds and that are not free: what drivers and
+    /// other parts of the kernel took page by page, which nothing lists.
+    fn unaccounted(&self) -> io::Result<u64> {
+        let mut buffer = [0; BUFFER];
+        let text = read(&self.meminfo, &mut buffer)?;
+        let kib = |key: &[u8]| number_after(text, key).unwrap_or(0).saturating_mul(1024);
+        let known = ACCOUNTED.iter().map(|key| kib(key)).sum::<u64>();
+        Ok(kib(b"MemTotal:").saturating_sub(known + self.zram()?))
+    }
+
+    /// How much more of that there is than at the start.
+    pub fn newly_unaccounted(&self) -> u64 {
+        let now = self.unaccounted().unwrap_or(0);
+        now.saturating_sub(self.unaccounted)
+    }
+
+    /// RAM that zram holds.
+    fn zram(&self) -> io::Result<u64> {
+        let mut buffer = [0; BUFFER];
+        let mut sum = 0;
+        for zram in &self.zram {
+            // mm_stat: orig_data_size compr_data_size mem_used_total …
+            let text = read(zram, &mut buffer)?;
+            let used = text.split(|b| *b == b' ').filter(|w| !w.is_empty()).nth(2);
+            sum += used.and_then(digits).unwrap_or(0);
+        }
+        Ok(sum)
     }
 
     /// Whether the kernel measures stalls.
@@ -111,12 +158,7 @@ impl Meminfo {
             memory.psi_some_us = stall_total(text, b"some").unwrap_or(0);
             memory.psi_full_us = stall_total(text, b"full").unwrap_or(0);
         }
-        for zram in &self.zram {
-            // mm_stat: orig_data_size compr_data_size mem_used_total …
-            let text = read(zram, &mut buffer)?;
-            let used = text.split(|b| *b == b' ').filter(|w| !w.is_empty()).nth(2);
-            memory.zram += used.and_then(digits).unwrap_or(0);
-        }
+        memory.zram = self.zram()?;
         Ok(memory)
     }
 }
