@@ -411,23 +411,40 @@ fn relief_too_low(policy: &LevelPolicy) -> bool {
 }
 
 fn terms(clause: &Clause) -> Vec<Term> {
-    let c = clause;
+    // Each by name: a key that is left out here is one that does nothing.
+    let Clause {
+        available_below,
+        available_above,
+        swap_free_below,
+        swap_free_above,
+        zram_above,
+        zram_below,
+        refaults_above,
+        refaults_below,
+        some_above,
+        some_below,
+        full_above,
+        full_below,
+        limited_above,
+        limited_below,
+        shrinking_by,
+    } = clause;
     [
-        value(&c.available_below).map(Term::AvailableBelow),
-        value(&c.available_above).map(Term::AvailableAbove),
-        value(&c.swap_free_below).map(Term::SwapFreeBelow),
-        value(&c.swap_free_above).map(Term::SwapFreeAbove),
-        value(&c.zram_above).map(Term::ZramAbove),
-        value(&c.zram_below).map(Term::ZramBelow),
-        value(&c.refaults_above).map(Term::RefaultsAbove),
-        value(&c.refaults_below).map(Term::RefaultsBelow),
-        value(&c.some_above).map(|p| Term::PressureAbove(Stall::Some, p.0)),
-        value(&c.some_below).map(|p| Term::PressureBelow(Stall::Some, p.0)),
-        value(&c.full_above).map(|p| Term::PressureAbove(Stall::Full, p.0)),
-        value(&c.full_below).map(|p| Term::PressureBelow(Stall::Full, p.0)),
-        value(&c.limited_above).map(|p| Term::LimitedAbove(p.0)),
-        value(&c.limited_below).map(|p| Term::LimitedBelow(p.0)),
-        value(&c.shrinking_by).map(|b| Term::ShrinkingBy(b.0)),
+        value(available_below).map(Term::AvailableBelow),
+        value(available_above).map(Term::AvailableAbove),
+        value(swap_free_below).map(Term::SwapFreeBelow),
+        value(swap_free_above).map(Term::SwapFreeAbove),
+        value(zram_above).map(Term::ZramAbove),
+        value(zram_below).map(Term::ZramBelow),
+        value(refaults_above).map(Term::RefaultsAbove),
+        value(refaults_below).map(Term::RefaultsBelow),
+        value(some_above).map(|p| Term::PressureAbove(Stall::Some, p.0)),
+        value(some_below).map(|p| Term::PressureBelow(Stall::Some, p.0)),
+        value(full_above).map(|p| Term::PressureAbove(Stall::Full, p.0)),
+        value(full_below).map(|p| Term::PressureBelow(Stall::Full, p.0)),
+        value(limited_above).map(|p| Term::LimitedAbove(p.0)),
+        value(limited_below).map(|p| Term::LimitedBelow(p.0)),
+        value(shrinking_by).map(|b| Term::ShrinkingBy(b.0)),
     ]
     .into_iter()
     .flatten()
