@@ -562,14 +562,9 @@ fn words_schema<T>(words: &[(&'static str, T)]) -> serde_json::Value {
     json!({ "enum": words.iter().map(|(word, _)| *word).collect::<Vec<_>>() })
 }
 
-const STEPS: [(&str, Step); lowtide_judge::STEPS] = [
-    (Step::Reclaim.name(), Step::Reclaim),
-    (Step::Throttle.name(), Step::Throttle),
-    (Step::Terminate.name(), Step::Terminate),
-    (Step::Kill.name(), Step::Kill),
-    (Step::Reboot.name(), Step::Reboot),
-    (Step::Watchdog.name(), Step::Watchdog),
-];
+fn step_words() -> [(&'static str, Step); lowtide_judge::STEPS] {
+    Step::ALL.map(|step| (step.name(), step))
+}
 
 /// What a level does, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -588,7 +583,7 @@ impl Value for Actions {
         let mut steps = heapless::Vec::new();
         let mut good = true;
         for item in items {
-            match read_word(item, reader, &STEPS) {
+            match read_word(item, reader, &step_words()) {
                 // There is a place for each of them.
                 Some(step) if !steps.contains(&step) => good &= steps.push(step).is_ok(),
                 Some(_) => {
@@ -608,8 +603,8 @@ impl Value for Actions {
     #[cfg(test)]
     fn schema() -> serde_json::Value {
         json!({ "oneOf": [
-            words_schema(&STEPS),
-            { "type": "array", "items": words_schema(&STEPS), "maxItems": STEPS.len() },
+            words_schema(&step_words()),
+            { "type": "array", "items": words_schema(&step_words()), "maxItems": lowtide_judge::STEPS },
         ] })
     }
 }

@@ -105,3 +105,23 @@ fn the_order_is_said_in_the_same_words_wherever_it_is_said() {
         assert!(plain(&text).contains(order), "{file}");
     }
 }
+
+#[test]
+fn files_that_the_docs_for_developers_name_exist() {
+    let mut seen = 0;
+    for doc in ["CONTRIBUTING.md", "docs/architecture.md"] {
+        let text = fs::read_to_string(tree().join(doc)).unwrap();
+        let quoted = text.split('`').skip(1).step_by(2);
+        let paths = quoted.filter(|word| {
+            word.contains('/')
+                && !word.contains(char::is_whitespace)
+                && !word.starts_with('/')
+                && !word.starts_with("target/")
+        });
+        for path in paths {
+            assert!(tree().join(path).exists(), "{doc}: {path}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "only {seen}");
+}

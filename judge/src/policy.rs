@@ -12,7 +12,7 @@ pub const DOMAINS: usize = 16;
 /// Bytes of a group's name.
 pub const NAME: usize = 32;
 /// Different steps that there are.
-pub const STEPS: usize = 6;
+pub const STEPS: usize = Step::ALL.len();
 /// Levels that have a condition.
 pub const LEVELS: usize = 2;
 
@@ -140,6 +140,16 @@ pub enum Step {
 }
 
 impl Step {
+    /// From the mildest.
+    pub const ALL: [Self; 6] = [
+        Self::Reclaim,
+        Self::Throttle,
+        Self::Terminate,
+        Self::Kill,
+        Self::Reboot,
+        Self::Watchdog,
+    ];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Reclaim => "reclaim",
