@@ -64,10 +64,18 @@ struct Exiting {
     frees: u64,
     /// What was left when it was killed.
     left: u64,
-    /// At which pace memory was taken.
-    pace: u64,
-    /// It is the only one.
-    alone: bool,
+    /// At which pace memory was taken; `None` where that was not known, or where it is not the only
+    /// one: then what it brought is not known either.
+    pace: Option<u64>,
+}
+
+/// A victim that has exited, whose memory may still be on its way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Exited {
+    victim: Exiting,
+    at: Millis,
+    /// The most that was left at a look since.
+    left: u64,
 }
 
 /// The size of a candidate when sizes were last recorded.
@@ -94,6 +102,7 @@ pub struct History {
     sizes: Vec<Size, CANDIDATES>,
     sizes_at: Option<Millis>,
     exiting: Vec<Exiting, CANDIDATES>,
+    exited: Option<Exited>,
     /// A reboot was tried in vain.
     reboot_failed: bool,
 }
@@ -125,6 +134,7 @@ impl History {
 
     /// Takes in what was just measured. What is to be done about it, the look says.
     pub fn look<'a>(&'a mut self, policy: &'a Policy, memory: &Memory, now: Millis) -> Look<'a> {
+        self.record_brought(memory, now);
         self.samples.record(memory, now);
         Look::new(policy, self, memory, now)
     }
@@ -239,8 +249,10 @@ impl History {
             until,
             frees,
             left: left(&verdict.memory),
-            pace: verdict.rates.map_or(0, |rates| rates.pace),
-            alone: verdict.victims().count() == 1,
+            pace: verdict
+                .rates
+                .map(|rates| rates.pace)
+                .filter(|_| verdict.victims().count() == 1),
         };
         if self.exiting.is_full() {
             self.exiting.remove(0);
@@ -296,16 +308,40 @@ impl History {
             self.ends.record_gone(id, false);
             return;
         };
-        let brought = left(memory).saturating_sub(victim.left);
-        let took_ms = now.saturating_sub(victim.killed);
-        let taken_meanwhile = victim.pace.saturating_mul(took_ms) / 1_000;
-        let in_vain =
-            victim.alone && brought.saturating_add(taken_meanwhile) < victim.frees / IN_VAIN;
-        self.ends.record_gone(id, in_vain);
+        let left = left(memory);
+        let brought = left.saturating_sub(victim.left);
+        self.ends.record_gone(id, false);
+        self.exited = Some(Exited {
+            victim,
+            at: now,
+            left,
+        });
         self.samples.record_given_back(brought);
         // What it brought is not brought once more by the next.
         for other in &mut self.exiting {
             other.left = other.left.saturating_add(brought);
+        }
+    }
+
+    /// Whether the end of the last victim was in vain, once its memory has had the time to come back.
+    fn record_brought(&mut self, memory: &Memory, now: Millis) {
+        let Some(exited) = &mut self.exited else {
+            return;
+        };
+        exited.left = exited.left.max(left(memory));
+        if now < exited.at + BACK_MS {
+            return;
+        }
+        let Exited { victim, left, .. } = *exited;
+        self.exited = None;
+        let brought = left.saturating_sub(victim.left);
+        let took_ms = now.saturating_sub(victim.killed);
+        let in_vain = victim.pace.is_some_and(|pace| {
+            let taken_meanwhile = pace.saturating_mul(took_ms) / 1_000;
+            brought.saturating_add(taken_meanwhile) < victim.frees / IN_VAIN
+        });
+        if in_vain {
+            self.ends.record_gone(victim.id, true);
         }
     }
 
@@ -392,6 +428,9 @@ impl History {
     }
 }
 
+/// Memory of a process that has exited is back by then: caches of single processors and a reaper that
+/// still holds it take some milliseconds.
+const BACK_MS: Millis = 100;
 /// An end that brings less than this part of what it was to bring was in vain.
 const IN_VAIN: u64 = 8;
 

@@ -447,28 +447,31 @@ fn what_keeps_coming_back_is_not_asked_any_more_and_goes_first_of_its_equals() {
     assert_eq!(verdict.judged[1].reason, Reason::Steady);
 }
 
+/// Kills the first of `rows` at 500 ms at this pace, and leaves as much as before at its exit; what is
+/// done next, once its memory had the time to come back.
+fn after_nothing_came_back(rows: &[Row], a_second: u64) -> Verdict {
+    let (policy, mut history) = (policy(), History::default());
+    judged(&policy, 4 * MIB + a_second / 2, rows, &mut history, 0);
+    let verdict = judged(&policy, 4 * MIB, rows, &mut history, 500);
+    history.record(&policy, &verdict, &[KILLED]);
+    history.record_exit(rows[0].id, Some(&memory(4 * MIB)), 520);
+    let too_early = judged(&policy, 4 * MIB, rows, &mut history, 530);
+    assert_eq!(too_early.judged[0].reason, Reason::Chosen);
+    judged(&policy, 4 * MIB, rows, &mut history, 620)
+}
+
 #[test]
 fn an_end_that_brought_nothing_is_not_tried_again() {
-    let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 60 * MIB, 0), row(8, 700, 60 * MIB, 0)];
-    let verdict = judged(&policy, 4 * MIB, &rows, &mut history, 0);
-    history.record(&policy, &verdict, &[KILLED]);
-    history.record_exit(7, Some(&memory(4 * MIB)), 20);
-    let next = judged(&policy, 4 * MIB, &rows, &mut history, 30);
+    let next = after_nothing_came_back(&rows, 2 * MIB);
     assert_eq!(next.action, Action::Kill { target: rows[1] });
     assert_eq!(next.judged[1].reason, Reason::InVain);
 }
 
 #[test]
 fn an_end_was_not_in_vain_where_what_it_brought_was_taken_at_once() {
-    let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 8 * MIB, 0)];
-    judged(&policy, 104 * MIB, &rows, &mut history, 0);
-    // 200 MiB a second.
-    let verdict = judged(&policy, 4 * MIB, &rows, &mut history, 500);
-    history.record(&policy, &verdict, &[KILLED]);
-    history.record_exit(7, Some(&memory(4 * MIB)), 540);
-    let next = judged(&policy, 4 * MIB, &rows, &mut history, 550);
+    let next = after_nothing_came_back(&rows, 200 * MIB);
     assert_eq!(next.action, Action::Kill { target: rows[0] });
 }
 

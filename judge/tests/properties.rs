@@ -75,6 +75,43 @@ proptest! {
     }
 
     #[test]
+    fn several_go_in_order_and_none_more_than_it_takes(rows in anonymous(), available in MIB..TOTAL / 26, fall in 0..TOTAL) {
+        let (policy, mut history) = (policy(), History::default());
+        judged(&policy, available + fall, &[], &mut history, 0);
+        let verdict = judged(&policy, available, &rows, &mut history, 500);
+        let victims: Vec<_> = verdict.victims().collect();
+        let Some((last, before)) = victims.split_last() else { return Ok(()) };
+        let sum: u64 = before.iter().map(|victim| victim.frees).sum();
+        prop_assert!(before.is_empty() || sum < verdict.enough, "those before are enough");
+        for stays in verdict.judged.iter().filter(|j| !victims.iter().any(|v| v.row.id == j.row.id)) {
+            let helps = stays.reason.is_in_order() && stays.frees >= verdict.worth;
+            prop_assert!(!helps || stays.row.rule.kill <= last.row.rule.kill, "{stays:?} stays");
+        }
+        if victims.len() > 1 {
+            let pace = verdict.rates.map_or(0, |rates| rates.pace);
+            let lasts_ms = available * 1_000 / pace.max(1);
+            prop_assert!(lasts_ms < 50 * victims.len() as u64, "there is time for one after the other");
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_lower_number_goes_for_what_comes_back(sizes in prop::collection::vec(2..40u64, 1..12), ms in prop::collection::vec(10..5_000u64, 12)) {
+        let (policy, mut history) = (policy(), History::default());
+        let spare = row(2, 300, 30 * MIB, 0);
+        let mut now = 0;
+        for (i, (size, ms)) in sizes.into_iter().zip(ms).enumerate() {
+            let rows = [row(100 + i as u64, 500, size * MIB, 0), spare];
+            history.woken(now);
+            let verdict = judge_named(&policy, &memory(4 * MIB), &rows, &mut history, now, &|_| 1);
+            prop_assert_eq!(verdict.action, Action::Kill { target: rows[0] });
+            prop_assert_eq!(verdict.judged[0].returns, i as u8);
+            history.record(&policy, &verdict, &[Outcome::Killed { name: 1 }]);
+            history.record_exit(rows[0].id, Some(&memory((4 + size) * MIB)), now + 5);
+            now += ms;
+        }
+    }
+
+    #[test]
     fn the_same_evidence_gives_the_same_verdict(rows in rows(), available in 0..TOTAL, turn in 0..40usize) {
         let verdict = judged(&policy(), available, &rows, &mut History::default(), 0);
         let mut turned = rows.clone();
