@@ -380,6 +380,9 @@ pub struct KernelLayout {
     pub memcg_high: u64,
     pub memcg_max: u64,
     pub memcg_oom_kill: u64,
+    /// 1 where `bpf_get_root_mem_cgroup()` takes a reference, which is given back then; 0 where it does
+    /// not, and giving one back is refused.
+    pub root_is_held: u64,
 }
 
 /// What the watch and the agent share: each word is written by one side and read by the other.
@@ -409,6 +412,8 @@ pub struct MemoryLayout {
     pub vm_zone_stat: u64,
     pub vm_node_stat: u64,
     pub totalreserve_pages: u64,
+    /// 0 where the kernel has no swap.
+    pub nr_swap_pages: u64,
     pub nr_free_pages: u64,
     pub nr_active_file: u64,
     pub nr_inactive_file: u64,
@@ -420,9 +425,131 @@ impl MemoryLayout {
         vm_zone_stat: 0,
         vm_node_stat: 0,
         totalreserve_pages: 0,
+        nr_swap_pages: 0,
         nr_free_pages: 0,
         nr_active_file: 0,
         nr_inactive_file: 0,
         nr_slab_reclaimable: 0,
+    };
+}
+
+/// Where the running kernel keeps what the reflex reads of processes, and of a call of its OOM killer:
+/// byte offsets, and a bit of `gfp_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskLayout {
+    pub flags: u64,
+    pub tgid: u64,
+    pub oom_memcg: u64,
+    pub oom_gfp_mask: u64,
+    pub oom_order: u64,
+    /// `__GFP_FS`
+    pub gfp_fs: u64,
+}
+
+/// What the reflex and the agent share. Times are of CLOCK_MONOTONIC, marks in pages. Each word is
+/// written by one side alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reflex {
+    /// The agent's: [`Reflex::ARMED`] and friends; 0: off.
+    pub mode: u64,
+    /// It may act below so many pages available.
+    pub mark: u64,
+    /// And only with no more free swap than this.
+    pub swap_mark: u64,
+    /// What the agent gets first, for the hooks that are early.
+    pub patience_ns: u64,
+    /// Kills within [`Reflex::WINDOW_NS`]; after that it stands down until the agent attends.
+    pub budget: u64,
+    /// cgroup id of the agent's own, which is never taken.
+    pub own_cgroup: u64,
+    /// Process id of the agent, which gets no signal.
+    pub agent: u64,
+    /// When the agent last had a look.
+    pub attended_ns: u64,
+    /// Until when the agent's own victim may take to end.
+    pub acting_until_ns: u64,
+    /// How the walk ranks.
+    pub request: Request,
+    /// The reflex's own from here on: since when less than the mark is available; 0: it is not.
+    pub breach_ns: u64,
+    /// 1: a run is under way.
+    pub busy: u64,
+    /// No look before this.
+    pub look_again_ns: u64,
+    /// cgroup id of the last victim, and when it was signalled.
+    pub victim: u64,
+    pub victim_ns: u64,
+    /// Kills in the window that began at `first_ns`.
+    pub kills: u64,
+    pub first_ns: u64,
+    /// Kills ever.
+    pub fired: u64,
+    /// 1: the budget was used up.
+    pub stood_down: u64,
+}
+
+impl Reflex {
+    /// Acts where the kernel's OOM killer is next.
+    pub const ARMED: u64 = 1;
+    /// Acts also earlier, where the agent does not answer within its patience.
+    pub const EARLY: u64 = 2;
+
+    /// The time that the budget is for.
+    pub const WINDOW_NS: u64 = 10_000_000_000;
+    /// Least time between two walks.
+    pub const LOOK_NS: u64 = 1_000_000;
+    /// How long a victim may take to end before the next is taken.
+    pub const EXIT_NS: u64 = 500_000_000;
+    /// How long a victim that does not end is passed over.
+    pub const EXCLUDED_NS: u64 = 5_000_000_000;
+}
+
+/// What ran the reflex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Hook {
+    Charge = 1,
+    Kswapd,
+    Reclaim,
+    Oom,
+}
+
+/// A kill of the reflex, as it is told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deed {
+    /// When it began, by CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// From there to the last signal.
+    pub took_ns: u64,
+    /// A [`Hook`].
+    pub hook: u64,
+    /// Pages available before.
+    pub available: u64,
+    /// cgroup id.
+    pub victim: u64,
+    /// Bytes that it used, and that its end frees.
+    pub usage: u64,
+    pub freed: u64,
+    pub rule: Rule,
+    /// Threads that took the signal, and those that did not.
+    pub signalled: u32,
+    pub refused: u32,
+}
+
+impl Deed {
+    pub const NOTHING: Self = Self {
+        at_ns: 0,
+        took_ns: 0,
+        hook: 0,
+        available: 0,
+        victim: 0,
+        usage: 0,
+        freed: 0,
+        rule: Rule::UNTOUCHABLE,
+        signalled: 0,
+        refused: 0,
     };
 }

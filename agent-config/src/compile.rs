@@ -7,7 +7,7 @@ use super::problem::{Problem, Problems};
 use super::read::Setting;
 use super::source::Sources;
 use super::value::{AnyOf, Clause, PATTERNS, Program, Time};
-use super::{EngineChoice, Wake};
+use super::{EngineChoice, Reflex, Wake};
 use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
@@ -324,6 +324,16 @@ pub(super) fn watchdog(document: &Document, policy: &Policy) -> Option<CString> 
 pub(super) fn wake(document: &Document) -> Wake {
     Wake {
         trigger: value(&document.wake.trigger).and_then(|trigger| trigger.0),
+    }
+}
+
+pub(super) fn reflex(document: &Document) -> Reflex {
+    let table = &document.reflex;
+    Reflex {
+        kill: value(&table.kill).unwrap_or_default(),
+        patience_ms: value(&table.patience).map_or(0, |patience| patience.0),
+        survive: value(&table.survive).unwrap_or(false),
+        budget: value(&table.budget).map_or(1, |budget| budget.0),
     }
 }
 

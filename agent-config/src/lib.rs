@@ -37,6 +37,7 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use taken::Protected;
 use value::ProfileName;
+pub use value::ReflexKill;
 
 /// A config that holds together, ready to be switched to.
 #[derive(Clone, Debug)]
@@ -48,9 +49,22 @@ pub struct Loaded {
     pub watchdog: Option<CString>,
     pub engine: EngineChoice,
     pub wake: Wake,
+    pub reflex: Reflex,
     /// What is worth saying though it does not forbid using the config.
     pub warnings: Problems,
     pub effective: Effective,
+}
+
+/// What the kernel may do by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reflex {
+    pub kill: ReflexKill,
+    /// What the agent gets first.
+    pub patience_ms: u32,
+    /// Whether it stays armed when the agent dies.
+    pub survive: bool,
+    /// Kills within 10 s.
+    pub budget: u8,
 }
 
 /// What is to end the sleep.
@@ -235,6 +249,7 @@ impl Loader {
                 commands: compile::commands(&document),
                 engine: compile::engine(&document.engine),
                 wake: compile::wake(&document),
+                reflex: compile::reflex(&document),
                 warnings: self.problems,
                 effective: Effective {
                     document,

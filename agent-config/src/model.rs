@@ -3,8 +3,9 @@
 use super::read::{Field, Node, Reader, Setting, table};
 use super::tree::Tree;
 use super::value::{
-    AbsolutePath, Actions, AnyOf, Attribute, Clause, EngineKind, Globs, GroupName, List,
-    OwnTrigger, Percent, Priority, Processes, ProfileName, Program, Signal, Time, WakeTrigger,
+    AbsolutePath, Actions, AnyOf, Attribute, Budget, Clause, EngineKind, Globs, GroupName, List,
+    OwnTrigger, Patience, Percent, Priority, Processes, ProfileName, Program, ReflexKill, Signal,
+    Time, WakeTrigger,
 };
 use lowtide_judge::{Amount, Unit};
 use lowtide_rules::At;
@@ -25,6 +26,8 @@ table! {
         pub level: Levels,
         /// Where the evidence comes from.
         pub engine: Engine,
+        /// What the kernel does by itself where the agent cannot answer.
+        pub reflex: Reflex,
         /// How long things may take.
         pub limits: Limits,
         /// What restarts the device when nothing else is left.
@@ -88,6 +91,20 @@ table! {
         pub kind: Setting<EngineKind>,
         /// May the BPF JIT be turned on where it is off? The kfunc engine needs it.
         pub bpf_jit: Setting<bool>,
+    }
+}
+
+table! {
+    /// What the kernel does by itself where the agent cannot answer: a BPF program ends the first of the order.
+    pub struct Reflex {
+        /// `floor`: where the kernel's OOM killer is next. `on`: also where the agent has not answered within `patience`. `off`: never.
+        pub kill: Setting<ReflexKill>,
+        /// With `kill = "on"`, what the agent gets first; at most a second.
+        pub patience: Setting<Patience>,
+        /// Does it stay armed when the agent dies? Needs a bpffs at /sys/fs/bpf.
+        pub survive: Setting<bool>,
+        /// Kills within 10 s; then it waits for the agent.
+        pub budget: Setting<Budget>,
     }
 }
 

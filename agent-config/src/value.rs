@@ -654,6 +654,91 @@ impl Value for EngineKind {
     }
 }
 
+/// When the kernel may kill by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReflexKill {
+    #[default]
+    Off,
+    /// Where the kernel's OOM killer is next.
+    Floor,
+    /// Also where the agent does not answer.
+    On,
+}
+
+const REFLEX_KILLS: [(&str, ReflexKill); 3] = [
+    ("off", ReflexKill::Off),
+    ("floor", ReflexKill::Floor),
+    ("on", ReflexKill::On),
+];
+
+impl ReflexKill {
+    /// As the config has it.
+    pub fn name(self) -> &'static str {
+        let found = REFLEX_KILLS.iter().find(|(_, kill)| *kill == self);
+        found.map_or("", |(name, _)| name)
+    }
+}
+
+impl Value for ReflexKill {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        read_word(node, reader, &REFLEX_KILLS)
+    }
+
+    fn tree(&self) -> Tree {
+        Tree::text(self.name())
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        words_schema(&REFLEX_KILLS)
+    }
+}
+
+/// Milliseconds; without an end the agent would be waited for while the kernel's OOM killer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Patience(pub u32);
+
+impl Value for Patience {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let within = |text: &str| parse_ms(text).filter(|ms| *ms <= 1_000);
+        let expected = "a time of at most a second, such as \"20ms\"";
+        read_text(node, reader, expected, within).map(Self)
+    }
+
+    fn tree(&self) -> Tree {
+        Tree::Text(show_ms(self.0))
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string", "pattern": "^([0-9]{1,3} *ms|1000 *ms|[01] *s)$" })
+    }
+}
+
+/// Kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Budget(pub u8);
+
+impl Value for Budget {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let value = read_integer(node).and_then(|n| u8::try_from(n).ok());
+        let value = value.filter(|n| (1..=100).contains(n));
+        if value.is_none() {
+            reader.unexpected(node, "a number from 1 to 100; `kill = \"off\"` for none");
+        }
+        value.map(Self)
+    }
+
+    fn tree(&self) -> Tree {
+        Tree::Integer(self.0.into())
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        json!({ "type": "integer", "minimum": 1, "maximum": 100 })
+    }
+}
+
 impl Value for bool {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         // 0 and 1 are what UCI has for them.

@@ -22,8 +22,10 @@ pub struct Cgroup([u8; 0]);
 const DESCENDANTS_PRE: u32 = 2;
 
 unsafe extern "C" {
-    fn bpf_rcu_read_lock();
-    fn bpf_rcu_read_unlock();
+    #[link_name = "bpf_rcu_read_lock"]
+    pub(crate) fn rcu_read_lock();
+    #[link_name = "bpf_rcu_read_unlock"]
+    pub(crate) fn rcu_read_unlock();
     fn bpf_get_root_mem_cgroup() -> *mut MemCgroup;
     fn bpf_get_mem_cgroup(css: *mut Css) -> *mut MemCgroup;
     fn bpf_put_mem_cgroup(memcg: *mut MemCgroup);
@@ -63,11 +65,12 @@ static LAYOUT: KernelLayout = KernelLayout {
     memcg_high: 0,
     memcg_max: 0,
     memcg_oom_kill: 0,
+    root_is_held: 0,
 };
 
 /// The value that the agent put in place, not the zero that the compiler sees.
 #[inline(always)]
-fn constant(field: &'static u64) -> u64 {
+pub(crate) fn constant(field: &'static u64) -> u64 {
     // SAFETY: a reference is valid for reads; volatile, as the loader changes the value.
     unsafe { read_volatile(field) }
 }
@@ -83,7 +86,7 @@ macro_rules! layout {
 /// # Safety
 /// `base` must come from the kernel and `offset` be that of a `T` in it.
 #[inline(always)]
-unsafe fn field<T, S>(base: *const S, offset: u64) -> T {
+pub(crate) unsafe fn field<T, S>(base: *const S, offset: u64) -> T {
     // SAFETY: by the caller's word; the verifier checks it again and turns it into a load that
     // cannot fault.
     unsafe { read_volatile(base.cast::<u8>().add(offset as usize).cast::<T>()) }
@@ -91,10 +94,10 @@ unsafe fn field<T, S>(base: *const S, offset: u64) -> T {
 
 /// Walks every memcg from the root down, parents before children, under the RCU read lock.
 ///
-/// Statistics that are pending are flushed first. `visit` gets a css that is valid for the call.
-/// Returns false where the kernel gives no root.
+/// `FLUSH`: statistics that are pending are flushed first, which sleeps. `visit` gets a css that is
+/// valid for the call. Returns false where the kernel gives no root.
 #[inline(always)]
-pub fn walk(mut visit: impl FnMut(*mut Css)) -> bool {
+pub fn walk<const FLUSH: bool>(mut visit: impl FnMut(*mut Css)) -> bool {
     // SAFETY: kfuncs called as the kernel prescribes; the verifier refuses the program otherwise:
     // the root is checked, flushed outside the RCU section (that sleeps), and put at the end.
     unsafe {
@@ -102,9 +105,11 @@ pub fn walk(mut visit: impl FnMut(*mut Css)) -> bool {
         if root.is_null() {
             return false;
         }
-        bpf_mem_cgroup_flush_stats(root);
+        if FLUSH {
+            bpf_mem_cgroup_flush_stats(root);
+        }
         let mut iter = MaybeUninit::<IterCss>::uninit();
-        bpf_rcu_read_lock();
+        rcu_read_lock();
         let start = root.cast::<u8>().add(layout!(mem_cgroup_css) as usize).cast();
         bpf_iter_css_new(iter.as_mut_ptr(), start, DESCENDANTS_PRE);
         loop {
@@ -115,8 +120,10 @@ pub fn walk(mut visit: impl FnMut(*mut Css)) -> bool {
             visit(css);
         }
         bpf_iter_css_destroy(iter.as_mut_ptr());
-        bpf_rcu_read_unlock();
-        bpf_put_mem_cgroup(root);
+        rcu_read_unlock();
+        if layout!(root_is_held) != 0 {
+            bpf_put_mem_cgroup(root);
+        }
     }
     true
 }

@@ -8,6 +8,8 @@
 pub mod best;
 pub mod kernel;
 pub mod memory;
+pub mod place;
+pub mod task;
 
 /// Puts `new` in the place of `old`; `false` where something else is there, as another CPU was faster.
 ///

@@ -53,3 +53,12 @@ impl Free {
         self.pages + part(file) + part(slab)
     }
 }
+
+/// Free pages of swap.
+#[inline(always)]
+pub fn free_swap() -> i64 {
+    if memory!(nr_swap_pages) == 0 {
+        return 0;
+    }
+    counter(memory!(nr_swap_pages), 0)
+}

@@ -7,7 +7,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use lowtide_ebpf::best::{Best, copy};
 use lowtide_ebpf::kernel::{self, Css, Node, with_memcg};
-use lowtide_common::{Above, MAX_DEPTH, NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
+use lowtide_common::{Above, MAX_DEPTH, Request, Row, Rule, Survey, UNCLASSIFIED};
+use lowtide_ebpf::place::place;
 
 /// `BPF_F_NO_PREALLOC`: entries cost memory only once there are any.
 const NO_PREALLOC: u32 = 1;
@@ -67,7 +68,7 @@ pub fn survey(request: *const Request) -> i32 {
     // SAFETY: as above.
     copy(&mut walk.request, unsafe { &*request });
     begin();
-    let found_root = kernel::walk(visit);
+    let found_root = kernel::walk::<true>(visit);
     finish();
     if found_root { 0 } else { 1 }
 }
@@ -141,12 +142,11 @@ extern "C" fn rank() -> i32 {
     // SAFETY: the caller uses them no more.
     let Some((out, walk)) = (unsafe { maps() }) else { return 0 };
     let (row, request) = (&mut walk.row, &walk.request);
-    let level = (row.level as usize).min(MAX_DEPTH - 2);
     // SAFETY: the value is read once, and a torn read is bounded to one survey: only the agent
     // writes, and it does not while it runs the program.
     let listed = unsafe { RULES.get(row.id) }.copied();
-    let new = listed.is_none() && level > 0 && row.id > request.classified_up_to;
-    if new {
+    let placed = place(row, &mut walk.above, request, listed, walk.children == 0, walk.populated != 0);
+    if placed.new {
         let at = out.unclassified_len as usize;
         if at < UNCLASSIFIED {
             out.unclassified[at] = row.id;
@@ -154,27 +154,16 @@ extern "C" fn rank() -> i32 {
         out.unclassified_len += 1;
     }
     out.highest_id = out.highest_id.max(row.id);
-    let own = listed.filter(|rule| rule.flags & Rule::INHERIT == 0);
-    let (above, own) = request.begins_at(row.id, walk.above[level], own);
-    let child = above.child(row.id, own, new);
-    walk.above[level + 1] = child;
-    row.parent = above.id;
-    row.flags = above.row_flags(own, walk.children == 0, walk.populated != 0);
-    row.rule = child.rule;
     if row.level > 0 {
         out.memcgs += 1;
     }
-    let may = |flag| child.is_decided() && row.flags & flag != 0;
-    let killable = may(Row::KILLABLE) && row.rule.kill != NEVER;
-    let never = may(Row::KILLABLE) && row.rule.kill == NEVER;
-    let is_largest = never && row.freed_by_kill() > walk.never_frees;
+    let is_largest = placed.never && row.freed_by_kill() > walk.never_frees;
     walk.is_largest_never = is_largest as u64;
     if is_largest {
         walk.never_frees = row.freed_by_kill();
     }
-    let kill = if killable { row.kill_key(request.worth) } else { 0 };
-    let reclaimable = may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER;
-    let reclaim = if reclaimable { row.reclaim_key(request.worth) } else { 0 };
+    let kill = if placed.killable { row.kill_key(request.worth) } else { 0 };
+    let reclaim = if placed.reclaimable { row.reclaim_key(request.worth) } else { 0 };
     walk.kill_key = if walk.kill.would_keep(kill, row.id) { kill } else { 0 };
     walk.reclaim_key = if walk.reclaim.would_keep(reclaim, row.id) { reclaim } else { 0 };
     let all = row.level == 0 || request.flags & Request::ALL_ROWS != 0;

@@ -19,6 +19,7 @@ mod look;
 mod outlook;
 mod policy;
 mod rank;
+mod reflex;
 mod samples;
 mod verdict;
 
@@ -30,4 +31,5 @@ pub use policy::{
     Amount, Condition, DOMAINS, GROUPS, Group, LEVELS, Level, LevelPolicy, NAME, Policy, STEPS,
     Stall, Step, Term, Trigger, Unit,
 };
+pub use reflex::{Marks, reflex_marks};
 pub use verdict::{Action, Judged, Reason, Verdict, Why};

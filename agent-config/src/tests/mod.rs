@@ -148,6 +148,22 @@ fn every_problem_is_said_at_once() {
 }
 
 #[test]
+fn a_reflex_that_cannot_be_is_refused_with_its_place() {
+    let text =
+        problems("[reflex]\nkill = \"flor\"\npatience = \"2s\"\nbudget = 0\nsurvive = \"maybe\"\n");
+    for part in [
+        "test.toml:2:8: reflex.kill",
+        "did you mean \"floor\"?",
+        "test.toml:3:12: reflex.patience",
+        "at most a second",
+        "test.toml:4:10: reflex.budget: 0 will not do",
+        "test.toml:5:11: reflex.survive",
+    ] {
+        assert!(text.contains(part), "{part} not in\n{text}");
+    }
+}
+
+#[test]
 fn a_higher_layer_takes_a_pattern_over() {
     let text = "[[group]]\nname = \"mine\"\nkill = 900\nprocesses = \"dnsmasq\"\ncgroups = \"init.scope\"\n";
     let loaded = parse("t", text).unwrap();

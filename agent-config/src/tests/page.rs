@@ -6,15 +6,15 @@ use crate::model::Document;
 use crate::read::{Field, Value};
 use crate::source::Sources;
 use crate::value::{
-    AbsolutePath, Attribute, Bytes, Clause, GroupName, Percent, Priority, Process, ProfileName,
-    Program, Time, User, WakeTrigger,
+    AbsolutePath, Attribute, Budget, Bytes, Clause, GroupName, Patience, Percent, Priority,
+    Process, ProfileName, Program, Time, User, WakeTrigger,
 };
 use lowtide_judge::{Amount, Trigger};
 use lowtide_rules::Glob;
 use serde_json::{Map, Value as Json};
 
 /// What a kind of value is called in the page, the schema that it is known by, what it looks like.
-fn kinds() -> [(&'static str, Json, &'static str); 18] {
+fn kinds() -> [(&'static str, Json, &'static str); 20] {
     [
         (
             "attribute",
@@ -59,6 +59,12 @@ fn kinds() -> [(&'static str, Json, &'static str); 18] {
             "profile",
             ProfileName::schema(),
             "a name of letters, digits, `_` and `-`",
+        ),
+        ("kills", Budget::schema(), "a number from 1 to 100"),
+        (
+            "patience",
+            Patience::schema(),
+            "`\"20ms\"`; at most a second",
         ),
         ("share", Percent::schema(), "`\"30%\"`, of the time"),
         (

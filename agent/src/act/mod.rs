@@ -7,6 +7,8 @@ mod only;
 pub mod process;
 mod reboot;
 mod reclaim;
+#[cfg(feature = "bpf")]
+pub mod reflex;
 pub mod settings;
 pub mod settle;
 pub mod watchdog;

@@ -1,4 +1,6 @@
 use super::output::{complain, print};
+#[cfg(feature = "bpf")]
+use crate::act::reflex::Reflex;
 use crate::config::{self, Paths};
 use crate::json::Json;
 #[cfg(feature = "bpf")]
@@ -89,6 +91,13 @@ impl Diagnosis {
         let mut findings = vec![pressure(has_psi), cgroups(&tree)];
         findings.extend(cgroup_files(&tree));
         findings.extend(bpf(wanted));
+        // What the agent would change on the way is left as it is.
+        let wanted = Wanted {
+            bpf_jit: false,
+            ..*wanted
+        };
+        let chosen = choose::open(&wanted, &tree)?;
+        findings.extend(reflex(&chosen));
         findings.push(mrelease());
         findings.push(compaction());
         findings.push(swap());
@@ -98,14 +107,7 @@ impl Diagnosis {
                 .to_string_lossy()
                 .into_owned(),
             has_psi,
-            // What the agent would change on the way is left as it is.
-            chosen: choose::open(
-                &Wanted {
-                    bpf_jit: false,
-                    ..*wanted
-                },
-                &tree,
-            )?,
+            chosen,
             findings,
         })
     }
@@ -221,6 +223,24 @@ fn cgroup_files(tree: &Tree) -> Vec<Finding> {
     FILES
         .map(|(file, lack)| Finding::new(file, memcg.join(file).exists(), lack))
         .into()
+}
+
+#[cfg(not(feature = "bpf"))]
+fn reflex(_: &Chosen) -> Vec<Finding> {
+    Vec::new()
+}
+
+/// Loads it for a moment, told to do nothing.
+#[cfg(feature = "bpf")]
+fn reflex(chosen: &Chosen) -> Vec<Finding> {
+    let lack = match chosen.engine.policy_map() {
+        Some(rules) => Reflex::open(rules, true, false)
+            .err()
+            .map(|why| why.to_string()),
+        None => Some("it needs the kfunc engine; Linux 7.0".to_owned()),
+    };
+    let has = lack.is_none();
+    vec![Finding::new("reflex", has, lack.unwrap_or_default())]
 }
 
 /// What is missing of it does not matter.

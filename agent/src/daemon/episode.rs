@@ -20,6 +20,9 @@ const STEPS: usize = 64;
 /// After figures that could not be had, the time to the next try.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// The longest time to the agent's next look that the reflex waits for.
+const ATTENDED: Duration = Duration::from_secs(1);
+
 impl Daemon {
     /// Senses, judges and acts for one domain until there is nothing more to do now.
     pub(super) fn episode(&mut self, id: DomainId, mut woke: bool) {
@@ -30,6 +33,7 @@ impl Daemon {
             };
             let fired = domain.take_fired(std::mem::take(&mut woke), now);
             let woken = Instant::now();
+            self.guard.attend(Duration::ZERO);
             self.keep_alive(woken);
             self.commands.look();
             let memory = match without_allocating(|| self.memory(id)) {
@@ -180,7 +184,12 @@ impl Daemon {
     fn rest(&mut self, id: DomainId, verdict: &Verdict) {
         let again = verdict.look_again_ms.map(u64::from);
         if let Some(domain) = self.domains.get_mut(id) {
-            domain.look_again = again.map(|ms| Instant::now() + Duration::from_millis(ms));
+            let again = again.map(Duration::from_millis);
+            domain.look_again = again.map(|length| Instant::now() + length);
+            // The grace of a victim that was asked to stop is not for the reflex to end.
+            if domain.acts {
+                self.guard.attend(again.unwrap_or_default().min(ATTENDED));
+            }
         }
         if verdict.level == Level::Calm {
             self.meminfo.refresh_boost();
@@ -196,6 +205,7 @@ impl Daemon {
     fn wait_for(&mut self, id: DomainId, memcg: u64, victim: Victim, killed: Instant, was: u64) {
         let limit = Duration::from_millis(u64::from(self.config.policy.exit_ms));
         let deadline = killed + limit;
+        self.guard.give_time(limit);
         // Throttled cgroups are thawed in time meanwhile, and keep-alives go on.
         loop {
             let sooner = [self.settings.next_thaw(), self.keepalive_due()];
@@ -213,6 +223,7 @@ impl Daemon {
                 return;
             }
         }
+        self.guard.give_time(Duration::ZERO);
         self.commands.ended();
         self.commands.tell(&mut self.log);
         let (now, system) = (self.now(), self.meminfo.read().ok());

@@ -2,6 +2,7 @@
 //! verdict is to do nothing more.
 
 mod episode;
+mod reflex;
 mod report;
 mod start;
 mod upkeep;
@@ -20,6 +21,7 @@ use crate::tell::Log;
 use crate::tell::manager::Manager;
 use async_signal::{Signal, Signals};
 use lowtide_judge::Millis;
+use reflex::Guard;
 use report::Said;
 use smol::Timer;
 use smol::future::FutureExt as _;
@@ -37,6 +39,7 @@ pub struct Daemon {
     commands: Commands,
     watchdog: Option<Watchdog>,
     releaser: Releaser,
+    guard: Guard,
     upkeep: Upkeep,
     domains: Domains,
     log: Log,
@@ -57,6 +60,8 @@ enum Woken {
     /// [`Daemon::next_deadline`] has come.
     Deadline,
     CgroupMade,
+    /// The reflex did something.
+    ReflexActed,
     Reload,
     Stop(Signal),
 }
@@ -67,6 +72,7 @@ impl Daemon {
     pub async fn run(mut self: Box<Self>, paths: &Paths) {
         self.watch(paths).await;
         self.manager.stopping();
+        self.guard.end();
         self.settings.undo_all(&self.surveyor.tree);
     }
 
@@ -88,6 +94,7 @@ impl Daemon {
                 Woken::Trigger(id) => self.episode(id, true),
                 Woken::Deadline => self.on_deadline(Instant::now()),
                 Woken::CgroupMade => self.on_cgroup_made(),
+                Woken::ReflexActed => self.on_reflex(),
                 Woken::Reload => self.on_reload(paths),
                 Woken::Disarmed(id, error) => self.on_disarmed(id, &error),
                 Woken::Uninformed(error) => self.upkeep.lose_births(&error, &mut self.log),
@@ -135,7 +142,8 @@ impl Daemon {
             };
             Woken::Deadline
         };
-        fired.or(told).or(made).or(deadline).await
+        let acted = self.guard.acted();
+        fired.or(acted).or(told).or(made).or(deadline).await
     }
 
     /// When there is something to do without a trigger; `None` for never.

@@ -1,6 +1,6 @@
 //! Start and reload: what is read, opened and said before the agent sleeps. All of it is cold code.
 
-use super::{Daemon, Said, Upkeep};
+use super::{Daemon, Guard, Said, Upkeep};
 use crate::act::commands::Commands;
 use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
@@ -96,6 +96,7 @@ impl Daemon {
             settings,
             commands: Commands::default(),
             watchdog: None,
+            guard: Guard::default(),
             releaser: Releaser::NONE,
             upkeep: Upkeep::new(&mut log),
             domains: Domains::new(Domain::system(triggers)?),
@@ -112,6 +113,7 @@ impl Daemon {
         if memory.swap_total == 0 {
             this.stop_watermark_boost();
         }
+        this.open_reflex(verifier_log);
         if let Err(error) = resident::keep() {
             this.log.warning(format_args!(
                 "could not keep its program in memory: {error}"
@@ -167,6 +169,8 @@ impl Daemon {
                 "the engine is chosen at start: [engine] counts from the next one on"
             ));
         }
+        let reflex = (self.config.reflex.kill, self.config.reflex.survive);
+        let same_reflex = (config.reflex.kill, config.reflex.survive) == reflex;
         let same_watchdog = config.watchdog == self.config.watchdog && self.watchdog.is_some();
         self.config = config;
         self.settings.forget_said();
@@ -174,10 +178,17 @@ impl Daemon {
         if !same_watchdog {
             self.open_watchdog();
         }
+        // While the rules change, it may not act by them.
+        self.guard.disarm();
         let ruled = self.surveyor.classify_all(&self.config.matcher);
         let ruled = ruled.unwrap_or_else(|error| unclassified(&error, &mut self.log));
         self.commands.prepare(&self.config.commands, &mut self.log);
         self.settle();
+        if same_reflex {
+            self.arm_reflex();
+        } else {
+            self.open_reflex(false);
+        }
         let status = status_line(&self.surveyor, armed, &self.config, ruled);
         self.log.info(format_args!("reloaded: {status}"));
         self.manager.status(format_args!("{status}"));

@@ -108,6 +108,7 @@ impl Daemon {
             let _ = sys::take_turns();
             self.settle();
             self.surveyor.tidy();
+            self.refresh_reflex();
             let _ = sys::run_first();
             self.upkeep.passes.done(now, Instant::now());
         }

@@ -22,6 +22,7 @@ pub mod watch;
 
 use lowtide_common::{Request, Row, Rule, Survey, UNCLASSIFIED};
 use lowtide_judge::Unit;
+use rustix::fd::BorrowedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use tree::{OwnRule, Tree};
@@ -51,6 +52,11 @@ pub trait Engine: Send {
 
     /// Says which rule a cgroup, or a process, has from now on.
     fn classify(&mut self, id: u64, rule: Rule) -> io::Result<()>;
+
+    /// The policy map that the kernel has, where the engine keeps one there.
+    fn policy_map(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Forgets all rules.
     fn forget_all(&mut self) -> io::Result<()>;
@@ -98,6 +104,16 @@ impl Surveyor {
 
     pub fn engine(&self) -> &'static str {
         self.engine.name()
+    }
+
+    /// See [`Engine::policy_map`].
+    pub fn policy_map(&self) -> Option<BorrowedFd<'_>> {
+        self.engine.policy_map()
+    }
+
+    /// Every cgroup id up to this one was classified.
+    pub fn classified_up_to(&self) -> u64 {
+        self.classified_up_to
     }
 
     /// See [`Engine::left_out`].

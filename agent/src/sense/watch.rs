@@ -3,15 +3,14 @@
 //! memcg kfunc.
 
 use super::bpf::{
-    KernelBtf, Kind, Mapped, Missing, Object, Wanted, attach, kallsyms, objects, refused,
+    KernelBtf, Kind, Mapped, Missing, Object, Ring, Wanted, attach, kallsyms, objects, refused,
 };
-use aya::maps::MapData;
 use lowtide_common::{MemoryLayout, Watching};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::param::page_size;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// The functions that it runs in, by the names of the programs. Without the first there is no watch;
@@ -21,8 +20,13 @@ const HOOKS: [(&str, &str); 2] = [
     ("kswapd", "wakeup_kswapd"),
 ];
 
-/// Counters of the kernel, in the order of [`memory_layout`].
-const COUNTERS: [&str; 3] = ["vm_zone_stat", "vm_node_stat", "totalreserve_pages"];
+/// Counters of the kernel, in the order of [`memory_layout`]; without swap there is no last one.
+const COUNTERS: [&str; 4] = [
+    "vm_zone_stat",
+    "vm_node_stat",
+    "totalreserve_pages",
+    "nr_swap_pages",
+];
 /// Places in them.
 pub const PLACES: [Wanted<'static>; 4] = [
     Wanted::Enumerator("NR_FREE_PAGES"),
@@ -43,10 +47,7 @@ pub struct Alarm {
 /// Readable when there is an alarm.
 pub struct Watch {
     watching: Mapped,
-    alarms: MapData,
-    /// The agent's position in the ring, and behind it the kernel's: a page each.
-    consumed: Mapped,
-    produced: Mapped,
+    alarms: Ring,
     /// Closing one ends its program.
     _links: Vec<OwnedFd>,
     /// Why what no memcg pays is not watched, if so.
@@ -63,8 +64,13 @@ impl Watch {
         let found = KernelBtf::open()?.types()?.find(&wanted);
         let (functions, places) = found.split_at(HOOKS.len());
         let layout = memory_layout(places)?;
-        let sizes = [("ALARMS", page_size() as u32)];
-        let mut object = Object::open(objects::WATCH, &[("MEMORY", as_bytes(&layout))], &sizes)?;
+        let sizes = [("ALARMS", Ring::smallest())];
+        let mut object = Object::open(
+            objects::WATCH,
+            &[("MEMORY", as_bytes(&layout))],
+            &sizes,
+            &[],
+        )?;
         let hook = |index: usize| {
             let (program, function) = HOOKS[index];
             let id = functions[index].ok_or(Missing::Hook(function))?;
@@ -74,14 +80,10 @@ impl Watch {
         let mut links = vec![hook(0)?];
         let lacks = hook(1).map(|link| links.push(link)).err();
         let watching = object.take_map("WATCHING")?;
-        let alarms = object.take_map("ALARMS")?;
-        let page = page_size();
-        let map = |fd, writable, at| Mapped::words(fd, page, at, writable).map_err(refused);
+        let watching = Mapped::words(watching.fd().as_fd(), page_size(), 0, true);
         Ok(Self {
-            watching: map(watching.fd().as_fd(), true, 0)?,
-            consumed: map(alarms.fd().as_fd(), true, 0)?,
-            produced: map(alarms.fd().as_fd(), false, page as u64)?,
-            alarms,
+            watching: watching.map_err(refused)?,
+            alarms: Ring::new(object.take_map("ALARMS")?.fd().as_fd(), Ring::smallest())?,
             _links: links,
             lacks,
         })
@@ -100,13 +102,7 @@ impl Watch {
 
     /// Takes the alarms so far; the last of them, if there is any.
     pub fn take(&self) -> Option<Alarm> {
-        let produced = self.produced.word(0).load(Acquire);
-        let consumed = self.consumed.word(0);
-        if consumed.load(Relaxed) == produced {
-            return None;
-        }
-        consumed.store(produced, Release);
-        Some(Alarm {
+        self.alarms.drain().then(|| Alarm {
             at: Duration::from_nanos(self.word(2).load(Relaxed)),
             available: self.word(3).load(Relaxed) * page_size() as u64,
         })
@@ -121,7 +117,7 @@ impl Watch {
 
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.alarms.fd().as_fd()
+        self.alarms.as_fd()
     }
 }
 
@@ -137,11 +133,13 @@ pub fn memory_layout(places: &[Option<u64>]) -> Result<MemoryLayout, Missing> {
         let (wanted, value) = found.next().ok_or(Missing::MalformedBtf)?;
         value.ok_or(Missing::Layout(*wanted))
     };
-    let [vm_zone_stat, vm_node_stat, totalreserve_pages] = kallsyms::addresses(&COUNTERS)?;
+    let addresses = kallsyms::addresses(&COUNTERS)?;
+    let must = |index: usize| addresses[index].ok_or(Missing::Symbol(COUNTERS[index]));
     Ok(MemoryLayout {
-        vm_zone_stat,
-        vm_node_stat,
-        totalreserve_pages,
+        vm_zone_stat: must(0)?,
+        vm_node_stat: must(1)?,
+        totalreserve_pages: must(2)?,
+        nr_swap_pages: addresses[3].unwrap_or(0),
         nr_free_pages: next()?,
         nr_active_file: next()?,
         nr_inactive_file: next()?,

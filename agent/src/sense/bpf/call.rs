@@ -7,7 +7,7 @@ use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_prog_type,
 };
 use lowtide_common::Request;
-use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_long};
 use std::io;
@@ -129,6 +129,25 @@ pub fn attach(program: impl AsFd) -> io::Result<OwnedFd> {
     attributes.link_create.__bindgen_anon_1.prog_fd = program.as_fd().as_raw_fd() as u32;
     attributes.link_create.attach_type = bpf_attach_type::BPF_TRACE_FENTRY as u32;
     let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attributes)?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Gives a link or a map a name in a mounted bpffs, which keeps it.
+pub fn pin(object: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
+    let mut attributes = zeroed();
+    // SAFETY: BPF_OBJ_PIN reads this member of the union; the path outlives the call.
+    let pin = unsafe { &mut attributes.__bindgen_anon_4 };
+    pin.bpf_fd = object.as_raw_fd() as u32;
+    pin.pathname = path.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes).map(drop)
+}
+
+/// Opens what has a name in a mounted bpffs.
+pub fn pinned(path: &CStr) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes)?;
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

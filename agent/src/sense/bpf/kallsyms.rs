@@ -6,20 +6,16 @@ use std::io::{self, BufRead, BufReader, Read};
 
 const PATH: &str = "/proc/kallsyms";
 
-/// Addresses of the variables `names` of the kernel proper, in one pass over some megabytes of text of
-/// which one line at a time is kept.
-pub fn addresses<const N: usize>(names: &[&'static str; N]) -> Result<[u64; N], Missing> {
+/// Addresses of the variables `names` of the kernel proper, where it has them, in one pass over some
+/// megabytes of text of which one line at a time is kept.
+pub fn addresses<const N: usize>(names: &[&str; N]) -> Result<[Option<u64>; N], Missing> {
     let list = File::open(PATH).map_err(Missing::Symbols)?;
     let found = find(list, names).map_err(Missing::Symbols)?;
     // All are shown as 0 to whatever may not see them.
     if found.contains(&Some(0)) {
         return Err(Missing::HiddenSymbols);
     }
-    let mut addresses = [0; N];
-    for ((address, found), name) in addresses.iter_mut().zip(found).zip(names) {
-        *address = found.ok_or(Missing::Symbol(name))?;
-    }
-    Ok(addresses)
+    Ok(found)
 }
 
 /// Lines are `ffffffff81000000 D name`, and for a module's `ffffffff81000000 d name<tab>[module]`.

@@ -8,11 +8,13 @@ mod elf;
 pub mod kallsyms;
 mod mapped;
 mod object;
+mod ring;
 
 pub use btf::{Btf, Wanted};
-pub use call::{attach, run};
+pub use call::{attach, pin, pinned, run};
 pub use mapped::Mapped;
 pub use object::{Kind, Object};
+pub use ring::Ring;
 
 use rustix::fd::AsFd;
 use std::{fmt, fs, io};
@@ -20,6 +22,7 @@ use std::{fmt, fs, io};
 /// Built by `cargo xtask build-ebpf` from `agent-ebpf/`; the same for every architecture.
 pub mod objects {
     pub static SURVEY: &[u8] = include_bytes!("survey.bpf.o");
+    pub static REFLEX: &[u8] = include_bytes!("reflex.bpf.o");
     pub static WATCH: &[u8] = include_bytes!("watch.bpf.o");
 }
 

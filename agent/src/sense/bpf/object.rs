@@ -3,7 +3,7 @@
 use super::{Missing, call, is_jit_off, is_locked_down, refused};
 use aya::maps::{MapData, MapError};
 use aya_obj::EbpfSectionKind;
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::collections::HashSet;
 
 /// Room for what the verifier says.
@@ -25,11 +25,13 @@ pub struct Object {
 
 impl Object {
     /// Makes the maps of an object whose kfunc calls are resolved. `constants` by name, which are
-    /// frozen: the verifier takes them as they are; `sizes` are numbers of entries, by map.
+    /// frozen: the verifier takes them as they are; `sizes` are numbers of entries, by map; `shared` are
+    /// maps that are there already.
     pub fn open(
         bytes: &[u8],
         constants: &[(&str, &[u8])],
         sizes: &[(&str, u32)],
+        shared: &[(&str, BorrowedFd<'_>)],
     ) -> Result<Self, Missing> {
         let mut object = aya_obj::Object::parse(bytes).map_err(refused)?;
         let constants = constants
@@ -43,22 +45,28 @@ impl Object {
             if let Some((_, size)) = sizes.iter().find(|(of, _)| *of == name) {
                 map.set_max_entries(*size);
             }
+            if let Some((_, fd)) = shared.iter().find(|(of, _)| *of == name) {
+                made.push((name, fd.as_raw_fd(), None, map));
+                continue;
+            }
             let data = MapData::create(map.clone(), &name, None).map_err(map_refused)?;
             if map.section_kind() == EbpfSectionKind::Rodata {
                 call::set_value(data.fd(), map.data())
                     .and_then(|()| call::freeze(data.fd()))
                     .map_err(refused)?;
             }
-            made.push((name, data, map));
+            made.push((name, data.fd().as_fd().as_raw_fd(), Some(data), map));
         }
         let text = object.functions.keys().map(|(section, _)| *section);
         let text = text.collect::<HashSet<_>>();
         let fds = made
             .iter()
-            .map(|(name, data, map)| (name.as_str(), data.fd().as_fd().as_raw_fd(), map));
+            .map(|(name, fd, _, map)| (name.as_str(), *fd, map));
         object.relocate_maps(fds, &text).map_err(refused)?;
         object.relocate_calls(&text).map_err(refused)?;
-        let maps = made.into_iter().map(|(name, data, _)| (name, data));
+        let maps = made
+            .into_iter()
+            .filter_map(|(name, _, data, _)| Some((name, data?)));
         Ok(Self {
             maps: maps.collect(),
             object,

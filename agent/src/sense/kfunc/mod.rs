@@ -8,7 +8,7 @@ use super::bpf::{self, KernelBtf, Kind, Mapped, Missing, Object, Wanted, objects
 use aya::maps::{HashMap, Map};
 use lowtide_common::{KernelLayout, Request, Row, Rule, Survey, UNCLASSIFIED};
 use rules::Rules;
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::io;
 
 /// What the program calls, by the kernel's names.
@@ -28,7 +28,7 @@ pub const KFUNCS: [&str; 12] = [
 ];
 
 /// Names in the kernel's BTF that [`KernelLayout`] is made from, in the order of `layout_of`.
-const LAYOUT: [Wanted<'static>; 27] = [
+pub const LAYOUT: [Wanted<'static>; 27] = [
     Wanted::Member("mem_cgroup", "css"),
     Wanted::Member("cgroup_subsys_state", "cgroup"),
     Wanted::Member("cgroup_subsys_state", "flags"),
@@ -73,6 +73,8 @@ pub struct Options {
 pub struct Kfunc {
     program: OwnedFd,
     rules: Rules,
+    /// That map itself, for the reflex.
+    policy_map: OwnedFd,
     survey: Mapped,
     rows: Mapped,
 }
@@ -83,10 +85,21 @@ impl Kfunc {
     pub fn open(options: &Options, root: BorrowedFd<'_>) -> Result<Self, Missing> {
         let mut object = objects::SURVEY.to_vec();
         let layout = fit_to_kernel(&mut object)?;
+        in_either_form(layout, |layout| Self::load(&object, layout, options, root))
+    }
+
+    fn load(
+        object: &[u8],
+        layout: &KernelLayout,
+        options: &Options,
+        root: BorrowedFd<'_>,
+    ) -> Result<Self, Missing> {
         let sizes = [("RULES", options.max_rules), ("ROWS", options.rows)];
-        let mut object = Object::open(&object, &[("LAYOUT", as_bytes(&layout))], &sizes)?;
+        let mut object = Object::open(object, &[("LAYOUT", as_bytes(layout))], &sizes, &[])?;
         let program = object.load("survey", Kind::OnDemand, options.verifier_log)?;
-        let rules = HashMap::try_from(Map::HashMap(object.take_map("RULES")?)).map_err(refused)?;
+        let rules = object.take_map("RULES")?;
+        let policy_map = rules.fd().as_fd().try_clone_to_owned().map_err(refused)?;
+        let rules = HashMap::try_from(Map::HashMap(rules)).map_err(refused)?;
         let survey = Mapped::map(object.take_map("SURVEY")?.fd(), size_of::<Survey>());
         let rows = size_of::<Row>() * options.rows as usize;
         let rows = Mapped::map(object.take_map("ROWS")?.fd(), rows);
@@ -97,6 +110,7 @@ impl Kfunc {
                 options.max_rules as usize,
                 root.try_clone_to_owned().map_err(refused)?,
             ),
+            policy_map,
             survey: survey.map_err(refused)?,
             rows: rows.map_err(refused)?,
         })
@@ -130,6 +144,10 @@ impl Engine for Kfunc {
         // `&mut self`.
         let rows = unsafe { self.rows.values::<Row>() };
         &rows[..rows.len().min(self.survey().rows_len as usize)]
+    }
+
+    fn policy_map(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.policy_map.as_fd())
     }
 
     fn classify(&mut self, id: u64, rule: Rule) -> io::Result<()> {
@@ -174,7 +192,8 @@ fn fit_to_kernel(object: &mut [u8]) -> Result<KernelLayout, Missing> {
     layout_of(layout)
 }
 
-fn layout_of(found: &[Option<u64>]) -> Result<KernelLayout, Missing> {
+/// From what was found for [`LAYOUT`].
+pub fn layout_of(found: &[Option<u64>]) -> Result<KernelLayout, Missing> {
     let mut values = LAYOUT.iter().zip(found);
     let mut next = || values.next().ok_or(Missing::MalformedBtf);
     let mut must = || {
@@ -215,7 +234,68 @@ fn layout_of(found: &[Option<u64>]) -> Result<KernelLayout, Missing> {
     Ok(layout)
 }
 
-fn as_bytes(layout: &KernelLayout) -> &[u8] {
+/// Loads a program that walks: in the form that gives the root memcg's reference back, which every
+/// kernel so far wants, and where that is refused in the one that does not. Whether the kernel's
+/// function takes a reference is in no BTF; it is found by trying.
+pub fn in_either_form<T>(
+    layout: KernelLayout,
+    load: impl Fn(&KernelLayout) -> Result<T, Missing>,
+) -> Result<T, Missing> {
+    let form = |root_is_held| KernelLayout {
+        root_is_held,
+        ..layout
+    };
+    match load(&form(1)) {
+        Err(refused @ Missing::Refused { .. }) => load(&form(0)).map_err(|_| refused),
+        result => result,
+    }
+}
+
+pub fn as_bytes(layout: &KernelLayout) -> &[u8] {
     // SAFETY: `repr(C)`, made of u64 only: no padding, and every byte is initialised.
     unsafe { std::slice::from_raw_parts((&raw const *layout).cast(), size_of::<KernelLayout>()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// Tries on a kernel that answers the two forms like this, first the one with the root held.
+    fn tried(answers: [Result<(), Missing>; 2]) -> (Result<(), Missing>, Vec<u64>) {
+        let forms = RefCell::new(Vec::new());
+        let answers = RefCell::new(answers.into_iter());
+        let result = in_either_form(KernelLayout::default(), |layout| {
+            forms.borrow_mut().push(layout.root_is_held);
+            answers.borrow_mut().next().unwrap()
+        });
+        (result, forms.into_inner())
+    }
+
+    #[test]
+    fn the_root_is_given_back_where_the_kernel_wants_that() {
+        let (result, forms) = tried([Ok(()), Ok(())]);
+        assert!(result.is_ok());
+        assert_eq!(forms, [1]);
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_the_giving_back_gets_the_form_without() {
+        let (result, forms) = tried([Err(refused("release of what is not held")), Ok(())]);
+        assert!(result.is_ok());
+        assert_eq!(forms, [1, 0]);
+    }
+
+    #[test]
+    fn where_both_are_refused_the_first_reason_is_told() {
+        let (result, _) = tried([Err(refused("first")), Err(refused("second"))]);
+        assert_eq!(result.unwrap_err().to_string(), "first");
+    }
+
+    #[test]
+    fn a_reason_that_is_no_refusal_is_not_tried_around() {
+        let (result, forms) = tried([Err(Missing::Permission), Ok(())]);
+        assert!(matches!(result, Err(Missing::Permission)));
+        assert_eq!(forms, [1]);
+    }
 }
