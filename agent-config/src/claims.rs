@@ -5,7 +5,9 @@ use super::problem::{Problem, Problems};
 use super::read::{Set, Setting};
 use super::source::{Root, Sources};
 use super::value::{Process, User};
+use lowtide_common::NEVER;
 use lowtide_judge::Policy;
+use lowtide_rules::Layer;
 use lowtide_rules::{At, AttributePattern, CgroupPattern, Glob, Matcher, ProcessPattern};
 use std::cell::OnceCell;
 
@@ -105,6 +107,9 @@ impl Claims<'_> {
                     .filter(|p| p.group != group && p.layer == layer)
                     .find(|p| p.glob.same_as(&glob));
                 self.contested("group.cgroups", at, rival.map(|p| p.at));
+                if policy.group(group).kill == NEVER {
+                    self.anywhere(&glob, at, layer);
+                }
                 cgroups.push(CgroupPattern {
                     glob,
                     group,
@@ -113,7 +118,8 @@ impl Claims<'_> {
                 });
             }
             for set in table.processes.iter().flat_map(|list| &list.value.0) {
-                let Some(pattern) = self.process(set, group) else {
+                let others = table.processes.iter().flat_map(|list| &list.value.0);
+                let Some(pattern) = self.process(set, group, others) else {
                     continue;
                 };
                 let rival = processes
@@ -121,6 +127,9 @@ impl Claims<'_> {
                     .filter(|p| p.group != group && p.layer == pattern.layer)
                     .find(|p| p.same_as(&pattern));
                 self.contested("group.processes", set.at, rival.map(|p| p.at));
+                if policy.group(group).kill == NEVER {
+                    self.of_root_alone(&pattern);
+                }
                 processes.push(pattern);
             }
         }
@@ -136,7 +145,58 @@ impl Claims<'_> {
         }
     }
 
-    fn process(&mut self, set: &Set<Process>, group: u16) -> Option<ProcessPattern> {
+    fn warn(&mut self, at: At, key: &str, message: String) {
+        self.problems
+            .warning(|| Problem::at(self.sources, at, key, message));
+    }
+
+    /// Whether it is in a file of the device, and not in one that is shipped.
+    fn is_own(&self, at: At) -> bool {
+        matches!(self.sources.layer(at.source), Layer::Device(_))
+    }
+
+    /// A protection that begins with `**/` is whoever's makes a cgroup of that name.
+    fn anywhere(&mut self, glob: &Glob, at: At, layer: Layer) {
+        let written = glob.as_written();
+        if matches!(layer, Layer::Device(_)) && written.trim_start_matches('/').starts_with("**/") {
+            let message = format!(
+                "`{written}` protects a cgroup of that name wherever it is, also in a container with \
+                 a tree of its own: begin with where services are put, as in `system.slice/…`"
+            );
+            self.warn(at, "group.cgroups", message);
+        }
+    }
+
+    /// A name protects root's processes alone, unless a user is named with it. What is built in is
+    /// root's everywhere, or has its users named there.
+    fn of_root_alone(&mut self, pattern: &ProcessPattern) {
+        let written = [&pattern.name, &pattern.exe].into_iter().flatten().next();
+        let Some(written) = written.map(Glob::as_written) else {
+            return;
+        };
+        let known = self.sources.built_in().contains(&format!("\"{written}\""));
+        if pattern.uid.is_none() && !known && self.is_own(pattern.at) {
+            let key = if pattern.name.is_some() {
+                "name"
+            } else {
+                "exe"
+            };
+            let message = format!(
+                "`{written}` protects root's processes alone, as anybody can have that name: for \
+                 those of another user write {{ {key} = \"{written}\", user = \"…\" }}, \
+                 for root's user = \"root\""
+            );
+            self.warn(pattern.at, "group.processes", message);
+        }
+    }
+
+    /// `all` are those of the same group.
+    fn process<'s>(
+        &mut self,
+        set: &Set<Process>,
+        group: u16,
+        mut all: impl Iterator<Item = &'s Set<Process>>,
+    ) -> Option<ProcessPattern> {
         let glob = |setting: &Setting<Glob>| setting.as_ref().map(|s| s.value.clone());
         let table = &set.value;
         if table.name.is_none() && table.exe.is_none() && table.user.is_none() {
@@ -164,6 +224,14 @@ impl Claims<'_> {
                 User::Id(id) => Some(*id),
                 User::Name(name) => match self.user(name) {
                     Ok(id) => Some(id),
+                    // What is shipped names users of more systems than any one device is; and where
+                    // a process is named for several users, not all of them are here.
+                    Err(_)
+                        if !self.is_own(set.at)
+                            || all.any(|other| is_instead_of(&other.value, table)) =>
+                    {
+                        return None;
+                    }
                     Err(why) => {
                         let message = format!("{why}; the pattern matches nothing");
                         self.problems.warning(|| {
@@ -185,6 +253,10 @@ impl Claims<'_> {
     }
 
     fn user(&self, name: &str) -> Result<u32, String> {
+        // Also where there is no such file.
+        if name == "root" {
+            return Ok(0);
+        }
         let passwd = self.passwd.get_or_init(|| {
             let path = self.root.join("etc/passwd");
             let text = self.root.read(&path);
@@ -196,4 +268,13 @@ impl Claims<'_> {
             .find_map(|mut fields| fields.nth(1)?.parse().ok())
             .ok_or_else(|| "no such user here".to_owned())
     }
+}
+
+/// Whether a pattern takes the name of another one as well, as that of another user.
+fn is_instead_of(other: &Process, table: &Process) -> bool {
+    let (Some(name), Some(others)) = (&table.name, &other.name) else {
+        return false;
+    };
+    let user = |process: &Process| process.user.as_ref().map(|user| user.value.clone());
+    user(other) != user(table) && others.value.matches(name.value.as_written().as_bytes())
 }

@@ -166,13 +166,13 @@ table! {
     pub struct Group {
         /// Its name, unique within a file.
         pub name: Setting<GroupName>,
-        /// Globs on the path below the cgroup root: `*` within one component, `**` over any number. What is below a match belongs to it unless matched itself.
+        /// Globs on the path below the cgroup root: `*` within one component, `**` over any number. What is below a match belongs to it unless matched itself. What users named so, in a cgroup of their own, goes no later for it.
         pub cgroups: Setting<Globs>,
         /// The same, besides those that a lower layer has for this group: `cgroups` alone takes their place.
         pub cgroups_add: Setting<Globs>,
-        /// Attribute set on the cgroup's directory, `user.NAME` or `user.NAME=VALUE`; ranks above any glob.
+        /// Attribute set on the cgroup's directory, `user.NAME` or `user.NAME=VALUE`; ranks above any glob. Only where the directory is root's does anything go later for it.
         pub xattr: Setting<Attribute>,
-        /// Processes by name, program or user, for devices whose services share a cgroup.
+        /// Processes by name, program or user, wherever they run. A cgroup that no pattern names goes with the group when all its processes belong to it; where they differ, or one is `never`, its processes go one by one. Only root's processes, and those of the user that the pattern names, go later for it.
         pub processes: Setting<Processes>,
         /// The same, besides those that a lower layer has for this group: `processes` alone takes their place.
         pub processes_add: Setting<Processes>,

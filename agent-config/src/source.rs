@@ -252,6 +252,11 @@ impl Sources {
         &self.0[usize::from(source)].text
     }
 
+    /// The text that is built in.
+    pub const fn built_in(&self) -> &'static str {
+        BUILT_IN
+    }
+
     pub fn layer(&self, source: u16) -> Layer {
         self.0[usize::from(source)].layer
     }

@@ -8,6 +8,7 @@ pub mod escaped;
 mod matcher;
 mod pattern;
 mod place;
+mod trust;
 
 pub use commands::{Commands, Pair};
 pub use matcher::{
@@ -15,3 +16,4 @@ pub use matcher::{
 };
 pub use pattern::Glob;
 pub use place::{At, Layer};
+pub use trust::{Chosen, Ruled, turn};

@@ -2,6 +2,7 @@
 
 use super::pattern::Glob;
 use super::place::{At, Layer};
+use super::trust::{Chosen, Ruled, turn};
 use lowtide_common::{NO_GROUP, Rule};
 use lowtide_judge::{Policy, Unit};
 use std::cmp::{Ordering, Reverse};
@@ -24,6 +25,8 @@ pub struct ProcessInfo<'a> {
     pub exe: Option<&'a [u8]>,
     /// Effective user.
     pub uid: u32,
+    /// It is root's, and not that of a container, whose root anybody may be.
+    pub is_roots: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,20 @@ impl fmt::Display for ProcessPattern {
     }
 }
 
+/// A match of a pattern.
+#[derive(Clone, Copy)]
+struct Claim {
+    group: u16,
+    /// What matched was chosen by somebody with rights.
+    trusted: bool,
+}
+
+impl Claim {
+    const fn new(group: u16, trusted: bool) -> Self {
+        Self { group, trusted }
+    }
+}
+
 /// The patterns of all groups, the most specific first; among equally specific ones that of the
 /// higher layer, then that of the group that is killed last, so that a tie is never to the harm of
 /// what matters more.
@@ -153,23 +170,66 @@ impl Matcher {
     /// The group of the cgroup at `path` (below the cgroup root) by a match of its own; `None` when
     /// it has none and belongs where its parent belongs.
     pub fn cgroup(&self, path: &[u8], attribute: Lookup<'_>) -> Option<u16> {
+        let claim = self.claim_of_cgroup(path, &Chosen::BY_ROOT, attribute);
+        claim.map(|claim| claim.group)
+    }
+
+    /// The same, but only what somebody with rights chose brings forward.
+    fn claim_of_cgroup(
+        &self,
+        path: &[u8],
+        chosen: &Chosen,
+        attribute: Lookup<'_>,
+    ) -> Option<Claim> {
         let path = trimmed(path);
         if path.is_empty() {
             return None;
         }
-        self.by_attribute(attribute).or_else(|| {
-            self.cgroups
-                .iter()
-                .find(|p| p.glob.matches(path))
-                .map(|p| p.group)
+        let marks = self.attributes.iter();
+        let mut marks = marks.map(|p| (p, Claim::new(p.group, chosen.marks_by_root)));
+        let marked = marks
+            .find(|(p, claim)| self.counts(*claim, chosen.above) && p.matches(&mut *attribute));
+        let names = self.cgroups.iter();
+        let mut names = names.map(|p| (p, Claim::new(p.group, chosen.path_by_root)));
+        marked.map(|(_, claim)| claim).or_else(|| {
+            let named =
+                names.find(|(p, claim)| self.counts(*claim, chosen.above) && p.glob.matches(path));
+            named.map(|(_, claim)| claim)
         })
     }
 
-    fn by_attribute(&self, lookup: Lookup<'_>) -> Option<u16> {
-        self.attributes
-            .iter()
-            .find(|p| p.matches(lookup))
-            .map(|p| p.group)
+    /// Whether a match counts for what has the rule `above` without it: what anybody could have
+    /// chosen lets nothing go later.
+    fn counts(&self, claim: Claim, above: Rule) -> bool {
+        let rule = self.rules.get(usize::from(claim.group));
+        claim.trusted || rule.is_some_and(|rule| turn(rule.kill) >= turn(above.kill))
+    }
+
+    /// What [`cgroup`](Self::cgroup) gives a cgroup, as far as somebody with rights chose it.
+    pub fn cgroup_rule(
+        &self,
+        path: &[u8],
+        chosen: &Chosen,
+        attribute: Lookup<'_>,
+    ) -> Option<Ruled> {
+        let claim = self.claim_of_cgroup(path, chosen, attribute)?;
+        self.ruled(claim, chosen.above)
+    }
+
+    /// What [`process`](Self::process) gives a process.
+    pub fn process_rule(&self, process: &ProcessInfo<'_>, above: Rule) -> Option<Ruled> {
+        self.ruled(self.claim_of_process(process, above)?, above)
+    }
+
+    fn ruled(&self, claim: Claim, above: Rule) -> Option<Ruled> {
+        let mut rule = *self.rules.get(usize::from(claim.group))?;
+        if !claim.trusted && turn(rule.reclaim) < turn(above.reclaim) {
+            rule.reclaim = above.reclaim;
+        }
+        Some(Ruled {
+            rule,
+            trusted: claim.trusted,
+        })
     }
 
     /// The group of the nearest cgroup at or above `path` that has a glob, and the path of that
@@ -184,12 +244,20 @@ impl Matcher {
         }
     }
 
-    /// The group of a process by a pattern on processes.
-    pub fn process(&self, process: &ProcessInfo<'_>) -> Option<u16> {
-        self.processes
-            .iter()
-            .find(|p| p.matches(process))
-            .map(|p| p.group)
+    /// The group of a process by a pattern on processes, where it has the rule `above` without one.
+    /// What it calls itself, and what it runs, protects only root's processes and those of a user
+    /// whom the pattern names.
+    pub fn process(&self, process: &ProcessInfo<'_>, above: Rule) -> Option<u16> {
+        let claim = self.claim_of_process(process, above);
+        claim.map(|claim| claim.group)
+    }
+
+    fn claim_of_process(&self, process: &ProcessInfo<'_>, above: Rule) -> Option<Claim> {
+        let patterns = self.processes.iter();
+        let mut patterns =
+            patterns.map(|p| (p, Claim::new(p.group, p.uid.is_some() || process.is_roots)));
+        let found = patterns.find(|(p, claim)| self.counts(*claim, above) && p.matches(process));
+        found.map(|(_, claim)| claim)
     }
 
     /// What applies to a group.

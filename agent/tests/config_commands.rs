@@ -27,7 +27,7 @@ fn bad() -> PathBuf {
 
 #[test]
 fn check_fails_on_a_bad_file_only() {
-    let good = shipped("profiles/router.toml");
+    let good = shipped("config.toml");
     let output = lowtide(&["check", "--offline", good.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stderr), "");

@@ -1,9 +1,9 @@
 //! Matching happens between trigger and kill: an allocation there aborts this test.
 
 use assert_no_alloc::{AllocDisabler, assert_no_alloc};
-use lowtide::config::{Paths, load};
+use lowtide::config::{Paths, load, rule};
 use lowtide::sense::process::ProcessInfo;
-use lowtide_common::NEVER;
+use lowtide_common::{NEVER, NO_GROUP};
 use std::path::Path;
 
 #[global_allocator]
@@ -25,11 +25,16 @@ fn matching_allocates_nothing() {
             b"nothing/of/the/kind",
         ]
         .map(|path| loaded.matcher.cgroup(path, &mut attribute));
-        let process = loaded.matcher.process(&ProcessInfo {
-            name: b"chromium-browse",
-            exe: Some(b"/usr/lib/chromium/chromium"),
-            uid: 1000,
-        });
+        let rest = rule(&loaded.policy, NO_GROUP);
+        let process = loaded.matcher.process(
+            &ProcessInfo {
+                name: b"chromium-browse",
+                exe: Some(b"/usr/lib/chromium/chromium"),
+                uid: 1000,
+                is_roots: false,
+            },
+            rest,
+        );
         [cgroups[0], cgroups[1], cgroups[2], process]
             .map(|group| group.map(|g| loaded.policy.group(g).kill))
     });

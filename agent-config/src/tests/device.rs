@@ -27,6 +27,7 @@ impl Device for Fake {
             name: self.process.as_bytes(),
             exe: None,
             uid: 0,
+            is_roots: true,
         })
     }
 

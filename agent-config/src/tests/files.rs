@@ -1,7 +1,7 @@
 //! Layers of files, and files that nobody should have written.
 
-use crate::{MAX_FILE, Paths, load};
-use lowtide_common::NEVER;
+use crate::{MAX_FILE, Paths, load, rule};
+use lowtide_common::{NEVER, NO_GROUP};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -226,14 +226,16 @@ fn users_are_those_of_the_root() {
         .write("etc/lowtide/config.toml", "[[group]]\nname = \"k\"\nkill = \"never\"\nprocesses = [{ user = \"kiosk\" }, { user = \"cat\" }]\n");
     let loaded =
         load(&Paths::new(Some(root.0.clone()), Vec::new())).unwrap_or_else(|p| panic!("{p}"));
+    let rest = rule(&loaded.policy, NO_GROUP);
     let process = |uid| super::ProcessInfo {
         name: b"x",
         exe: None,
         uid,
+        is_roots: false,
     };
-    let group = loaded.matcher.process(&process(1001)).unwrap();
+    let group = loaded.matcher.process(&process(1001), rest).unwrap();
     assert_eq!(loaded.policy.group(group).kill, NEVER);
-    assert_eq!(loaded.matcher.process(&process(1002)), None);
+    assert_eq!(loaded.matcher.process(&process(1002), rest), None);
     let warnings = loaded.warnings.to_string();
     assert!(
         warnings.contains("config.toml:4:43: warning: group.processes.user: no such user"),

@@ -49,9 +49,10 @@ fn built_in_is_sensible() {
     );
     let own = |path: &str| loaded.matcher.cgroup(path.as_bytes(), &mut |_, _| None);
     for path in [
-        "system.slice/ssh.service",
-        "services/dropbear",
-        "services/dropbear.instance1",
+        "system.slice/dbus.service",
+        "services/dnsmasq",
+        "services/network.instance1",
+        "openrc.networkmanager",
         "init.scope",
     ] {
         let group = own(path).unwrap_or(NO_GROUP);
@@ -119,12 +120,15 @@ fn names_match_byte_by_byte() {
         loaded.matcher.nearest(b"a/\xff.scope/\xfe").map(|n| n.0),
         Some(1)
     );
+    let rest = rule(&loaded.policy, NO_GROUP);
     let process = |name| {
-        loaded.matcher.process(&ProcessInfo {
+        let process = ProcessInfo {
             name,
             exe: None,
             uid: 0,
-        })
+            is_roots: true,
+        };
+        loaded.matcher.process(&process, rest)
     };
     // The kernel cuts a name after 15 bytes, which may be inside a character.
     assert_eq!(process(&"ip……………".as_bytes()[..15]), Some(1));
@@ -171,8 +175,10 @@ fn a_higher_layer_takes_a_pattern_over() {
         name: b"dnsmasq",
         exe: None,
         uid: 0,
+        is_roots: true,
     };
-    assert_eq!(loaded.matcher.process(&process), Some(1));
+    let rest = rule(&loaded.policy, NO_GROUP);
+    assert_eq!(loaded.matcher.process(&process, rest), Some(1));
     assert_eq!(
         loaded.matcher.cgroup(b"init.scope", &mut |_, _| None),
         Some(1)
@@ -231,7 +237,7 @@ fn numbers_may_have_a_point_and_units_may_be_spelled_out() {
 fn what_is_added_to_a_list_leaves_what_is_in_it() {
     let loaded = parse(
         "t",
-        "[[group]]\nname = \"lifeline\"\nprocesses_add = [\"asterisk\"]\ncgroups_add = \"asterisk\"\n",
+        "[[group]]\nname = \"lifeline\"\nprocesses_add = [{ name = \"asterisk\", user = 0 }]\ncgroups_add = \"asterisk\"\n",
     )
     .unwrap_or_else(|p| panic!("{p}"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
@@ -240,11 +246,117 @@ fn what_is_added_to_a_list_leaves_what_is_in_it() {
             name: name.as_bytes(),
             exe: None,
             uid: 0,
+            is_roots: true,
         };
-        assert_eq!(loaded.matcher.process(&process), Some(0), "{name}");
+        let rest = rule(&loaded.policy, NO_GROUP);
+        assert_eq!(loaded.matcher.process(&process, rest), Some(0), "{name}");
     }
     for path in ["asterisk", "init.scope"] {
         let group = loaded.matcher.cgroup(path.as_bytes(), &mut |_, _| None);
         assert_eq!(group, Some(0), "{path}");
     }
+}
+
+#[test]
+fn a_name_that_anybody_can_choose_lets_nothing_go_later() {
+    let text = "[[group]]\nname = \"safe\"\nkill = \"never\"\ncgroups = \"**/safe\"\nxattr = \"user.safe\"\n\
+                processes = [\"safed\", { name = \"mine\", user = 1000 }, { exe = \"/usr/bin/safe\" }]\n\
+                [[group]]\nname = \"early\"\nkill = 900\nreclaim = 10\ncgroups = \"**/early\"\nprocesses = \"earlyd\"\n";
+    let loaded = parse("t", text).unwrap();
+    let rest = rule(&loaded.policy, NO_GROUP);
+    let process = |name: &[u8], exe: Option<&[u8]>, uid| {
+        let is_roots = uid == 0;
+        let process = ProcessInfo {
+            name,
+            exe,
+            uid,
+            is_roots,
+        };
+        let ruled = loaded.matcher.process_rule(&process, rest);
+        ruled.map(|ruled| (ruled.rule.kill, ruled.rule.reclaim, ruled.trusted))
+    };
+    assert_eq!(process(b"safed", None, 0), Some((NEVER, 500, true)));
+    assert_eq!(process(b"safed", None, 1000), None);
+    assert_eq!(process(b"x", Some(b"/usr/bin/safe"), 1000), None);
+    assert_eq!(process(b"mine", None, 1000), Some((NEVER, 500, true)));
+    assert_eq!(process(b"mine", None, 1001), None);
+    // Root in a container.
+    let contained = ProcessInfo {
+        name: b"safed",
+        exe: None,
+        uid: 0,
+        is_roots: false,
+    };
+    assert_eq!(loaded.matcher.process_rule(&contained, rest), None);
+    // To its own harm it may be called what it likes.
+    assert_eq!(process(b"earlyd", None, 1000), Some((900, 500, false)));
+    assert_eq!(process(b"earlyd", None, 0), Some((900, 10, true)));
+
+    let cgroup = |path: &[u8], path_by_root| {
+        let chosen = lowtide_rules::Chosen {
+            path_by_root,
+            marks_by_root: path_by_root,
+            above: rest,
+        };
+        let ruled = loaded.matcher.cgroup_rule(path, &chosen, &mut |_, _| None);
+        ruled.map(|ruled| (ruled.rule.kill, ruled.trusted))
+    };
+    assert_eq!(cgroup(b"a/safe", true), Some((NEVER, true)));
+    assert_eq!(cgroup(b"a/safe", false), None);
+    assert_eq!(cgroup(b"a/early", false), Some((900, false)));
+}
+
+#[test]
+fn the_way_in_is_a_process_wherever_it_runs() {
+    let loaded = parse("t", "").unwrap();
+    let rest = rule(&loaded.policy, NO_GROUP);
+    let own = |path: &str| loaded.matcher.cgroup(path.as_bytes(), &mut |_, _| None);
+    for path in [
+        "system.slice/ssh.service",
+        "services/dropbear",
+        "openrc.sshd",
+    ] {
+        assert_eq!(own(path), None, "{path}");
+    }
+    for name in ["sshd", "sshd-session", "dropbear"] {
+        let process = |is_roots| ProcessInfo {
+            name: name.as_bytes(),
+            exe: None,
+            uid: if is_roots { 0 } else { 1000 },
+            is_roots,
+        };
+        let kill = |is_roots| {
+            let ruled = loaded.matcher.process_rule(&process(is_roots), rest);
+            ruled.map(|ruled| ruled.rule.kill)
+        };
+        assert_eq!((kill(true), kill(false)), (Some(NEVER), None), "{name}");
+    }
+}
+
+#[test]
+fn a_protection_that_anybody_could_have_is_told_of() {
+    let warnings = |text: &str| parse("t", text).unwrap().warnings.to_string();
+    let never = "[[group]]\nname = \"x\"\nkill = \"never\"\n";
+    let said = warnings(&format!("{never}processes = [\"mysqld\"]\n"));
+    assert!(
+        said.contains("t:4:14: warning: group.processes: `mysqld` protects root's processes alone")
+            && said.contains("{ name = \"mysqld\", user = \"…\" }"),
+        "{said}"
+    );
+    let said = warnings(&format!("{never}cgroups = [\"**/mysql.service\"]\n"));
+    assert!(
+        said.contains("t:4:12: warning: group.cgroups: `**/mysql.service` protects"),
+        "{said}"
+    );
+    for quiet in [
+        "processes = [{ name = \"mysqld\", user = 103 }]",
+        "processes = [\"netifd\", \"dnsmasq\"]",
+        "cgroups = [\"system.slice/mysql.service\"]",
+    ] {
+        assert_eq!(warnings(&format!("{never}{quiet}\n")), "", "{quiet}");
+    }
+    assert_eq!(
+        warnings("[[group]]\nname = \"x\"\nkill = 900\nprocesses = \"a\"\ncgroups = \"**/a\"\n"),
+        ""
+    );
 }

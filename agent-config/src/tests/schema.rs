@@ -70,7 +70,12 @@ fn shipped_files_validate_and_load() {
             .collect();
         assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
         let loaded = load(&Paths::new(None, vec![path.clone()])).unwrap_or_else(|p| panic!("{p}"));
-        assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+        // A profile knows, unlike a file of the device, that these are root's.
+        let warnings = loaded.warnings.to_string();
+        let others = warnings.lines().filter(|line| {
+            line.contains(" warning: ") && !line.contains("protects root's processes alone")
+        });
+        assert_eq!(others.count(), 0, "{warnings}");
     }
 }
 

@@ -200,18 +200,19 @@ impl About<'_> {
         record.set("LOWTIDE_WHEN", when.name());
         let group = &self.config.policy.group(target.rule.group).name;
         record.set("LOWTIDE_GROUP", group);
-        let pid = if target.flags & Row::PROCESS != 0 {
-            Id(target.id).pid()
+        let (cgroup, pid) = if target.flags & Row::PROCESS != 0 {
+            (target.parent, Id(target.id).pid())
         } else {
-            let mut buffer = [MaybeUninit::uninit(); PATH];
-            let dir = self.tree.open_id(target.id);
-            if let Ok(dir) = dir
-                && let Ok(path) = self.tree.path_of(dir.as_fd(), &mut buffer)
-            {
-                record.set_bytes("LOWTIDE_CGROUP", &[b"/", path]);
-            }
-            process.map(|name| name.pid)
+            (target.id, process.map(|name| name.pid))
         };
+        let mut buffer = [MaybeUninit::uninit(); PATH];
+        // That of a process may not be known.
+        let dir = (cgroup != 0).then(|| self.tree.open_id(cgroup));
+        if let Some(Ok(dir)) = dir
+            && let Ok(path) = self.tree.path_of(dir.as_fd(), &mut buffer)
+        {
+            record.set_bytes("LOWTIDE_CGROUP", &[b"/", path]);
+        }
         if let Some(pid) = pid {
             record.set("LOWTIDE_PID", pid.as_raw_pid());
         }

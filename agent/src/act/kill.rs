@@ -2,8 +2,9 @@
 
 use super::Done;
 use super::mrelease::{Killed, Releaser};
-use super::process::{self, Process};
+use super::process;
 use crate::config::Loaded;
+use crate::sense::members::{self, Process, has_exited, is_shielded};
 use crate::sense::process::{Id, is_protected};
 use crate::sense::tree::Tree;
 use crate::sense::walk::each_below;
@@ -61,17 +62,27 @@ impl Victim {
                     !buffer[..n].windows(11).any(|w| w == b"populated 1")
                 })
             }
-            Self::Process(pidfd) => process::has_exited(pidfd),
+            Self::Process(pidfd) => has_exited(pidfd),
         }
     }
 }
 
-/// Sends SIGKILL to every process in and below the cgroup `id`.
+/// Sends SIGKILL to every process in and below the cgroup of the target; where one of them is never to
+/// be touched, as may be known only now, to the first in rank alone, see [`process()`].
 ///
 /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone; where the cgroup cannot be
 /// killed as a whole, what the last signal was refused with, if all were.
-pub fn memcg(tree: &Tree, id: u64, releaser: &Releaser) -> io::Result<Done> {
-    let dir = open_victim(tree, id)?;
+pub fn memcg(
+    tree: &Tree,
+    target: &Row,
+    worth: u64,
+    config: &Loaded,
+    releaser: &Releaser,
+) -> io::Result<Done> {
+    let dir = open_victim(tree, target.id)?;
+    if shields(tree, &dir, target, config) {
+        return process(tree, target, worth, config, releaser);
+    }
     // Without it, its end cannot be waited for.
     let events = open_at(&dir, "cgroup.events", OFlags::RDONLY);
     let killed = open_at(&dir, "cgroup.kill", OFlags::WRONLY)
@@ -114,15 +125,25 @@ pub fn process(
     })
 }
 
-/// Sends a signal to every process in and below the cgroup `id`, for it to end by itself.
+/// Sends a signal to every process in and below the cgroup of the target, for it to end by itself; as
+/// [`memcg`], to one alone where another is never to be touched.
 ///
 /// `EPERM` for the cgroup of the agent or of init, `ESTALE` when it is gone, `EINVAL` for no
 /// signal of this kernel; what the last signal was refused with, if all were.
-pub fn ask(tree: &Tree, id: u64, signal: i32) -> io::Result<Done> {
-    let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
-    let dir = open_victim(tree, id)?;
+pub fn ask(
+    tree: &Tree,
+    target: &Row,
+    signal: i32,
+    worth: u64,
+    config: &Loaded,
+) -> io::Result<Done> {
+    let named = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
+    let dir = open_victim(tree, target.id)?;
+    if shields(tree, &dir, target, config) {
+        return ask_process(tree, target, signal, worth, config);
+    }
     let events = open_at(&dir, "cgroup.events", OFlags::RDONLY);
-    signal_each(dir.as_fd(), signal)?;
+    signal_each(dir.as_fd(), named)?;
     Ok(Done {
         victim: events.ok().map(Victim::Memcg),
         ..Done::only(Outcome::Asked { name: 0 })
@@ -147,6 +168,22 @@ pub fn ask_process(
     })
 }
 
+/// `EPERM` where a process in the target is never to be touched, so that it cannot be held back as a
+/// whole.
+pub(super) fn without_shielded(tree: &Tree, target: &Row, config: &Loaded) -> io::Result<()> {
+    let dir = open_victim(tree, target.id)?;
+    if shields(tree, &dir, target, config) {
+        return Err(Errno::PERM.into());
+    }
+    Ok(())
+}
+
+/// Whether a process in it is never to be touched.
+fn shields(tree: &Tree, dir: &OwnedFd, target: &Row, config: &Loaded) -> bool {
+    let rule = process::rule_in(target, config);
+    is_shielded(dir.as_fd(), rule, &config.matcher, tree)
+}
+
 /// The process that is meant where it is not the whole target.
 fn first(tree: &Tree, target: &Row, worth: u64, config: &Loaded) -> io::Result<Process> {
     if target.flags & Row::PROCESS != 0 {
@@ -157,7 +194,7 @@ fn first(tree: &Tree, target: &Row, worth: u64, config: &Loaded) -> io::Result<P
         return Process::of(id);
     }
     let dir = open_victim(tree, target.id)?;
-    process::first(dir.as_fd(), target, worth, config)
+    process::first(tree, dir.as_fd(), target, worth, config)
 }
 
 /// `EPERM` where the agent or init is in it or below it, `ESTALE` when it is gone.
@@ -192,10 +229,10 @@ pub(super) fn each_process(
     dir: BorrowedFd<'_>,
     f: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    process::each(dir, &mut |_, pidfd| f(pidfd.as_fd()))?;
+    members::each(dir, &mut |_, pidfd| f(pidfd.as_fd()))?;
     let _ = each_below(dir, &mut |cgroup| {
         if let Ok(dir) = cgroup.open() {
-            let _ = process::each(dir.as_fd(), &mut |_, pidfd| f(pidfd.as_fd()));
+            let _ = members::each(dir.as_fd(), &mut |_, pidfd| f(pidfd.as_fd()));
         }
         ControlFlow::Continue(())
     });

@@ -110,7 +110,7 @@ fn kill(
     let done = if one_by_one(target) {
         kill::process(tree, target, verdict.worth, config, releaser)
     } else {
-        let done = kill::memcg(tree, target.id, releaser);
+        let done = kill::memcg(tree, target, verdict.worth, config, releaser);
         // What is started in it next is not held back for what this one did.
         settings.thaw(tree, |id, _| id == target.id);
         done
@@ -141,8 +141,11 @@ fn carry_out_one(
     };
     let done = match &verdict.action {
         Action::Nothing | Action::Kill { .. } => return None,
-        Action::Throttle { target, for_ms } => settings
-            .freeze(tree, target.id, Duration::from_millis(u64::from(*for_ms)))
+        Action::Throttle { target, for_ms } => kill::without_shielded(tree, target, config)
+            .and_then(|()| {
+                let limit = Duration::from_millis(u64::from(*for_ms));
+                settings.freeze(tree, target.id, limit)
+            })
             .map(|()| Done::only(Outcome::Throttled)),
         Action::Reclaim { target, bytes } => {
             let limit = Duration::from_millis(u64::from(policy.reclaim_ms));
@@ -159,7 +162,7 @@ fn carry_out_one(
             let done = if one_by_one(target) {
                 kill::ask_process(tree, target, signal, worth, config)
             } else {
-                kill::ask(tree, target.id, signal)
+                kill::ask(tree, target, signal, worth, config)
             };
             done.map(|mut done| {
                 let asked = done.victim.take();

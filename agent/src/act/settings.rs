@@ -6,7 +6,7 @@
 
 use super::kill::open_victim;
 use super::only::{Only, another_runs};
-use super::process::{self, Process};
+use crate::sense::members::{self, Process};
 use crate::sense::tree::Tree;
 use crate::tell::Log;
 use lowtide_judge::DOMAINS;
@@ -96,6 +96,7 @@ impl Setting {
     fn write(self, dir: BorrowedFd<'_>, from: i64, to: i64) -> io::Result<()> {
         if self == Self::OomScore {
             return each_process(dir, &mut |process| {
+                let process = process.dir.as_fd();
                 if read_value(process, self.file())? == from {
                     write_value(process, self.file(), to)?;
                 }
@@ -267,7 +268,7 @@ impl Settings {
         value: i64,
     ) -> io::Result<()> {
         let value = match setting {
-            Setting::Min | Setting::Low | Setting::High => {
+            Setting::Min | Setting::Low | Setting::High if value < i64::MAX => {
                 value - value % rustix::param::page_size() as i64
             }
             _ => value,
@@ -322,31 +323,74 @@ impl Settings {
         wanted: &dyn Fn(&Process) -> io::Result<Option<i64>>,
     ) -> io::Result<Vec<i64>> {
         let mut scores = Vec::new();
-        all_processes(&mut |process| {
+        all_processes(&mut |process| self.score_process(&process, wanted, &mut scores))?;
+        Ok(scores)
+    }
+
+    /// The same of the processes in one cgroup; adds to those in force.
+    pub fn score_members(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        wanted: &dyn Fn(&Process) -> io::Result<Option<i64>>,
+        in_force: &mut Vec<i64>,
+    ) -> io::Result<()> {
+        each_process(dir, &mut |process| {
+            self.score_process(process, wanted, in_force)
+        })
+    }
+
+    fn score_process(
+        &mut self,
+        process: &Process,
+        wanted: &dyn Fn(&Process) -> io::Result<Option<i64>>,
+        in_force: &mut Vec<i64>,
+    ) -> io::Result<()> {
+        let dir = process.dir.as_fd();
+        let (Some(score), now) = (wanted(process)?, read_value(dir, SCORE)?) else {
+            return Ok(());
+        };
+        let known = |score: i64| self.find(score as u64, Setting::ProcessScore);
+        if now != score && (now == 0 || known(now).is_some() || self.is_protection(now)) {
+            if score != 0 && known(score).is_none() {
+                let slot = self.changes.iter().position(Option::is_none);
+                let change = Change {
+                    id: score as u64,
+                    setting: Setting::ProcessScore,
+                    before: 0,
+                    ours: score,
+                };
+                self.keep(slot.ok_or(Errno::NOSPC)?, Some(change))?;
+            }
+            write_value(dir, SCORE, score)?;
+        }
+        if !in_force.contains(&score) {
+            in_force.push(score);
+        }
+        Ok(())
+    }
+
+    /// Takes from the processes in the cgroup what lowtide protected them with where they, or those
+    /// that they come from, were before; `score` is what they have here.
+    pub fn end_protection_from_elsewhere(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        score: i64,
+    ) -> io::Result<()> {
+        each_process(dir, &mut |process| {
             let dir = process.dir.as_fd();
-            let (Some(score), now) = (wanted(&process)?, read_value(dir, SCORE)?) else {
-                return Ok(());
-            };
-            let known = |score: i64| self.find(score as u64, Setting::ProcessScore);
-            if now != score && (now == 0 || known(now).is_some()) {
-                if score != 0 && known(score).is_none() {
-                    let slot = self.changes.iter().position(Option::is_none);
-                    let change = Change {
-                        id: score as u64,
-                        setting: Setting::ProcessScore,
-                        before: 0,
-                        ours: score,
-                    };
-                    self.keep(slot.ok_or(Errno::NOSPC)?, Some(change))?;
-                }
+            let now = read_value(dir, SCORE)?;
+            if now != score && self.is_protection(now) {
                 write_value(dir, SCORE, score)?;
             }
-            if !scores.contains(&score) {
-                scores.push(score);
-            }
             Ok(())
-        })?;
-        Ok(scores)
+        })
+    }
+
+    /// Whether lowtide gave somebody this oom_score_adj, and it keeps who has it from being killed.
+    fn is_protection(&self, score: i64) -> bool {
+        let scores = |c: &Change| matches!(c.setting, Setting::OomScore | Setting::ProcessScore);
+        let mut ours = self.changes.iter().flatten().filter(|c| scores(c));
+        score < 0 && ours.any(|change| change.ours == score)
     }
 
     /// Keeps the watermarks of free memory where they are, for as long as the agent runs, and takes a
@@ -434,6 +478,15 @@ impl Settings {
         };
         // A cgroup that is gone took its settings along. Nothing better can be done about any
         // other error than to forget it, too.
+        let everywhere = || {
+            all_processes(&mut |process| {
+                let dir = process.dir.as_fd();
+                if read_value(dir, SCORE)? == change.ours {
+                    write_value(dir, SCORE, change.before)?;
+                }
+                Ok(())
+            })
+        };
         let _ = if change.setting == Setting::WatermarkBoost {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let dir = rustix::fs::open(VM, flags, Mode::empty());
@@ -445,13 +498,7 @@ impl Settings {
                 Ok(())
             })
         } else if change.setting == Setting::ProcessScore {
-            all_processes(&mut |process| {
-                let dir = process.dir.as_fd();
-                if read_value(dir, SCORE)? == change.ours {
-                    write_value(dir, SCORE, change.before)?;
-                }
-                Ok(())
-            })
+            everywhere()
         } else {
             tree.open_id(change.id).and_then(|dir| {
                 let setting = change.setting;
@@ -463,6 +510,11 @@ impl Settings {
             })
         };
         let _ = self.keep(slot, None);
+        // Who left the cgroup meanwhile took the protection along.
+        let was_protection = change.setting == Setting::OomScore && change.ours < 0;
+        if was_protection && !self.is_protection(change.ours) {
+            let _ = everywhere();
+        }
     }
 
     fn keep(&mut self, slot: usize, change: Option<Change>) -> io::Result<()> {
@@ -498,7 +550,7 @@ fn state_file() -> io::Result<OwnedFd> {
 fn common_score(dir: BorrowedFd<'_>) -> io::Result<i64> {
     let mut common = None;
     each_process(dir, &mut |process| {
-        let score = read_value(process, Setting::OomScore.file())?;
+        let score = read_value(process.dir.as_fd(), Setting::OomScore.file())?;
         if common.is_none() || score == 0 {
             common = Some(score);
         }
@@ -507,16 +559,17 @@ fn common_score(dir: BorrowedFd<'_>) -> io::Result<i64> {
     common.ok_or_else(|| Errno::NOENT.into())
 }
 
-/// Calls `f` with the /proc directory of each process in the cgroup. Who exits meanwhile is no
-/// error.
+/// Calls `f` with each process in the cgroup. Who exits meanwhile is no error.
 fn each_process(
     dir: BorrowedFd<'_>,
-    f: &mut dyn FnMut(BorrowedFd<'_>) -> io::Result<()>,
+    f: &mut dyn FnMut(&Process) -> io::Result<()>,
 ) -> io::Result<()> {
-    process::each(dir, &mut |pid, pidfd| {
-        let done = Process::open(pid, pidfd).and_then(|process| f(process.dir.as_fd()));
+    members::each(dir, &mut |pid, pidfd| {
+        let done = Process::open(pid, pidfd).and_then(|process| f(&process));
         match done {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {
+                Err(error)
+            }
             _ => Ok(()),
         }
     })

@@ -2,14 +2,15 @@
 //! that the kernel's own OOM killer, should it be faster, ranks as the agent does.
 
 use super::settings::{Setting, Settings, read_value};
-use crate::config::Loaded;
+use crate::config::{Loaded, rule};
 use crate::domain::OwnTrigger;
 use crate::escaped::Escaped;
 use crate::sense::births::Births;
-use crate::sense::tree::{OwnRule as _, Tree};
+use crate::sense::members::Process;
+use crate::sense::tree::{Entry, OwnRule as _, Tree};
 use crate::sys;
 use crate::tell::Log;
-use lowtide_common::{NEVER, NO_GROUP};
+use lowtide_common::{NEVER, NO_GROUP, Rule};
 use lowtide_judge::{Policy, Unit};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -25,11 +26,12 @@ const OWN: i64 = 2 << 20;
 const BRAKED_PART: i64 = 16;
 const BRAKED_LEAST: i64 = 1 << 20;
 /// oom_score_adj of a group that is never killed. Not -1000: with that alone left the kernel
-/// would panic.
-const LAST: i64 = -999;
+/// would panic. Nor -997 to -999, which the tools that run containers give themselves and others: who
+/// has this one has it from lowtide, wherever it went.
+const LAST: i64 = -991;
 /// oom_score_adj of kill priority 0. The kernel adds what a process uses, in thousandths of RAM:
 /// the distance to [`LAST`] lets even a large process that is never killed outlive it.
-const LOWEST: i64 = LAST / 2;
+const LOWEST: i64 = -499;
 
 /// oom_score_adj of a process that is never killed, where processes are ranked one by one. Below all
 /// others, and not [`LAST`]: what it starts inherits it, such as a login shell's commands, and keeps it
@@ -42,26 +44,38 @@ pub fn settle_processes(config: &Loaded, tree: &Tree, settings: &mut Settings) -
     if !settings.is_possible() {
         return Ok(());
     }
-    let policy = &config.policy;
-    let in_force = settings.score_processes(&|process| {
-        let priority = process.priority(config)?;
-        Ok(priority.map(|kill| match kill {
-            NEVER => LAST_ALONE,
-            kill => oom_score_adj(policy, kill),
-        }))
-    })?;
+    let fallback = rule(&config.policy, NO_GROUP);
+    let in_force =
+        settings.score_processes(&|process| own_score(process, fallback, config, tree))?;
     settings.retain(tree, |id, setting| {
         setting == Setting::ProcessScore && in_force.contains(&(id as i64))
     });
     Ok(())
 }
 
-/// Brings every cgroup in line with the config, and undoes what no longer applies; returns those
-/// with a trigger of their own. Walks the whole tree by name: not for times of pressure. What
+/// The oom_score_adj of a process that is ranked by itself, in a cgroup with a rule or in none; `None`
+/// for what is left as it is.
+fn own_score(
+    process: &Process,
+    cgroup: Rule,
+    config: &Loaded,
+    tree: &Tree,
+) -> io::Result<Option<i64>> {
+    let member = process.member(cgroup, &config.matcher, tree)?;
+    let member = member.filter(|_| !tree.is_protected_process(process.pid.as_raw_pid()));
+    Ok(member.map(|member| match member.row.rule.kill {
+        NEVER => LAST_ALONE,
+        kill => oom_score_adj(&config.policy, kill),
+    }))
+}
+
+/// Brings every cgroup in line with the config, by the rules that `ruled` has, in the order of their
+/// ids, and undoes what no longer applies; returns those with a trigger of their own. Walks the whole tree by name: not for times of pressure. What
 /// cannot be set is said and done without.
 pub fn settle(
     config: &Loaded,
     tree: &Tree,
+    ruled: &[Entry],
     total: u64,
     settings: &mut Settings,
     births: &mut Births,
@@ -74,16 +88,21 @@ pub fn settle(
     let mut walk = Walk {
         config,
         tree,
+        ruled,
         total,
         left: [total as i64 / PROTECTED_PART; PROTECTIONS.len()],
         settings,
         births,
         log,
         wanted: Vec::new(),
+        scores: Vec::new(),
         triggers: Vec::new(),
     };
-    walk.children(&mut Vec::new(), &root, NO_GROUP)?;
+    let fallback = rule(&config.policy, NO_GROUP);
+    walk.children(&mut Vec::new(), &root, fallback)?;
     let (mut wanted, triggers) = (walk.wanted, walk.triggers);
+    let scores = walk.scores.iter();
+    wanted.extend(scores.map(|score| (*score as u64, Setting::ProcessScore)));
     if births.end_walk() {
         log.info(format_args!(
             "so many cgroups that not all are watched: what is made below the others is protected \
@@ -136,6 +155,7 @@ impl Below {
 struct Walk<'a> {
     config: &'a Loaded,
     tree: &'a Tree,
+    ruled: &'a [Entry],
     total: u64,
     /// What may still be protected.
     left: [i64; PROTECTIONS.len()],
@@ -143,11 +163,13 @@ struct Walk<'a> {
     births: &'a mut Births,
     log: &'a mut Log,
     wanted: Vec<(u64, Setting)>,
+    /// oom_score_adj of processes that are ranked one by one.
+    scores: Vec<i64>,
     triggers: Vec<OwnTrigger>,
 }
 
 impl Walk<'_> {
-    fn children(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, group: u16) -> io::Result<Below> {
+    fn children(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, above: Rule) -> io::Result<Below> {
         let mut below = Below::default();
         // First, so that none is made unseen behind the walk.
         self.births.watch(dir.as_fd());
@@ -164,7 +186,7 @@ impl Walk<'_> {
             path.extend_from_slice(name.to_bytes());
             // One that vanishes at any step of this needs nothing any more.
             if let Ok(child) = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
-                && let Ok(asks) = self.cgroup(path, &child, group)
+                && let Ok(asks) = self.cgroup(path, &child, above)
             {
                 below.add(&asks);
             }
@@ -173,7 +195,7 @@ impl Walk<'_> {
         Ok(below)
     }
 
-    fn cgroup(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, inherited: u16) -> io::Result<Below> {
+    fn cgroup(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, inherited: Rule) -> io::Result<Below> {
         let id = sys::cgroup_id(dir.as_fd(), c"")?;
         if self.tree.is_protected(id) {
             let protected =
@@ -189,12 +211,14 @@ impl Walk<'_> {
             }
             return Ok(asks);
         }
-        let own = self.config.matcher.own_rule(path, dir.as_fd());
-        let group = own.map_or(inherited, |rule| rule.group);
-        let below = self.children(path, dir, group)?;
+        let own = self.own(id);
+        let rule = own.map_or(inherited, |own| own.rule);
+        let below = self.children(path, dir, rule)?;
         let policy = &self.config.policy;
-        let table = policy.group(group);
-        if let (Some(_), Some(trigger)) = (own, table.trigger) {
+        let table = policy.group(rule.group);
+        // What somebody without rights called so is not protected for it, and costs nobody anything.
+        let trusted = own.filter(|own| own.trusted);
+        if let (Some(_), Some(trigger)) = (trusted, table.trigger) {
             self.brake(path, dir.as_fd(), id);
             self.triggers.push(OwnTrigger {
                 id,
@@ -204,10 +228,14 @@ impl Walk<'_> {
             });
         }
         let mut asks = Below {
-            kill: Some((table.kill, table.kill)),
+            kill: Some(if is_mixed(rule) {
+                (0, NEVER)
+            } else {
+                (rule.kill, rule.kill)
+            }),
             ..Below::default()
         };
-        let own_protection = own.map_or([None; 2], |_| [table.protect, table.prefer]);
+        let own_protection = trusted.map_or([None; 2], |_| [table.protect, table.prefer]);
         for (i, setting) in PROTECTIONS.into_iter().enumerate() {
             let wanted = own_protection[i].map_or(0, |amount| amount.of(self.total) as i64);
             let granted = wanted.min(self.left[i]);
@@ -221,33 +249,67 @@ impl Walk<'_> {
             self.left[i] -= granted;
             // A cgroup's protection counts only as far as that of the one above reaches.
             asks.ours[i] = granted > 0 || below.ours[i];
-            asks.protected[i] = self
-                .settings
-                .without_us(dir.as_fd(), id, setting)
-                .unwrap_or(0);
+            let found = self.settings.without_us(dir.as_fd(), id, setting);
+            let found = found.unwrap_or(0);
             let needed = granted.max(below.protected[i]);
-            if asks.ours[i] && needed > asks.protected[i] {
+            if asks.ours[i] && needed > found {
                 self.set(path, dir.as_fd(), id, setting, needed);
-                asks.protected[i] = needed;
             }
+            // What somebody without rights claims, and what has no bound, is not asked for above.
+            let is_claim = found < i64::MAX && is_roots(dir.as_fd());
+            asks.protected[i] = needed.max(if is_claim { found } else { 0 });
         }
         asks.add(&Below {
             kill: below.kill,
             ..Below::default()
         });
-        let uniform = asks.kill == Some((table.kill, table.kill));
-        if own.is_some() && table.unit == Unit::Cgroup && table.kill != NEVER && uniform {
+        let uniform = asks.kill == Some((rule.kill, rule.kill));
+        let is_unit = own.is_some() && table.unit == Unit::Cgroup && !is_mixed(rule);
+        if is_unit && rule.kill != NEVER && uniform {
             self.set(path, dir.as_fd(), id, Setting::OomGroup, 1);
         }
-        if group != NO_GROUP {
-            let mut score = oom_score_adj(policy, table.kill);
-            if table.kill == NEVER {
-                let own = self.settings.without_us(dir.as_fd(), id, Setting::OomScore);
+        self.score(path, dir.as_fd(), id, rule);
+        Ok(asks)
+    }
+
+    /// The kernel's order among the processes in the cgroup itself.
+    fn score(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64, rule: Rule) {
+        if !self.settings.is_possible() {
+            return;
+        }
+        let (config, tree) = (self.config, self.tree);
+        let policy = &config.policy;
+        let done = if is_mixed(rule) {
+            let within = config.matcher.group_rule(rule.group);
+            let within = within.unwrap_or(crate::config::rule(policy, NO_GROUP));
+            let wanted = |process: &Process| own_score(process, within, config, tree);
+            self.settings.score_members(dir, &wanted, &mut self.scores)
+        } else if rule.group == NO_GROUP && rule.kill != NEVER {
+            self.settings.end_protection_from_elsewhere(dir, 0)
+        } else {
+            let mut score = oom_score_adj(policy, rule.kill);
+            if rule.kill == NEVER {
+                let own = self.settings.without_us(dir, id, Setting::OomScore);
                 score = score.min(own.unwrap_or(score));
             }
-            self.set(path, dir.as_fd(), id, Setting::OomScore, score);
+            self.set(path, dir, id, Setting::OomScore, score);
+            self.settings.end_protection_from_elsewhere(dir, score)
+        };
+        if let Err(error) = done
+            && error.kind() != io::ErrorKind::NotFound
+            && self.settings.is_news(id, Setting::OomScore)
+        {
+            self.log.warning(format_args!(
+                "/{}: ranking its processes for the kernel: {error}",
+                Escaped(path)
+            ));
         }
-        Ok(asks)
+    }
+
+    /// The rule that the cgroup has of its own.
+    fn own(&self, id: u64) -> Option<Entry> {
+        let found = self.ruled.binary_search_by_key(&id, |entry| entry.id);
+        found.ok().map(|place| self.ruled[place])
     }
 
     /// Where there is nothing to reclaim, the kernel goes from memory.max straight to its OOM killer, and
@@ -281,6 +343,15 @@ impl Walk<'_> {
             Err(_) => {}
         }
     }
+}
+
+/// Whether its processes are ranked one by one.
+const fn is_mixed(rule: Rule) -> bool {
+    rule.flags & Rule::PROCESS != 0
+}
+
+fn is_roots(dir: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(dir).is_ok_and(|stat| stat.st_uid == 0)
 }
 
 /// The kernel's measure for a kill priority: 0, as processes start with, for the priority of
@@ -330,6 +401,6 @@ mod tests {
         assert_eq!(oom_score_adj(&policy(NEVER), NEVER), LAST);
         assert_eq!(oom_score_adj(&policy(NEVER), 800), 800);
         assert_eq!(oom_score_adj(&policy(500), 750), 500);
-        const { assert!(LAST < LAST_ALONE && LAST_ALONE < LOWEST) };
+        const { assert!(-1000 < LAST && LAST < LAST_ALONE && LAST_ALONE < LOWEST) };
     }
 }

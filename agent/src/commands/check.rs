@@ -197,6 +197,7 @@ impl Device for ThisDevice {
                 name,
                 exe: exe.as_deref(),
                 uid: *uid,
+                is_roots: *uid == 0,
             })
         })
     }

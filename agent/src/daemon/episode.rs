@@ -89,7 +89,8 @@ impl Daemon {
 
     /// More cgroups are new than a survey looks at: all are looked at by name.
     fn catch_up(&mut self) {
-        if let Err(error) = self.surveyor.classify_all(&self.config.matcher) {
+        let fallback = rule(&self.config.policy, NO_GROUP);
+        if let Err(error) = self.surveyor.reclassify(&self.config.matcher, fallback) {
             self.tell_blind("new cgroups", &error);
         }
     }
@@ -191,6 +192,7 @@ impl Daemon {
                 self.guard.attend(again.unwrap_or_default().min(ATTENDED));
             }
         }
+        self.upkeep.passes.woken(Instant::now());
         if verdict.level == Level::Calm {
             self.meminfo.refresh_boost();
             self.commands.prepare(&self.config.commands, &mut self.log);

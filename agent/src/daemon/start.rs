@@ -5,7 +5,7 @@ use crate::act::commands::Commands;
 use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
 use crate::act::watchdog::Watchdog;
-use crate::config::{self, Loaded, Paths};
+use crate::config::{self, Loaded, Paths, rule};
 use crate::domain::{Domain, Domains};
 use crate::resident;
 use crate::sense::Surveyor;
@@ -18,6 +18,7 @@ use crate::sys;
 use crate::tell::Log;
 use crate::tell::manager::Manager;
 use crate::tell::words::Many;
+use lowtide_common::NO_GROUP;
 use lowtide_judge::Unit;
 use rustix::fs::CWD;
 use std::io;
@@ -58,7 +59,8 @@ impl Daemon {
             log.info(format_args!("{note}"));
         }
         let mut surveyor = Surveyor::new(chosen.engine, tree);
-        let ruled = surveyor.classify_all(&config.matcher);
+        let fallback = rule(&config.policy, NO_GROUP);
+        let ruled = surveyor.classify_all(&config.matcher, fallback);
         let ruled = ruled.unwrap_or_else(|error| unclassified(&error, &mut log));
         let meminfo = Meminfo::open()?;
         let memory = meminfo.read()?;
@@ -180,7 +182,8 @@ impl Daemon {
         }
         // While the rules change, it may not act by them.
         self.guard.disarm();
-        let ruled = self.surveyor.classify_all(&self.config.matcher);
+        let fallback = rule(&self.config.policy, NO_GROUP);
+        let ruled = self.surveyor.classify_all(&self.config.matcher, fallback);
         let ruled = ruled.unwrap_or_else(|error| unclassified(&error, &mut self.log));
         self.commands.prepare(&self.config.commands, &mut self.log);
         self.settle();

@@ -2,10 +2,12 @@
 
 use super::Daemon;
 use crate::act::settle::{settle, settle_processes};
+use crate::config::rule;
 use crate::domain::{Domain, OwnTrigger};
 use crate::sense::births::Births;
 use crate::sys;
 use crate::tell::Log;
+use lowtide_common::NO_GROUP;
 use lowtide_judge::{DOMAINS, Unit};
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,6 +22,9 @@ const AFTER: [Duration; 3] = [
 /// After a pass, the next one waits `REST` times as long as it took: where cgroups are made all the
 /// time, passes take at most a fiftieth of one processor.
 const REST: u32 = 50;
+/// While memory is so short that the agent wakes up, passes are this far apart: processes that were
+/// started since are ranked for the kernel, too, and no longer by what they inherited.
+const AWAKE: Duration = Duration::from_secs(1);
 
 pub(super) struct Upkeep {
     pub births: Births,
@@ -56,6 +61,8 @@ pub(super) struct Passes {
     next: Option<(Instant, usize)>,
     /// The rest after the last one.
     rests_until: Option<Instant>,
+    /// When one may be done because the agent is awake.
+    again: Option<Instant>,
 }
 
 impl Passes {
@@ -68,6 +75,16 @@ impl Passes {
 
     fn rested(&self, due: Instant) -> Instant {
         self.rests_until.map_or(due, |until| until.max(due))
+    }
+
+    /// The agent was woken for memory.
+    pub fn woken(&mut self, now: Instant) {
+        let due = self.rested(self.again.map_or(now, |again| again.max(now)));
+        match &mut self.next {
+            Some((next, _)) => *next = due.min(*next),
+            // Nothing follows it.
+            None => self.next = Some((due, AFTER.len())),
+        }
     }
 
     /// When the next pass is due.
@@ -90,6 +107,7 @@ impl Passes {
 
     /// The pass that was due is done.
     pub fn done(&mut self, began: Instant, ended: Instant) {
+        self.again = Some(ended + AWAKE);
         let Some((_, done)) = self.next.take() else {
             return;
         };
@@ -116,6 +134,11 @@ impl Daemon {
 
     /// Brings the cgroups in line with the config; what cannot be done is said, and done without.
     pub(super) fn settle(&mut self) {
+        let fallback = rule(&self.config.policy, NO_GROUP);
+        if let Err(error) = self.surveyor.reclassify(&self.config.matcher, fallback) {
+            self.log
+                .error(format_args!("looking who is in the cgroups: {error}"));
+        }
         if self.surveyor.unit() == Unit::Process {
             let tree = &self.surveyor.tree;
             if let Err(error) = settle_processes(&self.config, tree, &mut self.settings) {
@@ -129,6 +152,7 @@ impl Daemon {
             settle(
                 &self.config,
                 &self.surveyor.tree,
+                self.surveyor.ruled(),
                 memory.total,
                 &mut self.settings,
                 &mut self.upkeep.births,
@@ -239,6 +263,29 @@ mod tests {
         passes.done(began, ended);
         passes.cgroup_made(ended + 25 * MS);
         assert_eq!(passes.due(), Some(ended + Duration::from_secs(50)));
+    }
+
+    #[test]
+    fn while_the_agent_wakes_up_passes_are_a_second_apart() {
+        let mut now = Instant::now();
+        let mut passes = Passes::default();
+        passes.woken(now);
+        assert_eq!(passes.due(), Some(now));
+        for _ in 0..5 {
+            passes.done(now, now);
+            assert_eq!(passes.due(), None);
+            passes.woken(now + MS);
+            passes.woken(now + 2 * MS);
+            assert_eq!(passes.due(), Some(now + AWAKE));
+            now += AWAKE;
+        }
+        // One for those that were made comes sooner, and the others follow it.
+        passes.done(now, now);
+        passes.cgroup_made(now);
+        passes.woken(now);
+        assert_eq!(passes.due(), Some(now + AFTER[0]));
+        passes.done(now + AFTER[0], now + AFTER[0]);
+        assert_eq!(passes.due(), Some(now + AFTER[0] + AFTER[1]));
     }
 
     #[test]

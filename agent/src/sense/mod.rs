@@ -8,6 +8,7 @@ pub mod choose;
 #[cfg(feature = "bpf")]
 pub mod kfunc;
 pub mod limited;
+pub mod members;
 pub mod meminfo;
 mod names;
 pub mod process;
@@ -20,12 +21,12 @@ pub mod walk;
 #[cfg(feature = "bpf")]
 pub mod watch;
 
-use lowtide_common::{Request, Row, Rule, Survey, UNCLASSIFIED};
+use lowtide_common::{NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
 use lowtide_judge::Unit;
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd as _, BorrowedFd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
-use tree::{OwnRule, Tree};
+use tree::{Entry, INHERITS, OwnRule, Tree};
 
 /// Where the evidence about memcgs comes from. Judge and act do not know which one it is.
 pub trait Engine: Send {
@@ -74,6 +75,11 @@ pub trait Engine: Send {
 /// Rounds of classifying that one survey may need; each settles [`UNCLASSIFIED`] new cgroups.
 const ROUNDS: usize = 16;
 
+/// Processes that one survey looks at where they are ranked one by one.
+const PROCESSES: u32 = 512;
+/// Room for the rules of cgroups that come before all are looked at again.
+const NEW_RULES: usize = 256;
+
 /// Descriptors left for everything but what an engine keeps open.
 const SPARE: u64 = 64;
 
@@ -84,6 +90,11 @@ pub struct Surveyor {
     classified_up_to: u64,
     found_new: bool,
     behind: bool,
+    /// The cgroups with a rule of their own, by id.
+    ruled: Vec<Entry>,
+    /// The last survey, where processes take the place of cgroups.
+    one_by_one: Box<Survey>,
+    is_one_by_one: bool,
 }
 
 impl Surveyor {
@@ -94,6 +105,9 @@ impl Surveyor {
             classified_up_to: 0,
             found_new: false,
             behind: false,
+            ruled: Vec::new(),
+            one_by_one: Box::new(Survey::EMPTY),
+            is_one_by_one: false,
         }
     }
 
@@ -131,7 +145,7 @@ impl Surveyor {
     }
 
     /// Whether the last survey found more new cgroups than it could look at: those are not touched
-    /// until [`classify_all`](Self::classify_all) has.
+    /// until [`reclassify`](Self::reclassify) has.
     pub fn is_behind(&self) -> bool {
         self.behind
     }
@@ -148,29 +162,18 @@ impl Surveyor {
 
     /// Takes over the rules of a config; returns how many cgroups have one of their own now, or how
     /// many processes there are.
-    pub fn classify_all(&mut self, rules: &dyn OwnRule) -> io::Result<usize> {
+    pub fn classify_all(&mut self, rules: &dyn OwnRule, fallback: Rule) -> io::Result<usize> {
         self.classified_up_to = 0;
         self.behind = false;
+        self.ruled.clear();
         match self.unit() {
             Unit::Cgroup => {
-                // Of those that are there now, the walk comes by all.
-                let request = Request {
-                    worth: 0,
-                    classified_up_to: u64::MAX,
-                    fallback: Rule::UNTOUCHABLE,
-                    within: 0,
-                    flags: 0,
-                    _reserved: 0,
-                };
-                self.engine.run(&request)?;
-                let highest = self.engine.survey().highest_id;
-                let found = self.tree.classify_all(rules, &mut *self.engine)?;
-                self.classified_up_to = highest;
-                Ok(found)
+                self.engine.forget_all()?;
+                self.reclassify(rules, fallback)
             }
             Unit::Process => {
                 self.engine.forget_all()?;
-                let survey = self.survey(0, 0, Rule::UNTOUCHABLE, 0, rules)?;
+                let survey = self.survey(0, 0, fallback, 0, rules)?;
                 Ok(survey.memcgs as usize)
             }
         }
@@ -178,7 +181,51 @@ impl Surveyor {
 
     /// What the last survey found.
     pub fn last(&self) -> &Survey {
-        self.engine.survey()
+        if self.is_one_by_one {
+            &self.one_by_one
+        } else {
+            self.engine.survey()
+        }
+    }
+
+    /// Looks again who is in the cgroups, and brings their rules in line with that; returns how many
+    /// have one of their own. Walks the whole tree by name: not for times of pressure.
+    pub fn reclassify(&mut self, rules: &dyn OwnRule, fallback: Rule) -> io::Result<usize> {
+        if self.unit() == Unit::Process {
+            return self.classify_all(rules, fallback);
+        }
+        // Of those that are there now, the walk comes by all.
+        let request = Request {
+            worth: 0,
+            classified_up_to: u64::MAX,
+            fallback: Rule::UNTOUCHABLE,
+            within: 0,
+            flags: 0,
+            _reserved: 0,
+        };
+        self.engine.run(&request)?;
+        let highest = self.engine.survey().highest_id;
+        let mut found = self.tree.rules(rules, fallback)?;
+        let is_found = |id| found.binary_search_by_key(&id, |entry| entry.id).is_ok();
+        for entry in self.ruled.iter().filter(|entry| !is_found(entry.id)) {
+            if self.tree.open_id(entry.id).is_ok() {
+                self.engine.classify(entry.id, INHERITS)?;
+            }
+        }
+        for entry in &found {
+            self.engine.classify(entry.id, entry.rule)?;
+        }
+        self.classified_up_to = highest.max(self.classified_up_to);
+        self.behind = false;
+        let count = found.len();
+        found.reserve(NEW_RULES);
+        self.ruled = found;
+        Ok(count)
+    }
+
+    /// The cgroups that have a rule of their own, in the order of their ids.
+    pub fn ruled(&self) -> &[Entry] {
+        &self.ruled
     }
 
     /// One survey, of all or `within` one cgroup, see [`Request::within`]. New cgroups that are
@@ -208,9 +255,19 @@ impl Surveyor {
             let highest = survey.highest_id;
             for id in &new {
                 match self.engine.unit() {
-                    Unit::Cgroup => self.tree.classify_new(*id, rules, &mut *self.engine)?,
+                    Unit::Cgroup => {
+                        let new =
+                            self.tree
+                                .classify_new(*id, rules, fallback, &mut *self.engine)?;
+                        if let Some(new) = new
+                            && self.ruled.len() < self.ruled.capacity()
+                        {
+                            let place = self.ruled.partition_point(|entry| entry.id < new.id);
+                            self.ruled.insert(place, new);
+                        }
+                    }
                     Unit::Process => {
-                        let rule = process::Id(*id).own_rule(rules, &self.tree);
+                        let rule = process::Id(*id).own_rule(fallback, rules, &self.tree);
                         self.engine.classify(*id, rule)?;
                     }
                 }
@@ -224,8 +281,114 @@ impl Surveyor {
             }
             self.found_new = true;
         }
-        Ok(self.engine.survey())
+        self.rank_one_by_one(worth, fallback, rules);
+        Ok(self.last())
     }
+
+    /// In the last survey, cgroups whose processes are ranked one by one give way to these, so that none
+    /// is chosen for what it cannot give.
+    fn rank_one_by_one(&mut self, worth: u64, fallback: Rule, rules: &dyn OwnRule) {
+        let survey = self.engine.survey();
+        self.is_one_by_one = survey.kill().iter().any(is_one_by_one);
+        if !self.is_one_by_one {
+            return;
+        }
+        let out = &mut *self.one_by_one;
+        *out = *survey;
+        out.kill_len = 0;
+        let mut left = PROCESSES;
+        for row in survey.kill() {
+            if left == 0 || !is_one_by_one(row) {
+                procfs::keep(out, worth, row);
+                continue;
+            }
+            each_process(
+                &self.tree,
+                row,
+                fallback,
+                rules,
+                &mut left,
+                &mut |process| {
+                    if process.rule.kill != NEVER {
+                        procfs::keep(out, worth, process);
+                    } else if process.freed_by_kill() > out.largest_never.freed_by_kill() {
+                        out.largest_never = *process;
+                    }
+                },
+            );
+        }
+    }
+
+    /// [`rows`](Self::rows) with the processes of those cgroups whose processes are ranked one by one.
+    pub fn rows_one_by_one(&self, fallback: Rule, rules: &dyn OwnRule) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for row in self.rows() {
+            let mut row = *row;
+            if is_one_by_one(&row) && row.flags & Row::KILLABLE != 0 {
+                let mut all = u32::MAX;
+                each_process(
+                    &self.tree,
+                    &row,
+                    fallback,
+                    rules,
+                    &mut all,
+                    &mut |process| {
+                        rows.push(*process);
+                    },
+                );
+                row.flags &= !Row::KILLABLE;
+            }
+            rows.push(row);
+        }
+        rows
+    }
+}
+
+/// Whether a cgroup's processes are candidates, and not the cgroup.
+pub fn is_one_by_one(row: &Row) -> bool {
+    row.rule.flags & Rule::PROCESS != 0 && row.flags & Row::PROCESS == 0
+}
+
+/// The rule of those processes in a cgroup that none of their own names.
+pub fn rule_within(row: &Row, fallback: Rule, rules: &dyn OwnRule) -> Rule {
+    rules.group_rule(row.rule.group).unwrap_or(fallback)
+}
+
+/// Calls `f` with each process in the cgroup of a row, as a candidate, as long as any are `left` to be
+/// looked at.
+fn each_process(
+    tree: &Tree,
+    cgroup: &Row,
+    fallback: Rule,
+    rules: &dyn OwnRule,
+    left: &mut u32,
+    f: &mut dyn FnMut(&Row),
+) {
+    let Ok(dir) = tree.open_id(cgroup.id) else {
+        return;
+    };
+    let rule = rule_within(cgroup, fallback, rules);
+    let _ = members::each_member(
+        dir.as_fd(),
+        rule,
+        rules,
+        tree,
+        left,
+        &mut |member, process| {
+            // One that cannot be read has exited.
+            let Ok(id) = process::Id::of(process.pid, &process.dir) else {
+                return;
+            };
+            let row = Row {
+                id: id.0,
+                parent: cgroup.id,
+                level: cgroup.level + 1,
+                flags: member.row.flags | Row::KILLABLE,
+                ..member.row
+            };
+            f(&row);
+        },
+    );
 }
 
 /// How many descriptors an engine may keep, once the limit is as high as it may be.

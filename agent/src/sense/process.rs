@@ -1,8 +1,9 @@
 //! Which process is meant: a pid alone may mean another one a moment later.
 
+use super::members::Process;
 use super::status::{Comm, STATUS, Status};
 use super::text::digits;
-use super::tree::{OwnRule, PATH, Tree};
+use super::tree::{INHERITS, OwnRule, PATH, Tree};
 use lowtide_common::Rule;
 pub use lowtide_rules::ProcessInfo;
 use rustix::fd::{AsFd, OwnedFd};
@@ -66,29 +67,12 @@ impl Id {
 
     /// The rule of its own that it has where processes are looked at one by one; that of nobody
     /// when it has exited.
-    pub fn own_rule(self, rules: &dyn OwnRule, tree: &Tree) -> Rule {
-        let inherits = Rule {
-            flags: Rule::INHERIT,
-            ..Rule::UNTOUCHABLE
-        };
-        if tree.is_protected_process(self.raw_pid()) {
-            return Rule::UNTOUCHABLE;
-        }
-        let Ok((_, dir)) = self.open() else {
+    pub fn own_rule(self, fallback: Rule, rules: &dyn OwnRule, tree: &Tree) -> Rule {
+        let member = Process::of(self).and_then(|process| process.member(fallback, rules, tree));
+        let Ok(Some(member)) = member else {
             return Rule::UNTOUCHABLE;
         };
-        let mut status = [0; STATUS];
-        let mut exe = [MaybeUninit::uninit(); PATH];
-        let status = read_at(&dir, c"status", &mut status).map_or(&[][..], |text| text);
-        let Some(uid) = Status(status).effective_user() else {
-            return Rule::UNTOUCHABLE;
-        };
-        let process = ProcessInfo {
-            name: &Status(status).name(),
-            exe: program(&dir, &mut exe),
-            uid,
-        };
-        rules.process_rule(&process).unwrap_or(inherits)
+        member.own.map_or(INHERITS, |own| own.rule)
     }
 }
 

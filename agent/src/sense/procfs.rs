@@ -234,26 +234,16 @@ impl Known {
         if *was != is {
             (*rule, *was) = (None, is);
         }
-        let (anon, shmem, swap) = (text.anon(), text.shmem(), text.swap());
-        let file = text.file().saturating_add(shmem);
         let row = Row {
             id: self.id.0,
-            usage: anon.saturating_add(file),
-            anon,
-            file,
-            shmem,
-            file_mapped: file,
-            swap,
-            level: 1,
-            flags: Row::POPULATED | Row::LEAF | Row::PROCESS,
-            ..Row::ZERO
+            ..text.row()
         };
         Ok(Some((row, *rule)))
     }
 }
 
 /// Keeps the row if it is among the best kill candidates.
-fn keep(survey: &mut Survey, worth: u64, row: &Row) {
+pub(super) fn keep(survey: &mut Survey, worth: u64, row: &Row) {
     let key = row.kill_key(worth);
     let kept = survey.kill_len as usize;
     let at = survey.kill[..kept]

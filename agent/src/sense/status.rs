@@ -1,5 +1,7 @@
 //! What /proc/PID/status says of a process, without allocating.
 
+use lowtide_common::Row;
+
 /// Bytes of a status file that are looked at; what is wanted stands in the first half of it.
 pub const STATUS: usize = 4096;
 
@@ -38,6 +40,11 @@ impl<'a> Status<'a> {
     /// `None` where there is no such line.
     pub fn effective_user(self) -> Option<u32> {
         self.line("Uid:").split('\t').nth(1)?.parse().ok()
+    }
+
+    /// Whether it is in a pid namespace below the agent's, as of a container.
+    pub fn is_contained(self) -> bool {
+        self.line("NSpid:").split('\t').count() > 1
     }
 
     /// Whether all that is left of it is what its parent may want to know.
@@ -80,6 +87,23 @@ impl<'a> Status<'a> {
         self.anon()
             .saturating_add(self.shmem())
             .saturating_add(self.swap())
+    }
+
+    /// Its figures as a candidate, without an id or a rule.
+    pub fn row(self) -> Row {
+        let (anon, shmem, swap) = (self.anon(), self.shmem(), self.swap());
+        let file = self.file().saturating_add(shmem);
+        Row {
+            usage: anon.saturating_add(file),
+            anon,
+            file,
+            shmem,
+            file_mapped: file,
+            swap,
+            level: 1,
+            flags: Row::POPULATED | Row::LEAF | Row::PROCESS,
+            ..Row::ZERO
+        }
     }
 
     fn bytes(self, key: &str) -> u64 {
@@ -159,6 +183,13 @@ mod tests {
             let text = [b"Name:\t", line, b"\nUmask:\t0022\n"].concat();
             assert_eq!(Status(&text).name(), name);
         }
+    }
+
+    #[test]
+    fn a_process_of_a_container_has_another_pid_there() {
+        assert!(Status(b"NSpid:\t812\t1\n").is_contained());
+        assert!(!Status(b"NSpid:\t812\n").is_contained());
+        assert!(!MEDIA.is_contained());
     }
 
     #[test]

@@ -19,6 +19,14 @@ pub fn digits(text: &[u8]) -> Option<u64> {
         })
 }
 
+/// A number with or without a sign, and nothing but the end of the line behind it.
+pub fn signed(text: &[u8]) -> Option<i64> {
+    core::str::from_utf8(text.trim_ascii_end())
+        .ok()?
+        .parse()
+        .ok()
+}
+
 /// The total of one line, `some` or `full`, of a pressure file, in microseconds.
 pub fn stall_total(text: &[u8], line: &[u8]) -> Option<u64> {
     let line = text.split(|b| *b == b'\n').find(|l| l.starts_with(line))?;

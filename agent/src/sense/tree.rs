@@ -1,13 +1,15 @@
 //! The cgroup tree by name: which rule belongs to which cgroup id.
 
 use super::Engine;
+use super::members::Tally;
 use super::process::{ProcessInfo, read_at};
 use super::walk::{each_below, open_dir};
 use crate::sys;
 use lowtide_common::Rule;
 use lowtide_rules::Matcher;
+pub use lowtide_rules::{Chosen, Ruled, turn};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Access, AtFlags, FileType, RawDir};
+use rustix::fs::{Access, AtFlags, FileType, Mode, RawDir};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io;
@@ -21,26 +23,67 @@ pub const PATH: usize = 1024;
 /// Deepest cgroup that rules are looked up for.
 const DEPTH: usize = lowtide_common::MAX_DEPTH;
 
+/// For what has no rule of its own.
+pub const INHERITS: Rule = Rule {
+    flags: Rule::INHERIT,
+    ..Rule::UNTOUCHABLE
+};
+
 /// What the config says about one cgroup or process by itself, not through its ancestors.
 pub trait OwnRule {
     /// `path` is relative to the cgroup root, without a leading slash; `dir` is its open directory,
     /// for its attributes.
-    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>) -> Option<Rule>;
+    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>, chosen: &Chosen) -> Option<Ruled>;
 
-    /// The same for a process, where those are looked at one by one.
-    fn process_rule(&self, process: &ProcessInfo<'_>) -> Option<Rule>;
+    /// The same for a process that has the rule `above` without one of its own.
+    fn process_rule(&self, process: &ProcessInfo<'_>, above: Rule) -> Option<Ruled>;
+
+    /// Whether it asks for the program of a process.
+    fn wants_programs(&self) -> bool;
+
+    /// The rule of a group, see [`Rule::group`]; `None` for no group.
+    fn group_rule(&self, group: u16) -> Option<Rule>;
+}
+
+/// A cgroup with a rule of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: u64,
+    pub rule: Rule,
+    /// See [`Ruled::trusted`].
+    pub trusted: bool,
+}
+
+/// Who chose the name and the attributes of a cgroup, by its directory and by whether the name is
+/// root's choice.
+fn chosen_by(dir: BorrowedFd<'_>, path_by_root: bool, above: Rule) -> Chosen {
+    let by_others = Mode::WGRP | Mode::WOTH;
+    let is_roots = rustix::fs::fstat(dir)
+        .is_ok_and(|stat| stat.st_uid == 0 && !Mode::from(stat.st_mode).intersects(by_others));
+    Chosen {
+        path_by_root,
+        marks_by_root: is_roots,
+        above,
+    }
 }
 
 impl OwnRule for Matcher {
-    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>) -> Option<Rule> {
-        let group = self.cgroup(path, &mut |name, value| {
+    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>, chosen: &Chosen) -> Option<Ruled> {
+        self.cgroup_rule(path, chosen, &mut |name, value| {
             rustix::fs::fgetxattr(dir, name, value).ok()
-        })?;
-        self.rule_of(group)
+        })
     }
 
-    fn process_rule(&self, process: &ProcessInfo<'_>) -> Option<Rule> {
-        self.rule_of(self.process(process)?)
+    fn process_rule(&self, process: &ProcessInfo<'_>, above: Rule) -> Option<Ruled> {
+        self.process_rule(process, above)
+    }
+
+    fn wants_programs(&self) -> bool {
+        self.wants_programs()
+    }
+
+    fn group_rule(&self, group: u16) -> Option<Rule> {
+        self.rule_of(group)
     }
 }
 
@@ -190,23 +233,165 @@ impl Tree {
         Ok(below.strip_prefix(b"/").unwrap_or(below))
     }
 
-    /// Gives every cgroup there is its rule; returns how many have one of their own. For start
-    /// and reload: walks the whole tree by name.
-    pub fn classify_all(&self, rules: &dyn OwnRule, engine: &mut dyn Engine) -> io::Result<usize> {
-        engine.forget_all()?;
-        let mut ancestors = heapless::Vec::new();
-        self.classify_below(&mut Vec::new(), self.root()?, rules, engine, &mut ancestors)
+    /// The rule of every cgroup that has one of its own. For start, reload and settling: walks the
+    /// whole tree by name, and looks at every process.
+    pub fn rules(&self, rules: &dyn OwnRule, fallback: Rule) -> io::Result<Vec<Entry>> {
+        let mut walk = Walk {
+            tree: self,
+            rules,
+            found: Vec::new(),
+        };
+        let root = Place {
+            rule: fallback,
+            names_by_root: true,
+            entry: None,
+            above: None,
+            depth: 0,
+        };
+        walk.below(&mut Vec::new(), self.root()?, &root)?;
+        walk.found.sort_unstable_by_key(|entry| entry.id);
+        Ok(walk.found)
     }
 
-    fn classify_below(
+    /// Gives one new cgroup its rule, so that it is ranked by that and not by chance; one that
+    /// vanished is no error. Returns what it was given. Allocates nothing.
+    pub fn classify_new(
         &self,
+        id: u64,
+        rules: &dyn OwnRule,
+        fallback: Rule,
+        engine: &mut dyn Engine,
+    ) -> io::Result<Option<Entry>> {
+        let mut buffer = [MaybeUninit::uninit(); PATH];
+        let Some(path) = self
+            .open_id(id)
+            .ok()
+            .and_then(|dir| self.path_of(dir.as_fd(), &mut buffer).ok())
+        else {
+            // Gone, or deeper than any pattern.
+            engine.classify(id, INHERITS)?;
+            return Ok(None);
+        };
+        let mut above = heapless::Vec::<(u64, Rule), DEPTH>::new();
+        let (mut rule, mut names_by_root) = (fallback, true);
+        let mut dir = open_dir(self.root()?, c".")?;
+        for end in slashes(path).chain([path.len()]) {
+            let start = path[..end].iter().rposition(|b| *b == b'/');
+            let name = &path[start.map_or(0, |slash| slash + 1)..end];
+            // It vanishes at any step of this: then it needs no rule.
+            let Ok(child) = open_dir(&dir, name) else {
+                engine.classify(id, INHERITS)?;
+                return Ok(None);
+            };
+            let here = sys::cgroup_id(child.as_fd(), c"")?;
+            let chosen = chosen_by(child.as_fd(), names_by_root, rule);
+            let own = self.rule_of(here, &path[..end], child.as_fd(), &chosen, rules);
+            if let Some(own) = own {
+                rule = own.rule;
+                if here == id {
+                    engine.classify(id, rule)?;
+                    for (id, above) in &mut above {
+                        if is_split_by(*above, rule) {
+                            above.flags &= !Rule::UNIT;
+                            engine.classify(*id, *above)?;
+                        }
+                    }
+                    return Ok(Some(Entry {
+                        id,
+                        rule,
+                        trusted: own.trusted,
+                    }));
+                }
+                let _ = above.push((here, rule));
+            }
+            names_by_root &= chosen.marks_by_root;
+            dir = child;
+        }
+        engine.classify(id, INHERITS)?;
+        Ok(None)
+    }
+
+    /// The rule of its own that a memcg has, by a pattern that names it or for its processes.
+    fn rule_of(
+        &self,
+        id: u64,
+        path: &[u8],
+        dir: BorrowedFd<'_>,
+        chosen: &Chosen,
+        rules: &dyn OwnRule,
+    ) -> Option<Ruled> {
+        let own = self.named_rule(id, path, dir, chosen, rules);
+        // Only where the controller is off below it are there any processes.
+        if self.is_protected(id) || counts_below(dir) {
+            return own;
+        }
+        let rule = own.map_or(chosen.above, |own| own.rule);
+        Tally::of(dir, rule, rules, self).rule(own, chosen.above)
+    }
+
+    /// By a pattern that names the cgroup, or one below it that is no memcg itself: what those use is
+    /// charged to it, so it goes only when the last of them may go. procd, for one, leaves the
+    /// controller off in the cgroups of the instances of a service.
+    fn named_rule(
+        &self,
+        id: u64,
+        path: &[u8],
+        dir: BorrowedFd<'_>,
+        chosen: &Chosen,
+        rules: &dyn OwnRule,
+    ) -> Option<Ruled> {
+        if self.is_protected(id) {
+            return Some(Ruled::NEVER);
+        }
+        let mut rule = rules.own_rule(path, dir, chosen);
+        // Without the controller below it, it is a leaf among memcgs.
+        let _ = each_uncounted(path, dir, &mut |path, dir| {
+            let names_by_root = chosen.path_by_root && chosen.marks_by_root;
+            let chosen = chosen_by(dir, names_by_root, chosen.above);
+            let inner = sys::cgroup_id(dir, c"")
+                .ok()
+                .and_then(|id| self.named_rule(id, path, dir, &chosen, rules));
+            rule = match (rule, inner) {
+                (Some(own), Some(inner)) if turn(inner.rule.kill) >= turn(own.rule.kill) => {
+                    Some(own)
+                }
+                (_, Some(inner)) => Some(inner),
+                (rule, None) => rule,
+            };
+        });
+        rule
+    }
+}
+
+/// A walk over the whole tree.
+struct Walk<'a> {
+    tree: &'a Tree,
+    rules: &'a dyn OwnRule,
+    found: Vec<Entry>,
+}
+
+/// A cgroup on the way from the root.
+struct Place<'a> {
+    /// In force.
+    rule: Rule,
+    /// What its children are called was chosen by somebody with rights.
+    names_by_root: bool,
+    /// Its own among those found.
+    entry: Option<usize>,
+    above: Option<&'a Place<'a>>,
+    depth: usize,
+}
+
+impl Walk<'_> {
+    fn below(
+        &mut self,
         path: &mut Vec<u8>,
         dir: BorrowedFd<'_>,
-        rules: &dyn OwnRule,
-        engine: &mut dyn Engine,
-        ancestors: &mut heapless::Vec<(u64, Rule), DEPTH>,
-    ) -> io::Result<usize> {
-        let mut found = 0;
+        here: &Place<'_>,
+    ) -> io::Result<()> {
+        if here.depth == DEPTH {
+            return Ok(());
+        }
         for entry in rustix::fs::Dir::read_from(dir)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -225,108 +410,57 @@ impl Tree {
                 path.push(b'/');
             }
             path.extend_from_slice(name.to_bytes());
-            let own = self.rule_of(id, path, child.as_fd(), rules);
-            if let Some(rule) = own {
-                engine.classify(id, rule)?;
-                split(ancestors, rule, engine)?;
-                found += 1;
-            }
-            let deeper = ancestors
-                .push((
+            let chosen = chosen_by(child.as_fd(), here.names_by_root, here.rule);
+            let own = self
+                .tree
+                .rule_of(id, path, child.as_fd(), &chosen, self.rules);
+            let entry = own.map(|own| {
+                self.found.push(Entry {
                     id,
-                    own.unwrap_or(Rule {
-                        flags: Rule::INHERIT,
-                        ..Rule::UNTOUCHABLE
-                    }),
-                ))
-                .is_ok();
-            if deeper {
-                found += self.classify_below(path, child.as_fd(), rules, engine, ancestors)?;
-                ancestors.pop();
-            }
+                    rule: own.rule,
+                    trusted: own.trusted,
+                });
+                self.split(here, own.rule);
+                self.found.len() - 1
+            });
+            let place = Place {
+                rule: own.map_or(here.rule, |own| own.rule),
+                names_by_root: here.names_by_root && chosen.marks_by_root,
+                entry,
+                above: Some(here),
+                depth: here.depth + 1,
+            };
+            // One that vanishes has nobody below it.
+            let _ = self.below(path, child.as_fd(), &place);
             path.truncate(length);
         }
-        Ok(found)
+        Ok(())
     }
 
-    /// Gives one new cgroup its rule, so that it is ranked by that and not by chance; one that
-    /// vanished, or has none of its own, inherits. Allocates nothing.
-    pub fn classify_new(
-        &self,
-        id: u64,
-        rules: &dyn OwnRule,
-        engine: &mut dyn Engine,
-    ) -> io::Result<()> {
-        let inherits = Rule {
-            flags: Rule::INHERIT,
-            ..Rule::UNTOUCHABLE
-        };
-        let Ok(dir) = self.open_id(id) else {
-            return engine.classify(id, inherits);
-        };
-        let mut buffer = [MaybeUninit::uninit(); PATH];
-        // Longer than any pattern.
-        let Ok(path) = self.path_of(dir.as_fd(), &mut buffer) else {
-            return engine.classify(id, inherits);
-        };
-        let Some(rule) = self.rule_of(id, path, dir.as_fd(), rules) else {
-            return engine.classify(id, inherits);
-        };
-        engine.classify(id, rule)?;
-        let mut ancestors = heapless::Vec::<(u64, Rule), DEPTH>::new();
-        for end in slashes(path) {
-            let Ok(id) = self.id_of(&path[..end]) else {
-                continue;
-            };
-            let Ok(dir) = self.open_id(id) else { continue };
-            if let Some(rule) = self.rule_of(id, &path[..end], dir.as_fd(), rules) {
-                let _ = ancestors.push((id, rule));
+    fn split(&mut self, from: &Place<'_>, inner: Rule) {
+        for place in std::iter::successors(Some(from), |place| place.above) {
+            if let Some(entry) = place.entry
+                && is_split_by(self.found[entry].rule, inner)
+            {
+                self.found[entry].rule.flags &= !Rule::UNIT;
             }
         }
-        split(&mut ancestors, rule, engine)
-    }
-
-    /// Of a memcg, with what is below it and no memcg itself: what those use is charged to it, so
-    /// it goes only when the last of them may go. procd, for one, leaves the controller off in the
-    /// cgroups of the instances of a service.
-    fn rule_of(
-        &self,
-        id: u64,
-        path: &[u8],
-        dir: BorrowedFd<'_>,
-        rules: &dyn OwnRule,
-    ) -> Option<Rule> {
-        if self.is_protected(id) {
-            return Some(Rule::UNTOUCHABLE);
-        }
-        let mut rule = rules.own_rule(path, dir);
-        // Without the controller below it, it is a leaf among memcgs.
-        let _ = each_uncounted(path, dir, &mut |path, dir| {
-            let inner = sys::cgroup_id(dir, c"")
-                .ok()
-                .and_then(|id| self.rule_of(id, path, dir, rules));
-            // `never` is last to be killed, though its number is the highest.
-            let turn = |rule: Rule| rule.kill.wrapping_add(1);
-            rule = match (rule, inner) {
-                (Some(rule), Some(inner)) if turn(inner) >= turn(rule) => Some(rule),
-                (_, Some(inner)) => Some(inner),
-                (rule, None) => rule,
-            };
-        });
-        rule
     }
 }
 
-/// A unit that holds somebody with another kill priority cannot be killed as a whole: below it,
-/// each leaf stands for itself.
-fn split(ancestors: &mut [(u64, Rule)], inner: Rule, engine: &mut dyn Engine) -> io::Result<()> {
-    for (id, rule) in ancestors.iter_mut() {
-        if rule.flags & Rule::UNIT != 0 && rule.kill != inner.kill {
-            rule.flags &= !Rule::UNIT;
-            engine.classify(*id, *rule)?;
-        }
-    }
-    Ok(())
+/// A unit that holds somebody with another kill priority, or whose processes are taken one by one,
+/// cannot be killed as a whole: below it, each leaf stands for itself.
+fn is_split_by(unit: Rule, inner: Rule) -> bool {
+    let differs = unit.kill != inner.kill || inner.flags & Rule::PROCESS != 0;
+    unit.flags & Rule::UNIT != 0 && differs
+}
+
+/// Whether the memory controller is on for the cgroups below the directory.
+fn counts_below(dir: BorrowedFd<'_>) -> bool {
+    let mut buffer = [0; 128];
+    let on = read_at(dir, c"cgroup.subtree_control", &mut buffer).unwrap_or_default();
+    on.split(u8::is_ascii_whitespace)
+        .any(|word| word == b"memory")
 }
 
 /// Calls `f` with path and directory of each cgroup below `dir` where the memory controller is not
@@ -336,12 +470,7 @@ fn each_uncounted(
     dir: BorrowedFd<'_>,
     f: &mut dyn FnMut(&[u8], BorrowedFd<'_>),
 ) -> io::Result<()> {
-    let mut buffer = [0; 128];
-    let on = read_at(dir, c"cgroup.subtree_control", &mut buffer)?;
-    if on
-        .split(u8::is_ascii_whitespace)
-        .any(|word| word == b"memory")
-    {
+    if counts_below(dir) {
         return Ok(());
     }
     let dir = open_dir(dir, c".")?;

@@ -94,7 +94,7 @@ fn next_parent(
 }
 
 /// Whether there are directories in a directory, as its link count tells.
-fn has_dirs(dir: impl AsFd, name: &CStr) -> bool {
+pub(super) fn has_dirs(dir: impl AsFd, name: &CStr) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW;
     let stat = statx(dir, name, flags, StatxFlags::NLINK);
     stat.is_ok_and(|stat| stat.stx_nlink > NO_DIRS)

@@ -45,8 +45,10 @@ impl<'a> Whom<'a> {
         buffer: &'a mut [MaybeUninit<u8>; PATH],
     ) -> Self {
         let is_process = target.flags & Row::PROCESS != 0;
-        let cgroup = (!is_process).then(|| {
-            let dir = tree.open_id(target.id).ok();
+        // That of a process may not be known.
+        let id = if is_process { target.parent } else { target.id };
+        let cgroup = (id != 0).then(|| {
+            let dir = tree.open_id(id).ok();
             let path = dir.and_then(|dir| tree.path_of(dir.as_fd(), buffer).ok());
             path.unwrap_or(b"(gone)")
         });

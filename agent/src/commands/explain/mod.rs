@@ -5,11 +5,11 @@ mod show;
 use super::output::{complain, print};
 use crate::config::{self, Loaded, Paths, rule};
 use crate::escaped::Escaped;
-use crate::sense::Surveyor;
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
 use crate::sense::process::Id;
 use crate::sense::tree::{PATH, Tree};
+use crate::sense::{Surveyor, is_one_by_one};
 use lowtide_common::{CANDIDATES, NO_GROUP, Request, Row, Survey};
 use lowtide_judge::{
     History, Judged, Look, Memory, Millis, Names, Outlook, Policy, Reason, Unit, Verdict,
@@ -134,11 +134,11 @@ impl Explanation {
         };
         let chosen = choose::open(&wanted, &tree)?;
         let mut surveyor = Surveyor::new(chosen.engine, tree);
-        surveyor.classify_all(&config.matcher)?;
+        let fallback = rule(policy, NO_GROUP);
+        surveyor.classify_all(&config.matcher, fallback)?;
         let mut survey = |worth, flags| -> io::Result<(Survey, Vec<Row>)> {
-            let fallback = rule(policy, NO_GROUP);
             let survey = *surveyor.survey(worth, 0, fallback, flags, &config.matcher)?;
-            Ok((survey, surveyor.rows().to_vec()))
+            Ok((survey, surveyor.rows_one_by_one(fallback, &config.matcher)))
         };
 
         let (memory, mut history) = watch(policy)?;
@@ -149,7 +149,7 @@ impl Explanation {
         let mut outlook = Outlook::new(policy, &memory);
         let look = outlook.look();
         let (found, rows) = survey(look.worth(), Request::ALL_ROWS)?;
-        let left_out = found.rows_len - rows.len() as u32 + surveyor.left_out();
+        let left_out = found.rows_len - surveyor.rows().len() as u32 + surveyor.left_out();
         let cgroups = rank(&look, &rows, &surveyor.tree);
         let outlook = look.judge(&found, &UNNAMED);
         Ok(Self {
@@ -198,13 +198,17 @@ fn rank(look: &Look<'_>, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
             let is_process = row.flags & Row::PROCESS != 0;
             let place = |places: &HashMap<u64, Place>| match places.get(&row.id) {
                 Some(place) => *place,
+                None if is_one_by_one(row) => Place::Parent,
                 None if in_unit(row) => Place::Part,
                 None if row.flags & Row::LEAF == 0 => Place::Parent,
                 None => Place::Empty,
             };
             Cgroup {
                 path: if is_process {
-                    program(row.id)
+                    match row.parent {
+                        0 => program(row.id),
+                        cgroup => format!("{} of {}", program(row.id), path(tree, cgroup)),
+                    }
                 } else {
                     path(tree, row.id)
                 },

@@ -128,11 +128,7 @@ impl Explanation {
                 priority(c.row.rule.kill),
                 Size(c.row.usage).to_string(),
                 Size(c.frees).to_string(),
-                if c.row.rule.flags & Rule::PROCESS == 0 {
-                    c.kill.text().to_owned()
-                } else {
-                    format!("{}; one process", c.kill.text())
-                },
+                c.kill.text().to_owned(),
             ]);
         }
         table
