@@ -7,7 +7,7 @@ use super::problem::{Problem, Problems};
 use super::read::Setting;
 use super::source::Sources;
 use super::value::{AnyOf, Clause, PATTERNS, Program, Time};
-use super::{EngineChoice, Reflex, Wake};
+use super::{Ballast, EngineChoice, Reflex, Wake};
 use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
@@ -324,6 +324,7 @@ pub(super) fn watchdog(document: &Document, policy: &Policy) -> Option<CString> 
 pub(super) fn wake(document: &Document) -> Wake {
     Wake {
         trigger: value(&document.wake.trigger).and_then(|trigger| trigger.0),
+        ballast: value(&document.wake.ballast).unwrap_or(Ballast::Auto),
     }
 }
 

@@ -72,6 +72,17 @@ pub struct Reflex {
 pub struct Wake {
     /// On the system.
     pub trigger: Option<Trigger>,
+    pub ballast: Ballast,
+}
+
+/// Memory that the kernel takes last, and says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ballast {
+    Off,
+    /// By RAM, where nothing better wakes the agent.
+    Auto,
+    /// So many bytes, in any case.
+    Bytes(u64),
 }
 
 /// Every value in force, with the place that set it.

@@ -1,5 +1,6 @@
 //! The tables of a config file.
 
+use super::Ballast;
 use super::read::{Field, Node, Reader, Setting, table};
 use super::tree::Tree;
 use super::value::{
@@ -46,6 +47,8 @@ table! {
         pub trigger: Setting<WakeTrigger>,
         /// The device is calm again after this long without a wake-up; longer than the window of any trigger.
         pub quiet: Setting<Time>,
+        /// Memory that the kernel takes last, and says so, where nothing better wakes the agent: `"auto"` for 2 to 8 MB by RAM, `"off"`, or a size from 1M to 16M to have it in any case; at most an eighth of RAM.
+        pub ballast: Setting<Ballast>,
     }
 }
 

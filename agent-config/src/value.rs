@@ -1,8 +1,8 @@
 //! The values that keys take, each read from and shown as TOML.
 
-use super::EngineKind as Kind;
 use super::read::{Field, Node, Reader, Set, Setting, Value, nearest, table};
 use super::tree::Tree;
+use super::{Ballast, EngineKind as Kind};
 use lowtide_common::NEVER;
 use lowtide_judge::{Amount, Stall, Step, Trigger, Unit};
 use lowtide_rules::{ATTRIBUTE, Glob};
@@ -412,6 +412,35 @@ impl Value for GroupName {
 
 /// In place of what can be done without.
 const OFF: &str = "off";
+
+/// What a ballast can be: less warns too late, more is not counted.
+const BALLAST: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 20;
+
+impl Value for Ballast {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let expected = "\"auto\", \"off\", or a size from \"1M\" to \"16M\"";
+        read_text(node, reader, expected, |text| match text {
+            "auto" => Some(Self::Auto),
+            OFF => Some(Self::Off),
+            size => parse_bytes(size)
+                .filter(|bytes| BALLAST.contains(bytes))
+                .map(Self::Bytes),
+        })
+    }
+
+    fn tree(&self) -> Tree {
+        match self {
+            Self::Auto => Tree::text("auto"),
+            Self::Off => Tree::text(OFF),
+            Self::Bytes(bytes) => Tree::Text(show_bytes(*bytes)),
+        }
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string", "pattern": "^(auto|off|[0-9]+ *[KM])$" })
+    }
+}
 
 fn parse_stall(word: &str) -> Option<Stall> {
     [Stall::Some, Stall::Full]

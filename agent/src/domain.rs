@@ -1,8 +1,9 @@
-//! What is judged by itself, with triggers and a history of its own: the system, or a cgroup within
+//! What is judged by itself, with alarms and a history of its own: the system, or a cgroup within
 //! its own limit.
 
+use crate::sense::alarms::{Alarms, Fired};
 use crate::sense::limited::Limited;
-use crate::sense::psi::{self, Triggers};
+use crate::sense::psi;
 use lowtide_judge::{DOMAINS, History, Memory, Millis, Trigger, Why};
 use rustix::fd::{AsFd, OwnedFd};
 use smol::Async;
@@ -108,7 +109,7 @@ impl Domains {
     /// The first of them in which a trigger fired, or can fire no more, and why.
     pub fn poll_fired(&self, context: &mut Context<'_>) -> Poll<(DomainId, io::Result<()>)> {
         let fired = self.iter().find_map(|domain| {
-            let poll = domain.triggers.poll_readable(context);
+            let poll = domain.alarms.poll_readable(context);
             poll.is_ready()
                 .then(|| poll.map(|polled| (domain.id, polled)))
         });
@@ -123,7 +124,7 @@ pub struct Domain {
     stalled_before_us: u64,
     /// `in /PATH: ` for lines about a cgroup; empty for the system.
     pub place: String,
-    pub triggers: Async<Triggers>,
+    pub alarms: Async<Alarms>,
     pub history: History,
     /// Its last verdict belongs to an episode that has not ended.
     pub acts: bool,
@@ -134,19 +135,18 @@ pub struct Domain {
 }
 
 impl Domain {
-    pub fn system(triggers: Triggers) -> io::Result<Self> {
-        Self::new(DomainId::SYSTEM, None, String::new(), triggers)
+    pub fn system(alarms: Alarms) -> io::Result<Self> {
+        Self::new(DomainId::SYSTEM, None, String::new(), alarms)
     }
 
     pub fn cgroup(own: &OwnTrigger) -> io::Result<Self> {
-        let mut triggers = Triggers::new()?;
-        triggers.arm(own.dir.as_fd(), psi::CGROUP, &own.trigger)?;
+        let trigger = psi::arm(own.dir.as_fd(), psi::CGROUP, &own.trigger)?;
         let limited = Limited::open(own.dir.as_fd())?;
         Self::new(
             DomainId(own.id),
             Some((limited, own.trigger)),
             format!("in /{}: ", own.path),
-            triggers,
+            Alarms::new(Some(trigger))?,
         )
     }
 
@@ -154,7 +154,7 @@ impl Domain {
         id: DomainId,
         cgroup: Option<(Limited, Trigger)>,
         place: String,
-        triggers: Triggers,
+        alarms: Alarms,
     ) -> io::Result<Self> {
         let limited = cgroup.as_ref().map(|(limited, _)| limited);
         Ok(Self {
@@ -162,7 +162,7 @@ impl Domain {
             stalled_before_us: limited.map_or(0, Limited::stalled_us),
             cgroup,
             place,
-            triggers: Async::new_nonblocking(triggers)?,
+            alarms: Async::new_nonblocking(alarms)?,
             history: History::default(),
             acts: false,
             look_again: None,
@@ -170,26 +170,23 @@ impl Domain {
         })
     }
 
-    /// Replaces its triggers; what fired and was not yet looked at counts all the same. The old ones
-    /// stay where the new ones cannot be waited for.
-    pub fn rearm(&mut self, triggers: Triggers, now: Millis) -> io::Result<()> {
-        let new = Async::new_nonblocking(triggers)?;
+    /// Replaces its trigger; what fired and was not yet looked at counts all the same. The old one stays
+    /// where the new one cannot be waited for.
+    pub fn rearm(&mut self, trigger: Option<OwnedFd>, now: Millis) -> io::Result<()> {
         let mut context = Context::from_waker(Waker::noop());
-        let woke = self.triggers.poll_readable(&mut context).is_ready();
+        let woke = self.alarms.poll_readable(&mut context).is_ready();
         self.take_fired(woke, now);
-        self.triggers = new;
-        Ok(())
+        let nothing = Async::new_nonblocking(Alarms::new(None)?)?;
+        let mut alarms = std::mem::replace(&mut self.alarms, nothing).into_inner()?;
+        let replaced = alarms.set_trigger(trigger);
+        self.alarms = Async::new_nonblocking(alarms)?;
+        replaced
     }
 
     /// From now on it is looked at by time.
     pub fn disarm(&mut self) -> io::Result<()> {
-        self.triggers = Async::new_nonblocking(Triggers::new()?)?;
+        self.alarms = Async::new_nonblocking(Alarms::new(None)?)?;
         Ok(())
-    }
-
-    /// Whether a trigger can wake the agent for it.
-    pub fn is_armed(&self) -> bool {
-        !self.triggers.get_ref().is_empty()
     }
 
     pub fn watches(&self, own: &OwnTrigger) -> bool {
@@ -218,11 +215,10 @@ impl Domain {
         stalled.saturating_sub(self.stalled_before_us)
     }
 
-    /// Takes in what fired, see [`Triggers::take`]; whether anything did. Where that cannot be told,
-    /// it is what ended the sleep.
-    pub fn take_fired(&mut self, woke: bool, now: Millis) -> bool {
-        let fired = woke || self.triggers.get_ref().take().unwrap_or(false);
-        if fired {
+    /// Takes in what fired, see [`Alarms::take`].
+    pub fn take_fired(&mut self, woke: bool, now: Millis) -> Fired {
+        let fired = self.alarms.get_ref().take(woke);
+        if fired.any() {
             self.history.woken(now);
         }
         fired
@@ -243,8 +239,8 @@ mod tests {
     use super::*;
 
     fn domain(id: u64) -> Domain {
-        let triggers = Triggers::new().expect("an epoll set");
-        Domain::new(DomainId(id), None, String::new(), triggers).expect("it can be polled")
+        let alarms = Alarms::new(None).expect("an epoll set");
+        Domain::new(DomainId(id), None, String::new(), alarms).expect("it can be polled")
     }
 
     fn domains() -> Domains {

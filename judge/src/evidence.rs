@@ -14,6 +14,8 @@ pub struct Memory {
     /// MemAvailable: what can be had without swapping. Of a cgroup what is left to its limit, and
     /// its file cache.
     pub available: u64,
+    /// MemFree; of a cgroup 0.
+    pub free: u64,
     pub swap_total: u64,
     pub swap_free: u64,
     /// What swap could take: Active(anon) + Inactive(anon), which leaves out what is locked. Of a
@@ -23,6 +25,8 @@ pub struct Memory {
     pub file: u64,
     /// The kernel measures stalls, so that a trigger can fire.
     pub psi: bool,
+    /// An alarm comes when memory runs out, also where nothing stalls before: the watch or the ballast.
+    pub told: bool,
     /// RAM that zram holds for what was swapped to it (mem_used_total).
     pub zram: u64,
     /// workingset_refault_anon + workingset_refault_file since boot, in pages.
@@ -130,6 +134,17 @@ impl Condition {
     /// The highest mark of available memory that the condition names, in bytes.
     pub fn available_mark(&self, total: u64) -> Option<u64> {
         self.available_marks(total).max()
+    }
+
+    /// Those below which it can hold.
+    pub(crate) fn below_marks(&self, total: u64) -> impl Iterator<Item = u64> {
+        self.any
+            .iter()
+            .flatten()
+            .filter_map(move |term| match term {
+                Term::AvailableBelow(amount) => Some(amount.of(total)),
+                _ => None,
+            })
     }
 
     /// All of them.

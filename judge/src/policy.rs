@@ -274,6 +274,15 @@ impl Policy {
             .unwrap_or_default()
     }
 
+    /// The mark of available memory whose crossing matters next, in bytes: of those that make some level
+    /// hold the highest that is not crossed yet; the lowest where all are. `None` where there are none.
+    pub fn next_mark(&self, memory: &Memory) -> Option<u64> {
+        let levels = || self.levels.iter().filter(|level| !level.actions.is_empty());
+        let marks = || levels().flat_map(|level| level.confirm.below_marks(memory.total));
+        let next = marks().filter(|mark| *mark <= memory.available).max();
+        next.or_else(|| marks().min())
+    }
+
     /// The group a rule's index means.
     pub fn group(&self, index: u16) -> &Group {
         self.groups
@@ -281,13 +290,14 @@ impl Policy {
             .unwrap_or(&self.fallback)
     }
 
-    /// Whether a stall comes before the end. Where hardly any file cache is left and there is no
-    /// swap (all programs in RAM, say), an allocation has nothing to wait for: the kernel goes from
-    /// no stall at all straight to its OOM killer, and PSI says nothing. Then, as without PSI, the
-    /// figures must be looked at by time. Not within a cgroup's own limit: there the kernel's OOM
-    /// killer stays inside, and takes what the config ranks first.
+    /// Whether an alarm comes before the end: by what tells of memory itself, or by a stall. Where
+    /// hardly any file cache is left and there is no swap (all programs in RAM, say), an allocation has
+    /// nothing to wait for: the kernel goes from no stall at all straight to its OOM killer, and PSI
+    /// says nothing. Then, as without any alarm, the figures must be looked at by time. Not within a
+    /// cgroup's own limit: there the kernel's OOM killer stays inside, and takes what the config ranks
+    /// first.
     pub fn is_warned(&self, memory: &Memory) -> bool {
-        if memory.within != 0 {
+        if memory.within != 0 || memory.told && self.next_mark(memory).is_some() {
             return true;
         }
         let critical = self.levels[LEVELS - 1]

@@ -1119,3 +1119,33 @@ fn what_would_hardly_help_comes_last() {
     policy.worth_permyriad = 0;
     assert_eq!(goes(&policy, 10 * MIB, rows.to_vec()), [7]);
 }
+
+/// Of marks at 4 and 12 % the one that is crossed next; below both the lower one, for the next alarm.
+#[test]
+fn the_next_mark_follows_what_is_available() {
+    let mut policy = policy();
+    let (critical, strained) = (TOTAL * 4 / 100, TOTAL * 12 / 100);
+    let next = |policy: &Policy, available| policy.next_mark(&memory(available));
+    let near = |mark: Option<u64>, of: u64| mark.is_some_and(|mark| mark.abs_diff(of) < 4096);
+    assert!(near(next(&policy, TOTAL / 2), strained));
+    assert!(near(next(&policy, TOTAL / 10), critical));
+    assert!(near(next(&policy, TOTAL / 100), critical));
+    policy.levels[1].actions.clear();
+    assert!(near(next(&policy, TOTAL / 100), strained));
+    policy.levels[0].actions.clear();
+    assert_eq!(next(&policy, TOTAL / 2), None);
+}
+
+#[test]
+fn what_an_alarm_tells_is_not_looked_at_by_time() {
+    let policy = policy();
+    let untold = Memory {
+        file: 0,
+        ..memory(TOTAL / 2)
+    };
+    for (told, looks) in [(false, true), (true, false)] {
+        let memory = Memory { told, ..untold };
+        let verdict = judge(&policy, &memory, &[], &mut History::default(), 0);
+        assert_eq!(verdict.look_again_ms.is_some(), looks, "told: {told}");
+    }
+}

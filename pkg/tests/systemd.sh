@@ -47,12 +47,13 @@ lives() {
 
 # What waits for it is started only when it is armed.
 step is ActiveState active
-step says 'triggers armed, 1 groups cover'
+step says 'woken by .*, 1 groups cover'
 
-step logged info 'triggers armed' 1
+step logged info 'engine, woken by' 1
 
 step contents "/proc/$(show MainPID)/oom_score_adj" -1000
 step contents "/sys/fs/cgroup$(show ControlGroup)/memory.min" 2097152
+step contents "/sys/fs/cgroup$(show ControlGroup)/memory.low" 12582912
 
 first="$(show MainPID)"
 printf '[[group]]\nname = "more"\nkill = 1\ncgroups = ["more"]\n' > "$CONFIG"

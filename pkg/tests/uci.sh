@@ -32,7 +32,7 @@ step grep -qw memory /sys/fs/cgroup/services/cgroup.subtree_control
 step has 'processes = ["netifd", "dropbear", "dnsmasq", "odhcpd", "odhcp6c", "hostapd", "wpa_supplicant"]'
 step lowtide check --offline "$RENDERED"
 step soon agents 1
-step soon grep -q 'lowtide.*armed' "$LOG"
+step soon grep -q 'lowtide.*woken by' "$LOG"
 first="$(pidof lowtide)"
 
 cat > "$UCI" << 'END'

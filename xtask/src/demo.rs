@@ -185,7 +185,7 @@ fn summary(run: &Run) {
             .and_then(|l| l.rsplit(' ').next())
             .unwrap_or("?");
         row(
-            "after the trigger",
+            "after the alarm",
             format!("{us} us to the signal, {} ms more to its end", died - told),
         );
     }
@@ -220,7 +220,7 @@ fn summary(run: &Run) {
 }
 
 /// How the agent's line about an act goes on behind the time it took.
-const AFTER_WAKING: &str = " us after waking";
+const AFTER_WAKING: &str = " us after ";
 
 fn mb(kb: u64) -> String {
     format!("{} MB", kb >> 10)

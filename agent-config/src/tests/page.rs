@@ -1,6 +1,7 @@
 //! lowtide.toml(5) has every table and key that the schema has.
 //! `UPDATE_EXPECT=1 cargo test -p lowtide page` writes them anew.
 
+use crate::Ballast;
 use crate::mdoc::{assert_page, literal, prose};
 use crate::model::Document;
 use crate::read::{Field, Value};
@@ -14,12 +15,17 @@ use lowtide_rules::Glob;
 use serde_json::{Map, Value as Json};
 
 /// What a kind of value is called in the page, the schema that it is known by, what it looks like.
-fn kinds() -> [(&'static str, Json, &'static str); 20] {
+fn kinds() -> [(&'static str, Json, &'static str); 21] {
     [
         (
             "attribute",
             Attribute::schema(),
             "`\"user.NAME\"` or `\"user.NAME=VALUE\"`",
+        ),
+        (
+            "ballast",
+            Ballast::schema(),
+            "`\"auto\"`, `\"off\"`, or `\"4M\"`",
         ),
         (
             "bytes",

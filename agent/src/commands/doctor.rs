@@ -1,8 +1,12 @@
 use super::output::{complain, print};
 #[cfg(feature = "bpf")]
 use crate::act::reflex::Reflex;
-use crate::config::{self, Paths};
+use crate::config::{self, Ballast, Paths, Wake};
 use crate::json::Json;
+use crate::sense::alarms;
+#[cfg(feature = "bpf")]
+use crate::sense::arm;
+use crate::sense::ballast;
 #[cfg(feature = "bpf")]
 use crate::sense::bpf;
 use crate::sense::choose::{self, Chosen, Wanted, no_memcgs};
@@ -13,7 +17,7 @@ use crate::sense::psi;
 use crate::sense::tree::Tree;
 use crate::sys;
 use crate::tell::table::{Column, Table};
-use lowtide_judge::{Stall, Trigger};
+use lowtide_judge::{Memory, Stall, Trigger};
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
@@ -39,16 +43,19 @@ impl Doctor {
     #[inline(never)]
     pub fn run(self) -> ExitCode {
         // A config that cannot be used is for `lowtide check` to tell.
-        let wanted = config::load(&Paths::new(None, self.config)).map_or(
-            Wanted {
-                kind: None,
-                bpf_jit: true,
-                rows: 1,
-                verifier_log: false,
-            },
-            |config| config.engine.into(),
-        );
-        match Diagnosis::make(&wanted) {
+        let any = Wanted {
+            kind: None,
+            bpf_jit: true,
+            rows: 1,
+            verifier_log: false,
+        };
+        let all = Wake {
+            trigger: Some(TRIGGER),
+            ballast: Ballast::Auto,
+        };
+        let (wanted, wake) = config::load(&Paths::new(None, self.config))
+            .map_or((any, all), |config| (config.engine.into(), config.wake));
+        match Diagnosis::make(&wanted, &wake) {
             Ok(diagnosis) if self.json => print(diagnosis.json(), ExitCode::SUCCESS),
             Ok(diagnosis) => print(diagnosis.text(), ExitCode::SUCCESS),
             Err(error) => {
@@ -59,9 +66,22 @@ impl Doctor {
     }
 }
 
+/// One that any kernel with PSI takes.
+const TRIGGER: Trigger = Trigger {
+    stall: Stall::Some,
+    stall_us: 50_000,
+    window_us: 1_000_000,
+};
+
+/// What wakes the agent, as findings are named.
+const WATCH: &str = "watch";
+const PSI: &str = "PSI";
+const BALLAST: &str = "ballast";
+
 struct Diagnosis {
     release: String,
-    has_psi: bool,
+    /// What would wake the agent.
+    woken_by: String,
     chosen: Chosen,
     findings: Vec<Finding>,
 }
@@ -85,10 +105,16 @@ impl Finding {
 }
 
 impl Diagnosis {
-    fn make(wanted: &Wanted) -> io::Result<Self> {
+    fn make(wanted: &Wanted, wake: &Wake) -> io::Result<Self> {
         let tree = Tree::open()?;
-        let has_psi = Meminfo::open()?.has_psi();
-        let mut findings = vec![pressure(has_psi), cgroups(&tree)];
+        let memory = Meminfo::open()?.read()?;
+        let mut findings = vec![
+            watch(&memory),
+            pressure(memory.psi),
+            ballast(&tree, &memory),
+        ];
+        let woken_by = woken_by(&findings, wake);
+        findings.push(cgroups(&tree));
         findings.extend(cgroup_files(&tree));
         findings.extend(bpf(wanted));
         // What the agent would change on the way is left as it is.
@@ -106,14 +132,10 @@ impl Diagnosis {
                 .release()
                 .to_string_lossy()
                 .into_owned(),
-            has_psi,
+            woken_by,
             chosen,
             findings,
         })
-    }
-
-    fn woken_by(&self) -> &'static str {
-        if self.has_psi { "PSI" } else { "time" }
     }
 
     fn text(&self) -> String {
@@ -128,7 +150,7 @@ impl Diagnosis {
             "Linux {}: the {} engine, woken by {}\n",
             self.release,
             self.chosen.engine.name(),
-            self.woken_by()
+            self.woken_by
         );
         out.push_str(&table.to_string());
         let lacks: Vec<_> = self.findings.iter().filter(|f| !f.has).collect();
@@ -156,31 +178,59 @@ impl Diagnosis {
         Json::Object(vec![
             ("kernel", Json::text(&self.release)),
             ("engine", Json::text(self.chosen.engine.name())),
-            ("woken_by", Json::text(self.woken_by())),
+            ("woken_by", Json::text(&self.woken_by)),
             ("notes", self.chosen.notes.iter().map(Json::text).collect()),
             ("findings", self.findings.iter().map(finding).collect()),
         ])
     }
 }
 
+/// The watch is opened and closed again.
+#[cfg(feature = "bpf")]
+fn watch(memory: &Memory) -> Finding {
+    let lack = arm::watch(false, memory).err();
+    let lack = lack.map(|why| format!("memory is not watched as it is taken: {why}"));
+    Finding::new(WATCH, lack.is_none(), lack.unwrap_or_default())
+}
+
+#[cfg(not(feature = "bpf"))]
+fn watch(_: &Memory) -> Finding {
+    Finding::new(WATCH, false, "built without the feature `bpf`")
+}
+
+fn ballast(tree: &Tree, memory: &Memory) -> Finding {
+    let lack = ballast::lacks(tree).or_else(|| ballast::size(None, memory.total).err());
+    Finding::new(BALLAST, lack.is_none(), lack.unwrap_or_default())
+}
+
+/// `watch and PSI`, as the agent takes them by this config.
+fn woken_by(alarms: &[Finding], wake: &Wake) -> String {
+    let has = |name| alarms.iter().any(|alarm| alarm.name == name && alarm.has);
+    let ballast = match wake.ballast {
+        Ballast::Off => false,
+        Ballast::Auto => !has(WATCH),
+        Ballast::Bytes(_) => true,
+    };
+    alarms::names([
+        has(WATCH),
+        has(PSI) && wake.trigger.is_some(),
+        has(BALLAST) && ballast,
+    ])
+}
+
 fn pressure(has_psi: bool) -> Finding {
     let lack = if has_psi {
-        let trigger = Trigger {
-            stall: Stall::Some,
-            stall_us: 50_000,
-            window_us: 1_000_000,
-        };
-        match psi::try_trigger(&trigger) {
-            Ok(()) => return Finding::new("PSI", true, ""),
-            Err(why) => return Finding::new("PSI", false, why),
+        match psi::try_trigger(&TRIGGER) {
+            Ok(()) => return Finding::new(PSI, true, ""),
+            Err(why) => return Finding::new(PSI, false, why),
         }
     } else if command_line("psi=0") {
         "off by `psi=0` on the kernel's command line"
     } else {
-        "memory is looked at by time; build the kernel with CONFIG_PSI=y and boot it with psi=1 \
+        "what thrashes is not seen; build the kernel with CONFIG_PSI=y and boot it with psi=1 \
          (OpenWrt: CONFIG_KERNEL_PSI=y; Yocto: DISTRO_FEATURES:append = \" lowtide\")"
     };
-    Finding::new("PSI", false, lack)
+    Finding::new(PSI, false, lack)
 }
 
 fn cgroups(tree: &Tree) -> Finding {

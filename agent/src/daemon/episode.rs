@@ -6,6 +6,7 @@ use crate::act::watchdog::Watchdog;
 use crate::act::{self, Means};
 use crate::config::rule;
 use crate::domain::{Domain, DomainId};
+use crate::sense::alarms::{Fired, Stand};
 use crate::units::Size;
 use heapless::Vec;
 use lowtide_common::{CANDIDATES, NO_GROUP, Survey};
@@ -26,29 +27,31 @@ const ATTENDED: Duration = Duration::from_secs(1);
 impl Daemon {
     /// Senses, judges and acts for one domain until there is nothing more to do now.
     pub(super) fn episode(&mut self, id: DomainId, mut woke: bool) {
+        let mut acted = false;
         for _ in 0..STEPS {
             let now = self.now();
             let Some(domain) = self.domains.get_mut(id) else {
                 return;
             };
             let fired = domain.take_fired(std::mem::take(&mut woke), now);
-            let woken = Instant::now();
+            let looked = Instant::now();
+            let since = Since::fired(&fired, looked);
             self.guard.attend(Duration::ZERO);
-            self.keep_alive(woken);
+            self.keep_alive(looked);
             self.commands.look();
             let memory = match without_allocating(|| self.memory(id)) {
                 Ok(Some(memory)) => memory,
                 Ok(None) => return,
                 Err(error) => return self.look_again(id, "the figures of memory", &error),
             };
-            let verdict = match without_allocating(|| self.judge(id, &memory, fired, now)) {
+            let verdict = match without_allocating(|| self.judge(id, &memory, fired.any(), now)) {
                 Ok(verdict) => verdict,
                 Err(error) => return self.look_again(id, "the candidates", &error),
             };
             self.said.blind = None;
             self.announce(&verdict);
             let done = without_allocating(|| self.act(id, &verdict));
-            self.tell(id, &verdict, &done, woken);
+            self.tell(id, &verdict, &done, &since);
             self.commands.tell(&mut self.log);
             if self.surveyor.is_behind() {
                 self.catch_up();
@@ -64,9 +67,10 @@ impl Daemon {
                 self.commands.rest();
             }
             if done.is_empty() {
-                self.rest(id, &verdict);
+                self.rest(id, &verdict, acted);
                 return;
             }
+            acted = true;
             for (judged, done) in verdict.victims().zip(done) {
                 if let Some(victim) = done.victim {
                     let memcg = judged.row.id;
@@ -97,11 +101,7 @@ impl Daemon {
 
     /// The figures of a domain; `None` where nothing can be short in it, or no longer.
     fn memory(&mut self, id: DomainId) -> io::Result<Option<Memory>> {
-        let system = Memory {
-            psi: self.meminfo.has_psi() && self.domains.system().is_armed(),
-            psi_limited_us: self.domains.stalled_in_limit_us(),
-            ..self.meminfo.read()?
-        };
+        let system = self.system_memory()?;
         let Some(domain) = self.domains.get_mut(id) else {
             return Ok(None);
         };
@@ -112,6 +112,14 @@ impl Daemon {
             Err(_) => self.domains.remove(id),
         }
         Ok(None)
+    }
+
+    /// The figures of the system, see [`Alarms::correct`](crate::sense::alarms::Alarms::correct).
+    fn system_memory(&mut self) -> io::Result<Memory> {
+        let mut memory = self.meminfo.read()?;
+        memory.psi_limited_us = self.domains.stalled_in_limit_us();
+        self.domains.system().alarms.get_ref().correct(&mut memory);
+        Ok(memory)
     }
 
     /// What is to be done, after a look at the candidates where it depends on them. Allocates nothing.
@@ -182,7 +190,7 @@ impl Daemon {
     }
 
     /// There is nothing more to do now: what no episode needs is done.
-    fn rest(&mut self, id: DomainId, verdict: &Verdict) {
+    fn rest(&mut self, id: DomainId, verdict: &Verdict, acted: bool) {
         let again = verdict.look_again_ms.map(u64::from);
         if let Some(domain) = self.domains.get_mut(id) {
             let again = again.map(Duration::from_millis);
@@ -191,6 +199,15 @@ impl Daemon {
             if domain.acts {
                 self.guard.attend(again.unwrap_or_default().min(ATTENDED));
             }
+            let policy = &self.config.policy;
+            domain.alarms.get_ref().follow(&Stand {
+                available: verdict.memory.available,
+                mark: policy.next_mark(&verdict.memory).unwrap_or(0),
+                boost: self.meminfo.boost(),
+                acted,
+                calm: verdict.level == Level::Calm,
+                quiet: Duration::from_millis(policy.quiet_ms.into()),
+            });
         }
         self.upkeep.passes.woken(Instant::now());
         if verdict.level == Level::Calm {
@@ -228,7 +245,7 @@ impl Daemon {
         self.guard.give_time(Duration::ZERO);
         self.commands.ended();
         self.commands.tell(&mut self.log);
-        let (now, system) = (self.now(), self.meminfo.read().ok());
+        let (now, system) = (self.now(), self.system_memory().ok());
         let mut memory = system;
         if let Some(domain) = self.domains.get_mut(id) {
             let of_domain = system.and_then(|system| domain.memory(&system).ok().flatten());
@@ -290,6 +307,23 @@ impl Daemon {
         if self.watchdog.as_mut().is_some_and(Watchdog::feed) {
             self.log
                 .notice(format_args!("signs of life for the watchdog again"));
+        }
+    }
+}
+
+/// What the time that something took is counted from.
+pub(super) struct Since {
+    pub at: Instant,
+    pub what: &'static str,
+}
+
+impl Since {
+    /// The mark was crossed before the agent woke.
+    fn fired(fired: &Fired, woken: Instant) -> Self {
+        let at = fired.watch.and_then(|ago| woken.checked_sub(ago));
+        Self {
+            what: if at.is_some() { "the mark" } else { "waking" },
+            at: at.unwrap_or(woken),
         }
     }
 }

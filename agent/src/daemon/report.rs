@@ -1,6 +1,7 @@
 //! What is said of a verdict and of what came of it.
 
 use super::Daemon;
+use super::episode::Since;
 use crate::act;
 use crate::domain::{Domain, DomainId};
 use crate::sense::tree::PATH;
@@ -10,7 +11,6 @@ use lowtide_common::Row;
 use lowtide_judge::{Action, Judged, Level, Outcome, Reason, Verdict, Why};
 use std::io;
 use std::mem::MaybeUninit;
-use std::time::Instant;
 
 /// Candidates that were not chosen, and are told of with each victim.
 const OTHERS: usize = 3;
@@ -79,13 +79,13 @@ impl Daemon {
         }
     }
 
-    /// Why something was done, to whom, and what came of it; `woken` is when the agent woke for it.
+    /// Why something was done, to whom, and what came of it.
     pub(super) fn tell(
         &mut self,
         id: DomainId,
         verdict: &Verdict,
         done: &[act::Done],
-        woken: Instant,
+        since: &Since,
     ) {
         let Some(Domain {
             place, last_why, ..
@@ -113,7 +113,7 @@ impl Daemon {
         }
         let Some(first) = done.first() else { return };
         if let Some(target) = verdict.action.target() {
-            self.tell_of_targets(verdict, target, done, woken);
+            self.tell_of_targets(verdict, target, done, since);
         } else {
             self.tell_of_last_resort(first.outcome);
         }
@@ -138,7 +138,7 @@ impl Daemon {
         verdict: &Verdict,
         target: &Row,
         done: &[act::Done],
-        woken: Instant,
+        since: &Since,
     ) {
         let mut buffer = [MaybeUninit::uninit(); PATH];
         let of = |row: &Row| verdict.judged.iter().find(|judged| judged.row.id == row.id);
@@ -147,7 +147,7 @@ impl Daemon {
         let mut victims = verdict.victims();
         let first = victims.next().map_or(&targets[0], |victim| victim);
         for (judged, done) in std::iter::once(first).chain(victims).zip(done) {
-            self.tell_of_target(verdict, judged, done, woken, &mut buffer);
+            self.tell_of_target(verdict, judged, done, since, &mut buffer);
         }
         if verdict.action.ends() {
             self.tell_of_others(verdict, &mut buffer);
@@ -173,14 +173,14 @@ impl Daemon {
         verdict: &Verdict,
         target: &Judged,
         done: &act::Done,
-        woken: Instant,
+        since: &Since,
         buffer: &mut [MaybeUninit<u8>; PATH],
     ) {
         let tree = &self.surveyor.tree;
         let policy = &self.config.policy;
         let whom = Whom::new(tree, &target.row, done.process.as_ref(), buffer);
         let what = Target(policy, target);
-        let took = (done.at - woken).as_micros();
+        let took = (done.at - since.at).as_micros();
         match done.outcome {
             Outcome::Failed { errno } => self.log.error(format_args!(
                 "could not {} {whom} ({what}): {}",
@@ -194,9 +194,10 @@ impl Daemon {
                 ));
             }
             _ => self.log.notice(format_args!(
-                "{} {whom} ({what}), {} needed, {took} us after waking",
+                "{} {whom} ({what}), {} needed, {took} us after {}",
                 verdict.action.name(),
-                Size(verdict.enough)
+                Size(verdict.enough),
+                since.what
             )),
         }
         if verdict.action.ends() && policy.restarts > 0 && target.returns >= policy.restarts {

@@ -5,13 +5,15 @@ use crate::act::commands::Commands;
 use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
 use crate::act::watchdog::Watchdog;
-use crate::config::{self, Loaded, Paths, rule};
+use crate::config::{self, Ballast, Loaded, Paths, rule};
 use crate::domain::{Domain, Domains};
 use crate::resident;
 use crate::sense::Surveyor;
+use crate::sense::alarms::Alarms;
+use crate::sense::arm::{self, WantedBallast};
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
-use crate::sense::psi::{self, Triggers};
+use crate::sense::psi;
 use crate::sense::tree::Tree;
 use crate::stack;
 use crate::sys;
@@ -19,7 +21,7 @@ use crate::tell::Log;
 use crate::tell::manager::Manager;
 use crate::tell::words::Many;
 use lowtide_common::NO_GROUP;
-use lowtide_judge::Unit;
+use lowtide_judge::{Memory, Unit};
 use rustix::fs::CWD;
 use std::io;
 use std::time::Instant;
@@ -47,7 +49,22 @@ impl Daemon {
             log.warning(format_args!("cannot reach the service manager: {error}"));
             Manager::default()
         });
-        let tree = Tree::open()?;
+        let mut tree = Tree::open()?;
+        let meminfo = Meminfo::open()?;
+        let mut memory = meminfo.read()?;
+        let wanted = arm::Wanted {
+            trigger: config.wake.trigger,
+            ballast: match config.wake.ballast {
+                Ballast::Off => WantedBallast::Off,
+                Ballast::Auto => WantedBallast::Auto,
+                Ballast::Bytes(bytes) => WantedBallast::Bytes(bytes),
+            },
+            verifier_log,
+        };
+        let armed = arm::arm(&wanted, &tree, &memory)?;
+        if armed.moved {
+            tree = Tree::open()?;
+        }
         let chosen = choose::open(
             &Wanted {
                 verifier_log,
@@ -55,41 +72,20 @@ impl Daemon {
             },
             &tree,
         )?;
-        for note in &chosen.notes {
+        for note in armed.notes.iter().chain(&chosen.notes) {
             log.info(format_args!("{note}"));
         }
+        let alarms = armed.alarms;
         let mut surveyor = Surveyor::new(chosen.engine, tree);
         let fallback = rule(&config.policy, NO_GROUP);
         let ruled = surveyor.classify_all(&config.matcher, fallback);
         let ruled = ruled.unwrap_or_else(|error| unclassified(&error, &mut log));
-        let meminfo = Meminfo::open()?;
-        let memory = meminfo.read()?;
-        let triggers = match arm(&config, memory.psi, &mut log) {
-            Ok(triggers) => triggers,
-            Err(_) => {
-                log.warning(format_args!(
-                    "memory is looked at by time, which is second best"
-                ));
-                Triggers::new()?
-            }
-        };
-        let status = status_line(&surveyor, triggers.len(), &config, ruled);
+        let status = status_line(&surveyor, &alarms, &config, ruled);
         log.info(format_args!("{status}"));
         manager.status(format_args!("{status}"));
-        if !memory.psi {
-            log.warning(format_args!(
-                "the kernel measures no stalls: memory is looked at by time, which is second best; \
-                 boot it with psi=1, or build it with CONFIG_PSI=y"
-            ));
-        } else if config.wake.trigger.is_none() {
-            log.info(format_args!(
-                "[wake] trigger is off: memory is looked at by time"
-            ));
-        } else if !config.policy.is_warned(&memory) {
-            log.info(format_args!(
-                "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
-            ));
-        }
+        let has_psi = memory.psi;
+        alarms.correct(&mut memory);
+        tell_of_missing_alarms(&config, has_psi, &memory, &mut log);
         let settings = Settings::open(&surveyor.tree, &mut log)?;
         let mut this = Box::new(Self {
             config,
@@ -101,7 +97,7 @@ impl Daemon {
             guard: Guard::default(),
             releaser: Releaser::NONE,
             upkeep: Upkeep::new(&mut log),
-            domains: Domains::new(Domain::system(triggers)?),
+            domains: Domains::new(Domain::system(alarms)?),
             log,
             manager,
             born: Instant::now(),
@@ -150,25 +146,33 @@ impl Daemon {
                 return false;
             }
         };
-        // The new triggers are armed before the old ones go: none is lost in between.
-        let psi = self.meminfo.has_psi();
-        let now = self.now();
-        let system = self.domains.system();
-        let rearmed = arm(&config, psi, &mut self.log).and_then(|triggers| {
-            let armed = triggers.len();
-            system.rearm(triggers, now).map(|()| armed)
-        });
-        let armed = match rearmed {
-            Ok(armed) => armed,
+        // The new trigger is armed before the old one goes: nothing is lost in between.
+        let wanted = config.wake.trigger.filter(|_| self.meminfo.has_psi());
+        let trigger = wanted.map(|trigger| psi::arm(CWD, psi::SYSTEM, &trigger));
+        let trigger = match trigger.transpose() {
+            Ok(trigger) => trigger,
             Err(error) => {
-                self.log.error(format_args!("reload refused: {error}"));
+                self.log.error(format_args!(
+                    "reload refused: [wake] trigger: the kernel refuses it: {error}"
+                ));
                 return false;
             }
         };
+        let now = self.now();
+        let system = self.domains.system();
+        if let Err(error) = system.rearm(trigger, now) {
+            self.log.error(format_args!("reload refused: {error}"));
+            return false;
+        }
         system.history.reconfigured();
         if config.engine != self.config.engine {
             self.log.warning(format_args!(
                 "the engine is chosen at start: [engine] counts from the next one on"
+            ));
+        }
+        if config.wake.ballast != self.config.wake.ballast {
+            self.log.warning(format_args!(
+                "the ballast is made at start: [wake] ballast counts from the next one on"
             ));
         }
         let reflex = (self.config.reflex.kill, self.config.reflex.survive);
@@ -192,7 +196,8 @@ impl Daemon {
         } else {
             self.open_reflex(false);
         }
-        let status = status_line(&self.surveyor, armed, &self.config, ruled);
+        let alarms = self.domains.system().alarms.get_ref();
+        let status = status_line(&self.surveyor, alarms, &self.config, ruled);
         self.log.info(format_args!("reloaded: {status}"));
         self.manager.status(format_args!("{status}"));
         true
@@ -247,10 +252,10 @@ fn unclassified(error: &io::Error, log: &mut Log) -> usize {
 }
 
 /// What the agent stands on, in a line.
-fn status_line(surveyor: &Surveyor, armed: usize, config: &Loaded, ruled: usize) -> String {
+fn status_line(surveyor: &Surveyor, alarms: &Alarms, config: &Loaded, ruled: usize) -> String {
     let unit = surveyor.unit();
     format!(
-        "{} engine, {armed} triggers armed, {} groups {} {ruled} {}",
+        "{} engine, woken by {alarms}, {} groups {} {ruled} {}",
         surveyor.engine(),
         config.policy.groups.len(),
         match unit {
@@ -261,18 +266,26 @@ fn status_line(surveyor: &Surveyor, armed: usize, config: &Loaded, ruled: usize)
     )
 }
 
-/// Arms what ends the sleep; nothing where the kernel has no PSI.
-fn arm(config: &Loaded, psi: bool, log: &mut Log) -> io::Result<Triggers> {
-    let mut triggers = Triggers::new()?;
-    if let (true, Some(trigger)) = (psi, &config.wake.trigger)
-        && let Err(error) = triggers.arm(CWD, psi::SYSTEM, trigger)
-    {
-        log.error(format_args!(
-            "[wake] trigger: the kernel refuses it: {error}"
+/// What the alarms that there are do not see.
+fn tell_of_missing_alarms(config: &Loaded, has_psi: bool, memory: &Memory, log: &mut Log) {
+    let Memory { psi, told, .. } = *memory;
+    if !has_psi {
+        let lost = match told {
+            true => "what thrashes is seen only by what it leaves available",
+            false => "memory is looked at by time, which is second best",
+        };
+        log.warning(format_args!(
+            "the kernel measures no stalls: {lost}; boot it with psi=1, or build it with CONFIG_PSI=y"
         ));
-        return Err(error);
+    } else if !psi && !told {
+        log.warning(format_args!(
+            "nothing is armed: memory is looked at by time"
+        ));
+    } else if !told && !config.policy.is_warned(memory) {
+        log.info(format_args!(
+            "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
+        ));
     }
-    Ok(triggers)
 }
 
 /// Keeps the agent able to run when nothing else is: memory locked as it is touched, out of the

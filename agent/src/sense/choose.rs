@@ -15,16 +15,10 @@ use crate::config::{EngineChoice, EngineKind as Kind};
 use crate::units::Size;
 use lowtide_common::{Request, Rule};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 
 /// Memcgs that can have a rule of their own, and that an engine in user space looks at.
 const MEMCGS: u32 = 4096;
-
-/// What must be available for the BPF program to be loaded: a kernel that runs out of memory while it
-/// verifies one panics. The agent's cgroup, to which the verifier's memory is charged, peaks at 1.8 MB
-/// with Linux 7.3.4 and at 1.2 MB with 7.0.13. Four times that, as verifiers differ; the guest tests
-/// `verifying_takes_little_memory` hold both to half of it.
-#[cfg(feature = "bpf")]
-const LOADING: u64 = 8 << 20;
 
 /// Processes that the engine on those looks at.
 const PROCESSES: usize = 1024;
@@ -120,7 +114,7 @@ pub fn no_memcgs(tree: &Tree) -> Option<&'static str> {
             "the kernel has no memory controller; build it with CONFIG_MEMCG=y, and boot it without \
              cgroup_disable=memory, on a Raspberry Pi with cgroup_enable=memory"
         })
-    } else if tree.lists(c"cgroup.subtree_control", "memory") {
+    } else if tree.lists(c"cgroup.subtree_control", "memory") && has_others(tree) {
         None
     } else {
         Some(
@@ -128,6 +122,20 @@ pub fn no_memcgs(tree: &Tree) -> Option<&'static str> {
              service in a cgroup of its own to have it ranked as a whole",
         )
     }
+}
+
+/// Whether there is any cgroup below the root but the agent's: the ballast may have it make one for
+/// itself where nothing else has any.
+fn has_others(tree: &Tree) -> bool {
+    let entries = std::fs::read_dir(tree.mount())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.any(|dir| {
+        let id = tree.id_of(dir.file_name().as_bytes());
+        id.is_ok_and(|id| !tree.is_own(id))
+    })
 }
 
 fn is_on_v1(mounts: &str) -> bool {
@@ -171,10 +179,10 @@ fn kfunc(wanted: &Wanted, tree: &Tree, notes: &mut Vec<String>) -> Result<Box<dy
     }
     let available = Meminfo::open().and_then(|meminfo| meminfo.read());
     let available = available.map_or(0, |memory| memory.available);
-    if available < LOADING {
+    if available < bpf::LOADING {
         return Err(format!(
             "the kernel must have {} of memory to verify its program, and {} are available",
-            Size(LOADING),
+            Size(bpf::LOADING),
             Size(available)
         ));
     }

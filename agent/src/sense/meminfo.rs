@@ -125,6 +125,12 @@ impl Meminfo {
         Ok(sum)
     }
 
+    /// Bytes that count as available and are kept free by raised watermarks, where that is followed; they
+    /// are left out of what is available.
+    pub fn boost(&self) -> u64 {
+        self.boost.unwrap_or(0)
+    }
+
     /// Whether the kernel measures stalls.
     pub fn has_psi(&self) -> bool {
         self.pressure.is_some()
@@ -138,7 +144,8 @@ impl Meminfo {
         let kib = |key: &[u8]| number_after(text, key).map(|kib| kib.saturating_mul(1024));
         memory.total = kib(b"MemTotal:").ok_or(io::ErrorKind::InvalidData)?;
         memory.available = kib(b"MemAvailable:").ok_or(io::ErrorKind::InvalidData)?;
-        memory.available = memory.available.saturating_sub(self.boost.unwrap_or(0));
+        memory.available = memory.available.saturating_sub(self.boost());
+        memory.free = kib(b"MemFree:").unwrap_or(0);
         memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
         memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
         memory.swappable =

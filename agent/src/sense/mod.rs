@@ -1,5 +1,8 @@
 //! Sense: what presses, and who is there. Nothing here decides.
 
+pub mod alarms;
+pub mod arm;
+pub mod ballast;
 pub mod births;
 #[cfg(feature = "bpf")]
 pub mod bpf;
@@ -7,6 +10,7 @@ pub mod cgroupfs;
 pub mod choose;
 #[cfg(feature = "bpf")]
 pub mod kfunc;
+mod lazy;
 pub mod limited;
 pub mod members;
 pub mod meminfo;

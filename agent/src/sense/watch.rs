@@ -121,7 +121,8 @@ impl AsFd for Watch {
     }
 }
 
-fn now() -> Duration {
+/// CLOCK_MONOTONIC.
+pub fn now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }

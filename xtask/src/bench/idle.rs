@@ -2,21 +2,19 @@
 
 use crate::build::programs::{self, Profile};
 use crate::host::toolchain::Arch;
-use crate::scenario;
+use crate::scenario::rest::{measured, quiet};
 use crate::test::harness::Test;
+use crate::vm::Guest;
 use crate::vm::kernel;
 use crate::vm::qemu;
-use crate::vm::{Guest, Run};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use argh::FromArgs;
-use lowtide_guest::{Footprint as Cost, Report, Scenario, Service, What};
+use lowtide_guest::Footprint as Cost;
 use std::fs;
 use std::process::ExitCode;
 
 /// Of the guests, in MiB.
 const MEMORY_MB: u32 = 256;
-/// Service that measures.
-const MEASURE: &str = "footprint";
 
 /// A way to run the agent.
 struct Variant {
@@ -103,49 +101,6 @@ impl Footprint {
         print!("{all_parts}");
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// The device at rest. The agent starts alone, so that the time it takes is its own.
-fn quiet(config: &str) -> Scenario {
-    let mut scenario = scenario::variants::with_more_config(scenario::idle(), config);
-    scenario.services.push(scenario::load(
-        MEASURE,
-        MEASURE,
-        &[MEASURE, "--program", "lowtide"],
-    ));
-    for service in &mut scenario.services {
-        if service.name != "lowtide" {
-            *service = Service {
-                after: Some("lowtide".into()),
-                ..service.clone()
-            };
-        }
-    }
-    Scenario {
-        until: Some(MEASURE.into()),
-        counted: true,
-        limit_s: 150,
-        ..scenario
-    }
-}
-
-/// What the guest measured, and the time in milliseconds from the agent's start until it said that
-/// it is armed.
-fn measured(run: &Run) -> Result<(Cost, u64)> {
-    let cost = run
-        .reports(MEASURE)
-        .find_map(|(_, report)| match report {
-            Report::Footprint(cost) => Some(cost),
-            _ => None,
-        })
-        .context("nothing was measured")?;
-    let started = run.events.iter().find_map(|e| match &e.what {
-        What::Started { service, .. } if service == "lowtide" => Some(e.t),
-        _ => None,
-    });
-    let armed = run.lines("lowtide").find(|(_, l)| l.contains(" armed, "));
-    let (armed, _) = armed.context("the agent does not say that it is armed")?;
-    Ok((cost, armed - started.context("the agent was not started")?))
 }
 
 fn row(cost: &Cost, armed_ms: u64) -> String {

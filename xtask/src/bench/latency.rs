@@ -55,8 +55,10 @@ const CONDITIONS: [Condition; 2] = [
 
 /// One kill, by its times in microseconds.
 struct Kill {
-    /// From waking up to the signal.
+    /// From waking up to the signal; from the mark's crossing where the watch saw it.
     signal: u64,
+    /// The watch saw it.
+    from_mark: bool,
     /// From the signal until the victim was gone.
     gone: u64,
     /// From the signal until relief.
@@ -72,7 +74,7 @@ impl Latency {
         println!(
             "Linux {}; p50 / p99 / max in milliseconds\n\n\
              | device | hogs | ended by the agent | woken until it runs, mean / max | blocked, max \
-             | waking to signal | signal to gone | signal to relief |\n|---|---|---|---|---|---|---|---|",
+             | mark to signal, hogs | waking to signal | signal to gone | signal to relief |\n|---|---|---|---|---|---|---|---|---|",
             kernel.release
         );
         let rows = harness::in_parallel(&CONDITIONS, |condition| {
@@ -93,13 +95,19 @@ impl Latency {
             let hogs = ends(&run).filter(|(_, service, _)| *service == HOG);
             ensure!(!kills.is_empty(), "no kill {}", condition.name);
             let column = |of: fn(&Kill) -> u64| distribution(kills.iter().map(of).collect());
+            let signals = |from_mark| {
+                let of = kills.iter().filter(|kill| kill.from_mark == from_mark);
+                of.map(|kill| kill.signal).collect::<Vec<_>>()
+            };
+            let marked = signals(true).len();
             println!(
-                "| {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {}, {marked} | {} | {} | {} |",
                 condition.name,
                 hogs.count(),
                 kills.len(),
                 waits(&run)?,
-                column(|k| k.signal),
+                distribution(signals(true)),
+                distribution(signals(false)),
                 column(|k| k.gone),
                 column(|k| k.relief),
             );
@@ -179,11 +187,14 @@ fn waits(run: &Run) -> Result<String> {
 
 /// p50, p99 (the nearest rank) and the most, in milliseconds.
 fn distribution(mut times: Vec<u64>) -> String {
+    if times.is_empty() {
+        return "-".to_owned();
+    }
     times.sort_unstable();
     [50, 99, 100]
         .map(|percent| {
             let rank = (times.len() * percent).div_ceil(100);
-            format!("{:.1}", times[rank - 1] as f64 / 1000.0)
+            format!("{:.2}", times[rank - 1] as f64 / 1000.0)
         })
         .join(" / ")
 }
@@ -212,7 +223,8 @@ fn kills(run: &Run) -> Vec<Kill> {
             (None, Some((t, ms))) => t - ms,
             (None, None) => return None,
         };
-        let (_, signal) = said((" /", " us after waking"))?;
+        let from_mark = said((" /", " us after the mark")).is_some();
+        let (_, signal) = said((" /", " us after "))?;
         let gone = events.iter().find_map(|e| match &e.what {
             What::Exited { service, .. } if service == HOG => Some(e.t),
             _ => None,
@@ -221,6 +233,7 @@ fn kills(run: &Run) -> Vec<Kill> {
         let (relief, _) = run.samples().find(relieved)?;
         Some(Kill {
             signal,
+            from_mark,
             gone: gone.saturating_sub(at) * 1000,
             relief: (relief - at) * 1000,
         })

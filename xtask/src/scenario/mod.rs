@@ -4,6 +4,7 @@
 
 pub mod checks;
 pub mod command;
+pub mod rest;
 pub mod scripts;
 pub mod tree;
 pub mod variants;

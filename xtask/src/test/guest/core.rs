@@ -42,16 +42,6 @@ pub const CASES: &[Case] = &[
         },
         ..PLAIN
     },
-    Case {
-        name: "without_psi_memory_is_looked_at_by_time",
-        append: "psi=0",
-        scenario: fast_hog,
-        check: |run| {
-            says(run, "boot it with psi=1")?;
-            only_the_hog_goes(run)
-        },
-        ..PLAIN
-    },
 ];
 
 const CGROUPFS: &str = "[engine]\nkind = \"cgroupfs\"\n";

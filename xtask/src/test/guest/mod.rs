@@ -16,6 +16,7 @@ mod names;
 mod order;
 mod reflex;
 mod tell;
+mod wake;
 mod watch;
 
 use super::harness::{Tally, Test, carry_out};
@@ -43,6 +44,7 @@ const TOPICS: &[(&str, &[Case])] = &[
     ("order", order::CASES),
     ("reflex", reflex::CASES),
     ("tell", tell::CASES),
+    ("wake", wake::CASES),
     ("watch", watch::CASES),
 ];
 

@@ -1,0 +1,346 @@
+//! What ends the sleep, behind one descriptor: the watch, a PSI trigger, the ballast. An alarm is never a
+//! verdict.
+
+use super::ballast::Ballast;
+#[cfg(feature = "bpf")]
+use super::watch::Watch;
+use lowtide_judge::Memory;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+/// After an alarm that nothing was done about, the time to the next one; doubled from one to the next.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+
+/// Part of the ballast that has to be gone for the kernel to have taken from it, and how long that counts.
+const TAKEN_PART: u64 = 16;
+const TAKEN: Duration = Duration::from_millis(250);
+
+/// Epoll data of each source.
+const TRIGGER: u64 = 0;
+const WATCH: u64 = 1;
+const BALLAST: u64 = 2;
+
+/// What ended the sleep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fired {
+    pub trigger: bool,
+    pub ballast: bool,
+    /// How long ago less was available than the watch's mark.
+    pub watch: Option<Duration>,
+}
+
+impl Fired {
+    pub fn any(&self) -> bool {
+        self.trigger || self.ballast || self.watch.is_some()
+    }
+}
+
+/// Where it stands after a look at the figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// Bytes available.
+    pub available: u64,
+    /// The mark of available memory that is of interest next, in bytes; 0: none.
+    pub mark: u64,
+    /// Bytes that are left out of what is available as watermarks are raised.
+    pub boost: u64,
+    /// Something was done.
+    pub acted: bool,
+    /// Asleep from now on.
+    pub calm: bool,
+    /// At most so long without an alarm.
+    pub quiet: Duration,
+}
+
+/// Alarms behind one epoll set.
+///
+/// A file of PSI always polls as readable, as that of the ballast does; only `POLLPRI` is an alarm. The
+/// set asks for that alone, so that it is readable exactly when there is one. A firing of a trigger is
+/// reported to one poll only (psi_trigger_poll in kernel/sched/psi.c): waiting on the set already
+/// consumes it, so after a wake-up [`Alarms::take`] may find nothing.
+pub struct Alarms {
+    set: OwnedFd,
+    /// Closing the file disarms it.
+    trigger: Option<OwnedFd>,
+    #[cfg(feature = "bpf")]
+    watch: Option<Watch>,
+    ballast: Option<Ballast>,
+    /// What the watch found, and what was available besides: its figure is never above MemAvailable.
+    #[cfg(feature = "bpf")]
+    found: Cell<Option<u64>>,
+    #[cfg(feature = "bpf")]
+    below: Cell<u64>,
+    /// The watch or the ballast has fired since the last stand.
+    alarmed: Cell<bool>,
+    pause: Cell<Duration>,
+    /// The ballast fired then, and is not heard again before the pause is over.
+    deaf_since: Cell<Option<Instant>>,
+    /// The ballast can be waited for no more.
+    lost: Cell<bool>,
+    /// Bytes of the ballast that were left when the kernel last took some, and when that was.
+    left: Cell<u64>,
+    taken_at: Cell<Option<Instant>>,
+}
+
+impl Alarms {
+    /// With a trigger alone; see [`super::psi::arm`].
+    pub fn new(trigger: Option<OwnedFd>) -> io::Result<Self> {
+        let mut this = Self {
+            set: epoll::create(CreateFlags::CLOEXEC)?,
+            trigger: None,
+            #[cfg(feature = "bpf")]
+            watch: None,
+            ballast: None,
+            #[cfg(feature = "bpf")]
+            found: Cell::new(None),
+            #[cfg(feature = "bpf")]
+            below: Cell::new(0),
+            alarmed: Cell::new(false),
+            pause: Cell::new(Duration::ZERO),
+            deaf_since: Cell::new(None),
+            lost: Cell::new(false),
+            left: Cell::new(0),
+            taken_at: Cell::new(None),
+        };
+        this.set_trigger(trigger)?;
+        Ok(this)
+    }
+
+    /// Another trigger, or none, in place of the one it had.
+    pub fn set_trigger(&mut self, trigger: Option<OwnedFd>) -> io::Result<()> {
+        if let Some(trigger) = &trigger {
+            self.add(trigger, TRIGGER, EventFlags::PRI)?;
+        }
+        // Closing the old one takes it out of the set.
+        self.trigger = trigger;
+        Ok(())
+    }
+
+    #[cfg(feature = "bpf")]
+    pub fn with_watch(mut self, watch: Watch) -> io::Result<Self> {
+        self.add(&watch, WATCH, EventFlags::IN)?;
+        self.watch = Some(watch);
+        Ok(self)
+    }
+
+    pub fn with_ballast(mut self, ballast: Ballast) -> io::Result<Self> {
+        self.add(&ballast, BALLAST, EventFlags::PRI | EventFlags::ONESHOT)?;
+        self.left.set(ballast.size());
+        self.ballast = Some(ballast);
+        Ok(self)
+    }
+
+    fn add(&self, source: impl AsFd, data: u64, flags: EventFlags) -> io::Result<()> {
+        epoll::add(&self.set, source, EventData::new_u64(data), flags)?;
+        Ok(())
+    }
+
+    pub fn has_trigger(&self) -> bool {
+        self.trigger.is_some()
+    }
+
+    #[cfg(feature = "bpf")]
+    pub fn has_watch(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    #[cfg(not(feature = "bpf"))]
+    pub fn has_watch(&self) -> bool {
+        false
+    }
+
+    /// Brings the figures of the system in line with what the agent itself knows of them: which alarms
+    /// come, and what its ballast makes seem available. Allocates nothing.
+    pub fn correct(&self, memory: &mut Memory) {
+        memory.psi = self.has_trigger();
+        memory.told = self.has_watch();
+        let Some(ballast) = &self.ballast else { return };
+        let (size, left) = (ballast.size(), ballast.left());
+        // One of which not even half is left gives no more warning.
+        memory.told |= !self.lost.get() && left >= size / 2;
+        memory.available = memory.available.saturating_sub(left);
+        memory.file = memory.file.saturating_sub(left);
+        if left + size / TAKEN_PART < self.left.get() {
+            self.taken_at.set(Some(Instant::now()));
+            self.left.set(left);
+        }
+        // Who takes from the ballast has found nothing else: of what counts as available, only what is
+        // free is. (Reclaimable slab and the last of the cache are often not to be had.)
+        let taken = self.taken_at.get();
+        if taken.is_some_and(|at| at.elapsed() < TAKEN) {
+            memory.available = memory.available.min(memory.free);
+        }
+    }
+
+    /// What fired since the last call; the trigger where the set `woke` and it is not known what did.
+    /// Does not wait, allocates nothing.
+    pub fn take(&self, woke: bool) -> Fired {
+        let mut fired = Fired::default();
+        let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; 4];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let events = epoll::wait(&self.set, &mut events, Some(&now));
+        let (events, _) = events.unwrap_or((&mut [], &mut []));
+        for event in events {
+            let flags = event.flags;
+            match event.data.u64() {
+                TRIGGER => fired.trigger |= flags.contains(EventFlags::PRI),
+                BALLAST => fired.ballast = true,
+                _ => fired.watch = self.take_watch(),
+            }
+        }
+        if fired.ballast {
+            self.deaf_since.set(Some(Instant::now()));
+        }
+        fired.trigger |= woke && !fired.any() && self.has_trigger();
+        self.alarmed
+            .set(self.alarmed.get() || fired.ballast || fired.watch.is_some());
+        fired
+    }
+
+    #[cfg(feature = "bpf")]
+    fn take_watch(&self) -> Option<Duration> {
+        let alarm = self.watch.as_ref()?.take()?;
+        self.found.set(Some(alarm.available));
+        Some(super::watch::now().saturating_sub(alarm.at))
+    }
+
+    #[cfg(not(feature = "bpf"))]
+    fn take_watch(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Makes ready for the next alarm. One that nothing was done about is followed by a pause, so that
+    /// what goes on does not wake the agent over and over: by then the figures are looked at by time.
+    /// Allocates nothing.
+    pub fn follow(&self, stand: &Stand) {
+        if stand.acted || stand.calm {
+            self.pause.set(Duration::ZERO);
+        } else if self.alarmed.get() {
+            self.pause.set(next_pause(self.pause.get(), stand.quiet));
+        }
+        self.follow_with_watch(stand);
+        self.alarmed.set(false);
+        if let Some(ballast) = &self.ballast
+            && let Err(_) = self.follow_with_ballast(ballast, stand)
+        {
+            self.lost.set(true);
+        }
+    }
+
+    fn follow_with_ballast(&self, ballast: &Ballast, stand: &Stand) -> io::Result<()> {
+        if stand.calm && ballast.left() < ballast.size() && stand.available > 2 * ballast.size() {
+            ballast.refill()?;
+            self.left.set(ballast.size());
+        }
+        let heard_again = |since: Instant| since.elapsed() >= self.pause.get();
+        if self.deaf_since.get().is_some_and(heard_again) {
+            ballast.acknowledge()?;
+            let flags = EventFlags::PRI | EventFlags::ONESHOT;
+            epoll::modify(&self.set, ballast, EventData::new_u64(BALLAST), flags)?;
+            self.deaf_since.set(None);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "bpf")]
+    fn follow_with_watch(&self, stand: &Stand) {
+        let Some(watch) = &self.watch else { return };
+        let left = self.ballast.as_ref().map_or(0, Ballast::left);
+        // An alarm that came too early says by how much its figure is below MemAvailable.
+        if let Some(found) = self.found.take()
+            && !stand.acted
+        {
+            let below = (stand.available + stand.boost + left).saturating_sub(found);
+            self.below.set(below.min(stand.mark / 2));
+        }
+        watch.set_mark(match stand.mark {
+            0 => 0,
+            mark => (mark + stand.boost + left).saturating_sub(self.below.get()),
+        });
+        if !self.pause.get().is_zero() && self.alarmed.get() {
+            watch.set_quiet(self.pause.get());
+        }
+    }
+
+    #[cfg(not(feature = "bpf"))]
+    fn follow_with_watch(&self, _: &Stand) {}
+}
+
+fn next_pause(last: Duration, quiet: Duration) -> Duration {
+    let [shortest, longest] = PAUSES;
+    (last * 2).clamp(shortest, longest).min(quiet / 2)
+}
+
+/// `watch and PSI`
+impl fmt::Display for Alarms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let armed = [
+            self.has_watch(),
+            self.trigger.is_some(),
+            self.ballast.is_some(),
+        ];
+        f.write_str(&names(armed))
+    }
+}
+
+/// What wakes the agent, of the watch, PSI and the ballast those that there are; without any, time.
+pub fn names(armed: [bool; 3]) -> String {
+    let names = ["watch", "PSI", "ballast"].into_iter().zip(armed);
+    let names: Vec<_> = names
+        .filter_map(|(name, armed)| armed.then_some(name))
+        .collect();
+    match names[..] {
+        [] => "time".to_owned(),
+        [ref first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        [one, ..] => one.to_owned(),
+    }
+}
+
+impl AsFd for Alarms {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_second_or_half_of_the_quiet_time() {
+        let grown = |quiet| (0..10).fold(Duration::ZERO, |last, _| next_pause(last, quiet));
+        assert_eq!(
+            next_pause(Duration::ZERO, Duration::from_secs(2)),
+            PAUSES[0]
+        );
+        assert_eq!(grown(Duration::from_secs(2)), PAUSES[1]);
+        assert_eq!(
+            grown(Duration::from_millis(600)),
+            Duration::from_millis(300)
+        );
+    }
+
+    #[test]
+    fn they_are_named_as_a_person_lists_them() {
+        assert_eq!(names([true; 3]), "watch, PSI and ballast");
+        assert_eq!(names([false, true, true]), "PSI and ballast");
+        assert_eq!(names([true, false, false]), "watch");
+    }
+
+    #[test]
+    fn without_a_source_time_is_all_there_is() {
+        let alarms = Alarms::new(None).unwrap();
+        assert_eq!(alarms.to_string(), "time");
+        assert!(!alarms.has_trigger());
+        assert_eq!(alarms.take(true), Fired::default());
+    }
+}

@@ -1,0 +1,166 @@
+//! What wakes the agent: the watch, PSI, the ballast, time; and that nothing does at rest.
+
+use super::{Case, PLAIN};
+use crate::scenario::checks::{only_the_hog_goes, says};
+use crate::scenario::rest::{measured, quiet};
+use crate::scenario::scripts::without_cache;
+use crate::scenario::variants::in_one_cgroup;
+use crate::scenario::{HOG, SENSOR, fast_hog};
+use crate::test::loads::KERNEL_MB;
+use crate::vm::{GUEST, Run};
+use anyhow::{Result, ensure};
+use lowtide_guest::Scenario;
+
+/// The cases of this topic.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "without_memory_cgroups_and_psi_memory_is_looked_at_by_time",
+        append: "psi=0 cgroup_disable=memory",
+        scenario: || unwatched(in_one_cgroup(fast_hog())),
+        check: |run| {
+            says(run, "boot it with psi=1")?;
+            says(run, "procfs engine, woken by time")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_watch_wakes_before_the_end_on_64_mb",
+        memory_mb: 64 + KERNEL_MB,
+        scenario: || without_warning("200M"),
+        check: watched,
+        ..PLAIN
+    },
+    Case {
+        name: "the_watch_wakes_before_the_end_on_128_mb_without_psi",
+        memory_mb: 128 + KERNEL_MB,
+        append: "psi=0",
+        scenario: || without_warning("200M"),
+        check: |run| {
+            says(run, "woken by watch, ")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_watch_wakes_before_the_end_on_256_mb_with_6_12",
+        kernel: Some("6.12"),
+        scenario: || without_warning("200M"),
+        check: watched,
+        ..PLAIN
+    },
+    Case {
+        name: "the_ballast_wakes_before_the_end",
+        memory_mb: 128 + KERNEL_MB,
+        append: "psi=0",
+        scenario: || unwatched(without_warning("200M")),
+        check: warned_by_ballast,
+        ..PLAIN
+    },
+    Case {
+        name: "the_ballast_wakes_before_the_end_on_64_mb_with_6_1",
+        kernel: Some("6.1"),
+        memory_mb: 64 + KERNEL_MB,
+        append: "psi=0",
+        scenario: || unwatched(without_warning("200M")),
+        check: warned_by_ballast,
+        ..PLAIN
+    },
+    Case {
+        name: "the_ballast_wakes_for_a_slow_leak",
+        memory_mb: 64 + KERNEL_MB,
+        append: "psi=0",
+        scenario: || unwatched(without_warning("2M")),
+        check: warned_by_ballast,
+        ..PLAIN
+    },
+    Case {
+        name: "the_ballast_wakes_for_a_slow_leak_with_6_1",
+        kernel: Some("6.1"),
+        memory_mb: 64 + KERNEL_MB,
+        append: "psi=0",
+        scenario: || unwatched(without_warning("2M")),
+        check: warned_by_ballast,
+        ..PLAIN
+    },
+    Case {
+        name: "the_ballast_wakes_an_agent_that_starts_in_the_root_cgroup",
+        append: "psi=0",
+        scenario: || {
+            let scenario = without_warning("200M");
+            unwatched(in_one_cgroup(scenario))
+        },
+        check: |run| {
+            says(run, "procfs engine, woken by ballast, ")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "asleep_with_the_watch_and_psi",
+        scenario: || quiet(""),
+        check: |run| asleep(run, "woken by watch and PSI, "),
+        ..PLAIN
+    },
+    Case {
+        name: "asleep_with_the_cgroupfs_engine_and_the_ballast_alone",
+        append: "psi=0",
+        scenario: || unwatched(quiet("[engine]\nkind = \"cgroupfs\"\n")),
+        check: |run| asleep(run, "cgroupfs engine, woken by ballast, "),
+        ..PLAIN
+    },
+    Case {
+        name: "asleep_with_the_procfs_engine_and_the_watch_alone",
+        append: "psi=0",
+        scenario: || quiet("[engine]\nkind = \"procfs\"\n"),
+        check: |run| asleep(run, "procfs engine, woken by watch, "),
+        ..PLAIN
+    },
+];
+
+/// A service eats so much a second, and nothing can be reclaimed: no stall comes before the end.
+fn without_warning(rate: &str) -> Scenario {
+    let mut scenario = fast_hog();
+    without_cache(&mut scenario);
+    for service in &mut scenario.services {
+        let load: &[&str] = match service.name.as_str() {
+            HOG => &["hog", "--rate", rate],
+            SENSOR => &["sleeper", "--size", "6M"],
+            _ => continue,
+        };
+        let command = [GUEST].iter().chain(load);
+        service.command = command.map(|word| (*word).to_owned()).collect();
+    }
+    scenario.counted = true;
+    scenario
+}
+
+/// The kernel hides its addresses, so that no program can watch its memory.
+fn unwatched(mut scenario: Scenario) -> Scenario {
+    let hidden = ("kernel/kptr_restrict".into(), "2".into());
+    scenario.sysctls.extend([hidden]);
+    scenario
+}
+
+/// The watch woke the agent in time.
+fn watched(run: &Run) -> Result<()> {
+    says(run, "woken by watch and PSI, ")?;
+    says(run, " us after the mark")?;
+    only_the_hog_goes(run)
+}
+
+/// The ballast woke the agent in time: there was nothing else that could have.
+fn warned_by_ballast(run: &Run) -> Result<()> {
+    says(run, "no watch: the kernel hides its addresses")?;
+    says(run, "woken by ballast, ")?;
+    only_the_hog_goes(run)
+}
+
+/// By the kernel's counters no thread of the agent woke up for a minute.
+fn asleep(run: &Run, woken_by: &str) -> Result<()> {
+    says(run, woken_by)?;
+    let (cost, _) = measured(run)?;
+    ensure!(cost.quiet_ms >= 60_000, "{} ms looked at", cost.quiet_ms);
+    ensure!(cost.sleeps == 0, "it woke {} times", cost.sleeps);
+    Ok(())
+}
