@@ -23,6 +23,7 @@ const TAKEN: Duration = Duration::from_millis(250);
 
 /// Epoll data of each source.
 const TRIGGER: u64 = 0;
+#[cfg(feature = "bpf")]
 const WATCH: u64 = 1;
 const BALLAST: u64 = 2;
 
