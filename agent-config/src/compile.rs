@@ -7,13 +7,15 @@ use super::problem::{Problem, Problems};
 use super::read::Setting;
 use super::source::Sources;
 use super::value::{AnyOf, Clause, PATTERNS, Program, Time};
-use super::{Ballast, EngineChoice, Reflex, Wake};
+use super::{Ballast, EngineChoice, History, Reflex, Wake};
 use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
 };
 use lowtide_rules::{At, Commands, Layer, Pair};
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// `None` when it does not fit a policy; problems say why.
 pub(super) fn compile(
@@ -336,6 +338,19 @@ pub(super) fn reflex(document: &Document) -> Reflex {
         survive: value(&table.survive).unwrap_or(false),
         budget: value(&table.budget).map_or(1, |budget| budget.0),
     }
+}
+
+pub(super) fn history(document: &Document) -> Option<History> {
+    let table = &document.history;
+    let path = Path::new(OsStr::from_bytes(table.file.as_ref()?.value.0.to_bytes()));
+    Some(History {
+        path: path.to_owned(),
+        size: value(&table.size).map_or(0, |size| size.0),
+    })
+}
+
+pub(super) fn dry_run(document: &Document) -> bool {
+    value(&document.dry_run).unwrap_or(false)
 }
 
 pub(super) fn commands(document: &Document) -> Commands {

@@ -11,6 +11,8 @@ pub enum Json {
     Text(String),
     List(Vec<Json>),
     Object(Vec<(&'static str, Json)>),
+    /// An object whose names are known only when it is read.
+    Record(Vec<(String, Json)>),
 }
 
 impl Json {
@@ -57,16 +59,24 @@ impl Display for Json {
                 }
                 f.write_char(']')
             }
-            Self::Object(entries) => {
-                f.write_char('{')?;
-                for (i, (key, value)) in entries.iter().enumerate() {
-                    let comma = if i > 0 { "," } else { "" };
-                    write!(f, "{comma}{}:{value}", quoted(key))?;
-                }
-                f.write_char('}')
+            Self::Object(entries) => object(f, entries.iter().map(|(key, value)| (*key, value))),
+            Self::Record(entries) => {
+                object(f, entries.iter().map(|(key, value)| (key.as_str(), value)))
             }
         }
     }
+}
+
+fn object<'a>(
+    f: &mut Formatter<'_>,
+    entries: impl Iterator<Item = (&'a str, &'a Json)>,
+) -> fmt::Result {
+    f.write_char('{')?;
+    for (i, (key, value)) in entries.enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        write!(f, "{comma}{}:{value}", quoted(key))?;
+    }
+    f.write_char('}')
 }
 
 /// A string that TOML and JSON both read.

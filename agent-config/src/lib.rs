@@ -50,6 +50,9 @@ pub struct Loaded {
     pub engine: EngineChoice,
     pub wake: Wake,
     pub reflex: Reflex,
+    pub history: Option<History>,
+    /// Only say what would be done.
+    pub dry_run: bool,
     /// What is worth saying though it does not forbid using the config.
     pub warnings: Problems,
     pub effective: Effective,
@@ -85,6 +88,14 @@ pub enum Ballast {
     Bytes(u64),
 }
 
+/// A file for decisions that outlives a restart of the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    pub path: PathBuf,
+    /// Most bytes of it, and as many again of the one before it.
+    pub size: u64,
+}
+
 /// Every value in force, with the place that set it.
 #[derive(Clone, Debug)]
 pub struct Effective {
@@ -98,6 +109,11 @@ impl Effective {
         self.document
             .tree()
             .map_or_else(String::new, |tree| tree.document(&self.sources))
+    }
+
+    /// The files that were read, the later ones over the earlier; what is built in is none.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.sources.files()
     }
 
     /// As JSON: the same tables, each value as `{"value": …, "from": "file:line"}`.
@@ -261,6 +277,8 @@ impl Loader {
                 engine: compile::engine(&document.engine),
                 wake: compile::wake(&document),
                 reflex: compile::reflex(&document),
+                history: compile::history(&document),
+                dry_run: compile::dry_run(&document),
                 warnings: self.problems,
                 effective: Effective {
                     document,

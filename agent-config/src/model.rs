@@ -4,9 +4,9 @@ use super::Ballast;
 use super::read::{Field, Node, Reader, Setting, table};
 use super::tree::Tree;
 use super::value::{
-    AbsolutePath, Actions, AnyOf, Attribute, Budget, Clause, EngineKind, Globs, GroupName, List,
-    OwnTrigger, Patience, Percent, Priority, Processes, ProfileName, Program, ReflexKill, Signal,
-    Time, WakeTrigger,
+    AbsolutePath, Actions, AnyOf, Attribute, Budget, Bytes, Clause, EngineKind, Globs, GroupName,
+    List, OwnTrigger, Patience, Percent, Priority, Processes, ProfileName, Program, ReflexKill,
+    Signal, Time, WakeTrigger,
 };
 use lowtide_judge::{Amount, Unit};
 use lowtide_rules::At;
@@ -23,6 +23,8 @@ table! {
         pub profile: Setting<ProfileName>,
         /// What ends the agent's sleep. It decides nothing: the levels do.
         pub wake: Wake,
+        /// Only say what would be done: nothing is reclaimed, asked, killed or set. Counts from the next start on.
+        pub dry_run: Setting<bool>,
         /// What each level of pressure needs and does.
         pub level: Levels,
         /// Where the evidence comes from.
@@ -33,6 +35,8 @@ table! {
         pub limits: Limits,
         /// What restarts the device when nothing else is left.
         pub watchdog: Watchdog,
+        /// What is kept of decisions.
+        pub history: History,
         /// What applies to cgroups and processes that no group covers.
         pub everything_else: Ranks,
         /// Cgroups and processes that matter alike. The same name in a later file changes single keys.
@@ -139,6 +143,16 @@ table! {
     pub struct Watchdog {
         /// Held open while a level's actions have `watchdog`, and given signs of life until their turn comes.
         pub device: Setting<AbsolutePath>,
+    }
+}
+
+table! {
+    /// What is kept of decisions.
+    pub struct History {
+        /// A file that outlives a restart of the device, written after an episode; without it they are kept in /run/lowtide/history alone.
+        pub file: Setting<AbsolutePath>,
+        /// Most bytes of that file; as many again are in the one before it, which has `.1` at the end of its name.
+        pub size: Setting<Bytes>,
     }
 }
 

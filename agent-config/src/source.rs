@@ -244,6 +244,11 @@ impl Sources {
         numbered.filter_map(|(source, number)| source.exposed.then_some(number))
     }
 
+    /// Their names, but for what is built in.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().skip(1).map(|source| source.name.as_str())
+    }
+
     pub fn name(&self, source: u16) -> &str {
         &self.0[usize::from(source)].name
     }

@@ -2,12 +2,15 @@
 _lowtide() {
 	local words=
 	case $COMP_CWORD:$2:${COMP_WORDS[1]} in
-	1:*) words='--help --version run check config doctor explain' ;;
-	*:-*:run) words='--help --config --verifier-log' ;;
+	1:*) words='--help --version run check config doctor explain status top log' ;;
+	*:-*:run) words='--help --config --dry-run --verifier-log' ;;
 	*:-*:check) words='--help --with --drop-in --root --offline --strict --format --json' ;;
 	*:-*:config) words='--help --root --json' ;;
 	*:-*:doctor) words='--help --config --json' ;;
 	*:-*:explain) words='--help --with --drop-in --config --json' ;;
+	*:-*:status) words='--help --json --openmetrics' ;;
+	*:-*:top) words='--help' ;;
+	*:-*:log) words='--help --boot --since --json --file' ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$2")
 }

@@ -62,6 +62,21 @@ pub struct Means<'a> {
     pub releaser: &'a Releaser,
 }
 
+/// What would come of a verdict if all went well; nothing is done.
+pub fn pretend(verdict: &Verdict) -> heapless::Vec<Done, CANDIDATES> {
+    let outcome = match verdict.action {
+        Action::Nothing => return heapless::Vec::new(),
+        Action::Reclaim { .. } => Outcome::Reclaimed { bytes: 0 },
+        Action::Throttle { .. } => Outcome::Throttled,
+        Action::Prepare { .. } => Outcome::Prepared,
+        Action::Terminate { .. } => Outcome::Asked { name: 0 },
+        Action::Kill { .. } => Outcome::Killed { name: 0 },
+        Action::Reboot | Action::Starve => Outcome::Starved,
+    };
+    let many = verdict.victims().count().max(1);
+    (0..many).map(|_| Done::only(outcome)).collect()
+}
+
 /// Carries out what the verdict says: of a kill, for each of its victims; empty for nothing, and for
 /// what is done already. Allocates nothing, but to restart the device.
 pub fn carry_out(

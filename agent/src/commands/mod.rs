@@ -5,10 +5,13 @@ mod check;
 mod config;
 mod doctor;
 mod explain;
+mod log;
 mod output;
 mod run;
+mod status;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use crate::act::commands;
 use argh::FromArgs as _;
@@ -35,6 +38,9 @@ enum Command {
     Config(config::ShowConfig),
     Doctor(doctor::Doctor),
     Explain(explain::Explain),
+    Status(status::Status),
+    Top(top::Top),
+    Log(log::Log),
 }
 
 /// What the command line asks for; or the code to end with, where that was for help or is wrong.
@@ -81,5 +87,8 @@ pub fn main() -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Status(status) => status.run(),
+        Command::Top(top) => top.run(),
+        Command::Log(log) => log.run(),
     }
 }

@@ -19,6 +19,9 @@ pub struct Run {
     /// set single keys over earlier ones
     #[argh(option, arg_name = "file")]
     config: Vec<PathBuf>,
+    /// only say what would be done: nothing is reclaimed, asked, killed or set
+    #[argh(switch)]
+    dry_run: bool,
     /// show what the kernel's verifier says when it refuses the BPF program
     #[argh(switch)]
     verifier_log: bool,
@@ -48,10 +51,11 @@ impl Run {
                 return ExitCode::FAILURE;
             }
         };
+        let dry_run = self.dry_run || config.dry_run;
         for problem in config.warnings.iter() {
             log.warning(format_args!("{}", problem.in_one_line()));
         }
-        let daemon = match Daemon::start(config, log, self.verifier_log) {
+        let daemon = match Daemon::start(config, log, dry_run, self.verifier_log) {
             Ok(started) => started,
             Err(error) if self.verifier_log => {
                 complain(error);

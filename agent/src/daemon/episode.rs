@@ -39,6 +39,7 @@ impl Daemon {
             self.guard.attend(Duration::ZERO);
             self.keep_alive(looked);
             self.commands.look();
+            self.standing.counters.looks += 1;
             let memory = match without_allocating(|| self.memory(id)) {
                 Ok(Some(memory)) => memory,
                 Ok(None) => return,
@@ -63,6 +64,7 @@ impl Daemon {
             if self.domains.any_acts() {
                 self.thaw_expired();
             } else {
+                self.standing.guessing = false;
                 self.thaw_all();
                 self.commands.rest();
             }
@@ -157,17 +159,21 @@ impl Daemon {
 
     /// Does what the verdict says; the domain remembers what came of it. Allocates nothing.
     fn act(&mut self, id: DomainId, verdict: &Verdict) -> Vec<act::Done, CANDIDATES> {
-        let mut done = act::carry_out(
-            verdict,
-            &self.config,
-            &self.surveyor.tree,
-            &mut Means {
-                settings: &mut self.settings,
-                commands: &mut self.commands,
-                watchdog: self.watchdog.as_mut(),
-                releaser: &self.releaser,
-            },
-        );
+        let mut done = if self.standing.dry_run {
+            self.pretend(verdict)
+        } else {
+            act::carry_out(
+                verdict,
+                &self.config,
+                &self.surveyor.tree,
+                &mut Means {
+                    settings: &mut self.settings,
+                    commands: &mut self.commands,
+                    watchdog: self.watchdog.as_mut(),
+                    releaser: &self.releaser,
+                },
+            )
+        };
         // The signals are sent: now there is the time to see what the victims are called.
         let target = verdict.action.target();
         let targets = verdict.victims().map(|victim| &victim.row);
@@ -187,6 +193,16 @@ impl Daemon {
             domain.acts = verdict.acting.is_some();
         }
         done
+    }
+
+    /// In a dry run: what would be done counts as done. How much memory an end would have given back is
+    /// not known, so that the first victim is the last until the pressure is over.
+    fn pretend(&mut self, verdict: &Verdict) -> Vec<act::Done, CANDIDATES> {
+        let ends = verdict.action.ends();
+        if ends && std::mem::replace(&mut self.standing.guessing, true) {
+            return Vec::new();
+        }
+        act::pretend(verdict)
     }
 
     /// There is nothing more to do now: what no episode needs is done.
@@ -212,7 +228,7 @@ impl Daemon {
         self.upkeep.passes.woken(Instant::now());
         if verdict.level == Level::Calm {
             self.meminfo.refresh_boost();
-            self.commands.prepare(&self.config.commands, &mut self.log);
+            self.prepare_commands();
             if self.surveyor.take_found_new() {
                 self.upkeep.passes.cgroup_made(Instant::now());
             }
@@ -256,6 +272,7 @@ impl Daemon {
         let Some(Memory { available, .. }) = memory else {
             return;
         };
+        self.record_relief(killed.elapsed().as_millis() as u64, available);
         self.log.notice(format_args!(
             "gone after {} ms, available {} (was {})",
             killed.elapsed().as_millis(),

@@ -2,9 +2,11 @@
 //! verdict is to do nothing more.
 
 mod episode;
+mod history;
 mod reflex;
 mod report;
 mod start;
+mod state;
 mod upkeep;
 
 use crate::act::commands::Commands;
@@ -18,7 +20,9 @@ use crate::sense::Surveyor;
 use crate::sense::meminfo::Meminfo;
 use crate::stack;
 use crate::tell::Log;
+use crate::tell::decisions::Decisions;
 use crate::tell::manager::Manager;
+use crate::tell::socket::Socket;
 use async_signal::{Signal, Signals};
 use lowtide_judge::Millis;
 use reflex::Guard;
@@ -26,6 +30,7 @@ use report::Said;
 use smol::Timer;
 use smol::future::FutureExt as _;
 use smol::stream::StreamExt as _;
+use state::Standing;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::time::Instant;
@@ -43,6 +48,9 @@ pub struct Daemon {
     upkeep: Upkeep,
     domains: Domains,
     log: Log,
+    decisions: Decisions,
+    standing: Standing,
+    socket: Option<Socket>,
     manager: Manager,
     born: Instant,
     /// What was said last of what cannot be done.
@@ -62,6 +70,8 @@ enum Woken {
     CgroupMade,
     /// The reflex did something.
     ReflexActed,
+    /// Somebody asks for the state.
+    Asked,
     Reload,
     Stop(Signal),
 }
@@ -73,6 +83,7 @@ impl Daemon {
         self.watch(paths).await;
         self.manager.stopping();
         self.guard.end();
+        let _ = self.decisions.save();
         self.settings.undo_all(&self.surveyor.tree);
     }
 
@@ -90,16 +101,22 @@ impl Daemon {
         self.manager.ready();
         self.episode(DomainId::SYSTEM, false);
         loop {
-            match self.wake(&mut signals).await {
+            self.save_history();
+            let woken = self.wake(&mut signals).await;
+            self.standing.counters.wakeups += 1;
+            match woken {
                 Woken::Trigger(id) => self.episode(id, true),
                 Woken::Deadline => self.on_deadline(Instant::now()),
                 Woken::CgroupMade => self.on_cgroup_made(),
                 Woken::ReflexActed => self.on_reflex(),
+                Woken::Asked => self.on_asked(),
                 Woken::Reload => self.on_reload(paths),
                 Woken::Disarmed(id, error) => self.on_disarmed(id, &error),
                 Woken::Uninformed(error) => self.upkeep.lose_births(&error, &mut self.log),
                 Woken::Stop(signal) => {
                     self.log.info(format_args!("{signal:?}: stopping"));
+                    self.decisions
+                        .event("stop", format_args!("stopped by {signal:?}"));
                     return;
                 }
             }
@@ -135,6 +152,12 @@ impl Daemon {
                 Err(error) => Woken::Uninformed(error),
             }
         };
+        let asked = async {
+            match &self.socket {
+                Some(socket) if socket.readable().await.is_ok() => Woken::Asked,
+                _ => pending().await,
+            }
+        };
         let deadline = async {
             match self.next_deadline() {
                 Some(deadline) => Timer::at(deadline).await,
@@ -143,7 +166,13 @@ impl Daemon {
             Woken::Deadline
         };
         let acted = self.guard.acted();
-        fired.or(acted).or(told).or(made).or(deadline).await
+        fired
+            .or(acted)
+            .or(told)
+            .or(made)
+            .or(asked)
+            .or(deadline)
+            .await
     }
 
     /// When there is something to do without a trigger; `None` for never.

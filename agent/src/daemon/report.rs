@@ -30,7 +30,7 @@ const UNACCOUNTED: u64 = 8;
 impl Daemon {
     /// What has to be said before it is done: the device restarts.
     pub(super) fn announce(&mut self, verdict: &Verdict) {
-        if verdict.action == Action::Reboot {
+        if verdict.action == Action::Reboot && !self.standing.dry_run {
             self.log.error(format_args!(
                 "rebooting: nothing was left to do for {} ms",
                 self.config.policy.reboot_after_ms
@@ -93,11 +93,12 @@ impl Daemon {
         else {
             return;
         };
+        self.standing.level = verdict.level;
         let repeated = last_why.replace(verdict.why) == Some(verdict.why);
         // Cache goes in many small steps: why is said once.
         let is_news = match &verdict.action {
             Action::Nothing | Action::Reclaim { .. } | Action::Starve => !repeated,
-            _ => true,
+            _ => !done.is_empty() || !repeated,
         };
         if is_news && (!done.is_empty() || verdict.level > Level::Calm) {
             self.log.info(format_args!(
@@ -111,11 +112,37 @@ impl Daemon {
             self.tell_of_untouchable(verdict, &mut [MaybeUninit::uninit(); PATH]);
             self.tell_of_unaccounted(verdict);
         }
+        for done in done {
+            self.standing.counters.count(done.outcome);
+        }
+        if is_news && (!done.is_empty() || verdict.helpless) {
+            self.record(verdict, done);
+        }
         let Some(first) = done.first() else { return };
-        if let Some(target) = verdict.action.target() {
-            self.tell_of_targets(verdict, target, done, since);
+        if self.standing.dry_run {
+            self.tell_of_pretence(verdict);
+        } else if verdict.action.target().is_some() {
+            self.tell_of_targets(verdict, done, since);
         } else {
             self.tell_of_last_resort(first.outcome);
+        }
+    }
+
+    /// What would have been done.
+    fn tell_of_pretence(&mut self, verdict: &Verdict) {
+        let name = verdict.action.name();
+        if verdict.action.target().is_none() {
+            self.log.notice(format_args!("would have: {name}"));
+        }
+        let mut buffer = [MaybeUninit::uninit(); PATH];
+        for target in targets(verdict) {
+            let whom = Whom::new(&self.surveyor.tree, &target.row, None, &mut buffer);
+            let what = Target(&self.config.policy, &target);
+            self.log
+                .notice(format_args!("would have: {name} {whom} ({what})"));
+        }
+        if verdict.action.ends() {
+            self.tell_of_others(verdict, &mut buffer);
         }
     }
 
@@ -133,21 +160,10 @@ impl Daemon {
         }
     }
 
-    fn tell_of_targets(
-        &mut self,
-        verdict: &Verdict,
-        target: &Row,
-        done: &[act::Done],
-        since: &Since,
-    ) {
+    fn tell_of_targets(&mut self, verdict: &Verdict, done: &[act::Done], since: &Since) {
         let mut buffer = [MaybeUninit::uninit(); PATH];
-        let of = |row: &Row| verdict.judged.iter().find(|judged| judged.row.id == row.id);
-        let judged = of(target).copied().unwrap_or(Judged::new(target));
-        let targets = [judged];
-        let mut victims = verdict.victims();
-        let first = victims.next().map_or(&targets[0], |victim| victim);
-        for (judged, done) in std::iter::once(first).chain(victims).zip(done) {
-            self.tell_of_target(verdict, judged, done, since, &mut buffer);
+        for (judged, done) in targets(verdict).zip(done) {
+            self.tell_of_target(verdict, &judged, done, since, &mut buffer);
         }
         if verdict.action.ends() {
             self.tell_of_others(verdict, &mut buffer);
@@ -225,15 +241,32 @@ impl Daemon {
 
     /// Who could have gone as well, and why not.
     fn tell_of_others(&mut self, verdict: &Verdict, buffer: &mut [MaybeUninit<u8>; PATH]) {
-        let others = verdict.judged.iter().filter(|judged| {
-            let goes = matches!(judged.reason, Reason::Chosen | Reason::Together);
-            !goes && judged.row.flags & Row::PROCESS == 0
-        });
-        for other in others.take(OTHERS) {
+        for other in others(verdict).take(OTHERS) {
             let whom = Whom::new(&self.surveyor.tree, &other.row, None, buffer);
             let what = Target(&self.config.policy, other);
             let reason = other.reason.text();
             self.log.info(format_args!("not {whom} ({what}): {reason}"));
         }
     }
+}
+
+/// What could have gone as well, best first.
+pub(super) fn others(verdict: &Verdict) -> impl Iterator<Item = &Judged> {
+    verdict.judged.iter().filter(|judged| {
+        let goes = matches!(judged.reason, Reason::Chosen | Reason::Together);
+        !goes && judged.row.flags & Row::PROCESS == 0
+    })
+}
+
+/// To whom an action is done: the victims of a kill, the target of any other.
+pub(super) fn targets(verdict: &Verdict) -> impl Iterator<Item = Judged> {
+    let only = verdict
+        .action
+        .target()
+        .filter(|_| verdict.victims().next().is_none());
+    let only = only.map(|target| {
+        let judged = verdict.judged.iter().find(|j| j.row.id == target.id);
+        judged.copied().unwrap_or(Judged::new(target))
+    });
+    verdict.victims().copied().chain(only)
 }

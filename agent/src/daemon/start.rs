@@ -1,5 +1,6 @@
 //! Start and reload: what is read, opened and said before the agent sleeps. All of it is cold code.
 
+use super::state::Standing;
 use super::{Daemon, Guard, Said, Upkeep};
 use crate::act::commands::Commands;
 use crate::act::mrelease::Releaser;
@@ -18,7 +19,9 @@ use crate::sense::tree::Tree;
 use crate::stack;
 use crate::sys;
 use crate::tell::Log;
+use crate::tell::decisions::Decisions;
 use crate::tell::manager::Manager;
+use crate::tell::socket::{SOCKET, Socket};
 use crate::tell::words::Many;
 use lowtide_common::NO_GROUP;
 use lowtide_judge::{Memory, Unit};
@@ -28,9 +31,14 @@ use std::time::Instant;
 
 impl Daemon {
     /// Opens everything that the agent will ever need.
-    pub fn start(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {
+    pub fn start(
+        config: Box<Loaded>,
+        mut log: Log,
+        dry_run: bool,
+        verifier_log: bool,
+    ) -> io::Result<Box<Self>> {
         protect_self(&mut log);
-        let mut this = stack::on_its_own(|| Self::open(config, log, verifier_log))?;
+        let mut this = stack::on_its_own(|| Self::open(config, log, dry_run, verifier_log))?;
         // By now there is the thread that smol has beside this one, and as often as not that is whom a
         // trigger wakes, which then wakes this one.
         let _ = sys::all_run_first();
@@ -44,7 +52,12 @@ impl Daemon {
         Ok(this)
     }
 
-    fn open(config: Box<Loaded>, mut log: Log, verifier_log: bool) -> io::Result<Box<Self>> {
+    fn open(
+        config: Box<Loaded>,
+        mut log: Log,
+        dry_run: bool,
+        verifier_log: bool,
+    ) -> io::Result<Box<Self>> {
         let manager = Manager::from_env().unwrap_or_else(|error| {
             log.warning(format_args!("cannot reach the service manager: {error}"));
             Manager::default()
@@ -99,19 +112,35 @@ impl Daemon {
             upkeep: Upkeep::new(&mut log),
             domains: Domains::new(Domain::system(alarms)?),
             log,
+            decisions: Decisions::open(),
+            standing: Standing::begin(status, dry_run),
+            socket: None,
             manager,
             born: Instant::now(),
             said: Said::default(),
         });
         this.tell_of_room();
-        this.commands.prepare(&this.config.commands, &mut this.log);
+        if dry_run {
+            this.log.warning(format_args!(
+                "dry run: it says what it would do, and does nothing"
+            ));
+        }
+        this.prepare_commands();
         this.open_watchdog();
         this.tell_of_cgroups_only();
         this.settle();
-        if memory.swap_total == 0 {
+        if memory.swap_total == 0 && !dry_run {
             this.stop_watermark_boost();
         }
-        this.open_reflex(verifier_log);
+        if !dry_run {
+            this.open_reflex(verifier_log);
+        }
+        this.listen();
+        let standing = &this.standing;
+        this.decisions.event("start", &standing.status);
+        let kept = this.config.history.as_ref();
+        this.decisions
+            .keep_in(kept.map(|history| (history.path.as_path(), history.size)));
         if let Err(error) = resident::keep() {
             this.log.warning(format_args!(
                 "could not keep its program in memory: {error}"
@@ -141,8 +170,7 @@ impl Daemon {
                 for problem in problems.iter() {
                     self.log.error(format_args!("{problem}"));
                 }
-                self.log
-                    .error(format_args!("reload refused, the running config stays"));
+                self.refused();
                 return false;
             }
         };
@@ -153,8 +181,9 @@ impl Daemon {
             Ok(trigger) => trigger,
             Err(error) => {
                 self.log.error(format_args!(
-                    "reload refused: [wake] trigger: the kernel refuses it: {error}"
+                    "[wake] trigger: the kernel refuses it: {error}"
                 ));
+                self.refused();
                 return false;
             }
         };
@@ -189,9 +218,11 @@ impl Daemon {
         let fallback = rule(&self.config.policy, NO_GROUP);
         let ruled = self.surveyor.classify_all(&self.config.matcher, fallback);
         let ruled = ruled.unwrap_or_else(|error| unclassified(&error, &mut self.log));
-        self.commands.prepare(&self.config.commands, &mut self.log);
+        self.prepare_commands();
         self.settle();
-        if same_reflex {
+        if self.standing.dry_run {
+            // Nothing of it was opened.
+        } else if same_reflex {
             self.arm_reflex();
         } else {
             self.open_reflex(false);
@@ -200,7 +231,32 @@ impl Daemon {
         let status = status_line(&self.surveyor, alarms, &self.config, ruled);
         self.log.info(format_args!("reloaded: {status}"));
         self.manager.status(format_args!("{status}"));
+        self.decisions
+            .event("config", format_args!("reloaded: {status}"));
+        let kept = self.config.history.as_ref();
+        self.decisions
+            .keep_in(kept.map(|history| (history.path.as_path(), history.size)));
+        self.standing.reloaded(status);
         true
+    }
+
+    /// A reload came to nothing.
+    fn refused(&mut self) {
+        self.log
+            .error(format_args!("reload refused, the running config stays"));
+        self.standing.refused = Standing::now();
+        self.decisions
+            .event("config", "reload refused, the config before it stays");
+    }
+
+    /// Has a socket for `lowtide status`; one that cannot be had is said, and done without.
+    fn listen(&mut self) {
+        match Socket::open() {
+            Ok(socket) => self.socket = Some(socket),
+            Err(error) => self.log.warning(format_args!(
+                "{SOCKET}: {error}: `lowtide status` and `top` get no answer"
+            )),
+        }
     }
 
     /// Has the watchdog open that the config asks for, or none. One that cannot be opened is said,
@@ -208,7 +264,8 @@ impl Daemon {
     fn open_watchdog(&mut self) {
         // Closed first: a device is open once.
         self.watchdog = None;
-        let Some(path) = &self.config.watchdog else {
+        let wanted = self.config.watchdog.as_ref();
+        let Some(path) = wanted.filter(|_| !self.standing.dry_run) else {
             return;
         };
         match Watchdog::open(path) {

@@ -119,6 +119,13 @@ impl Passes {
 }
 
 impl Daemon {
+    /// Has the process that runs the user's commands, where any is named.
+    pub(super) fn prepare_commands(&mut self) {
+        if !self.standing.dry_run {
+            self.commands.prepare(&self.config.commands, &mut self.log);
+        }
+    }
+
     /// A pass over all cgroups, where one is due.
     pub(super) fn keep_in_line(&mut self, now: Instant) {
         if self.upkeep.passes.is_due(now, self.domains.any_acts()) {
@@ -138,6 +145,9 @@ impl Daemon {
         if let Err(error) = self.surveyor.reclassify(&self.config.matcher, fallback) {
             self.log
                 .error(format_args!("looking who is in the cgroups: {error}"));
+        }
+        if self.standing.dry_run {
+            return;
         }
         if self.surveyor.unit() == Unit::Process {
             let tree = &self.surveyor.tree;

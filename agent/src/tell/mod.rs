@@ -1,6 +1,11 @@
 //! Tell: what was seen and done, in words, to stderr, syslog and the kernel log.
 
+pub mod civil;
+pub mod decisions;
 pub mod manager;
+pub mod reading;
+pub mod record;
+pub mod socket;
 pub mod table;
 pub mod words;
 

@@ -1,8 +1,9 @@
 //! What the agent says of the device, of what it would do and of what it did.
 
 use super::{Case, PLAIN};
+use crate::scenario::checks::{only_the_hog_goes, oom_kills, says};
 use crate::scenario::variants::in_one_cgroup;
-use crate::scenario::{CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, idle, load};
+use crate::scenario::{CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, fast_hog, idle, load};
 use crate::vm::{AGENT, Run};
 use anyhow::{Context as _, Result, ensure};
 use lowtide_guest::{CGROUP_ROOT, Scenario, Service};
@@ -111,7 +112,123 @@ pub const CASES: &[Case] = &[
         },
         ..PLAIN
     },
+    Case {
+        name: "what_was_done_can_be_read_back",
+        scenario: read_back,
+        check: |run| {
+            only_the_hog_goes(run)?;
+            let code = run.exited("reader").and_then(|(_, code, _)| code);
+            ensure!(code == Some(0), "the reader ends with {code:?}");
+            let json = |key: &str| -> Result<serde_json::Value> {
+                let mut lines = run.lines("reader").map(|(_, line)| line);
+                let line = lines.find(|line| line.starts_with('{') && line.contains(key));
+                Ok(serde_json::from_str(line.context(key.to_owned())?)?)
+            };
+            let decision = json("\"action\":\"terminate\"")?;
+            ensure!(decision["victim"] == "/apps/media", "{decision}");
+            ensure!(decision["group"] == "media", "{decision}");
+            ensure!(
+                decision["not1"].is_string(),
+                "nothing about others: {decision}"
+            );
+            let relief = json("\"kind\":\"relief\"")?;
+            ensure!(
+                relief["available"].as_u64() > decision["available"].as_u64(),
+                "{relief} after {decision}"
+            );
+            let state = json("\"counters\"")?;
+            ensure!(state["counters"]["terminated"] == 1, "{state}");
+            ensure!(
+                state["history"].as_array().is_some_and(|h| h.len() >= 3),
+                "{state}"
+            );
+            let names: Vec<_> = state["next"].as_array().into_iter().flatten().collect();
+            ensure!(
+                names
+                    .iter()
+                    .any(|next| next["name"] == "/apps/sensor" && next["kill"] == 100),
+                "{state}"
+            );
+            let says = |text: &str| {
+                let found = run.lines("reader").any(|(_, line)| line.contains(text));
+                found
+                    .then_some(())
+                    .with_context(|| format!("no line has {text:?}"))
+            };
+            says("lowtide_terminated_total 1")?;
+            says("# EOF")?;
+            says("level calm")?;
+            says("srw-------")
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "in_a_dry_run_the_agent_only_says_what_it_would_do",
+        scenario: || {
+            let mut scenario = fast_hog();
+            let agent = scenario.services.iter_mut().find(|s| s.name == "lowtide");
+            let agent = agent.expect("the device has an agent");
+            agent.command.push("--dry-run".into());
+            let score = |cgroup: &str| format!("{CGROUP_ROOT}/{cgroup}/memory.oom.group");
+            scenario.collect = vec![score("apps/sensor"), "/run/lowtide/history".into()];
+            scenario
+        },
+        check: |run| {
+            says(
+                run,
+                "would have: terminate /apps/media (group media, priority 800",
+            )?;
+            ensure!(
+                oom_kills(run) > 0,
+                "the kernel kills nothing, so something else did"
+            );
+            let would = run.lines("lowtide").filter(|(_, line)| {
+                line.contains("would have: terminate") || line.contains("would have: kill")
+            });
+            let would = would.count();
+            ensure!(would == 1, "it would have ended {would} for one hog");
+            let file = |end: &str| {
+                let mut files = run.files();
+                let found = files.find(|(path, _)| path.ends_with(end));
+                found
+                    .map(|(_, text)| text.to_owned())
+                    .with_context(|| format!("no {end}"))
+            };
+            ensure!(
+                file("memory.oom.group")?.trim() == "0",
+                "it set memory.oom.group"
+            );
+            let history = file("history")?;
+            ensure!(history.contains("dry = true"), "{history}");
+            Ok(())
+        },
+        ..PLAIN
+    },
 ];
+
+/// A reader that waits until something was done, and then asks the agent in every way.
+fn read_back() -> Scenario {
+    let script = "export PATH=/bin
+        until lowtide log | busybox grep -q 'gone after'; do busybox sleep 1; done
+        lowtide log --json && lowtide status --json && lowtide status --openmetrics &&
+        lowtide status && lowtide top && lowtide log --boot 0 --since 1h &&
+        busybox ls -l /run/lowtide/status";
+    let mut scenario = fast_hog();
+    scenario.services.push(Service {
+        name: "reader".into(),
+        command: ["/bin/busybox", "sh", "-c", script]
+            .map(String::from)
+            .to_vec(),
+        cgroup: "shell".into(),
+        after: Some(HOG.into()),
+        ..Service::default()
+    });
+    Scenario {
+        until: Some("reader".into()),
+        linger_ms: 0,
+        ..scenario
+    }
+}
 
 /// cgroups whose events must not change when the device is only looked at.
 /// The device at rest, and what `doctor` says of it.
