@@ -1,7 +1,7 @@
 //! Which cgroups and processes a group means, and what the agent sets on them.
 
 use super::{Case, PLAIN};
-use crate::scenario::scripts::{TEST, early, passed, scripted, without_cache};
+use crate::scenario::scripts::{TEST, passed, scripted, without_cache};
 use crate::scenario::{CONFIG, DEVICE};
 use crate::vm::Run;
 use anyhow::{Result, ensure};
@@ -26,18 +26,6 @@ pub const CASES: &[Case] = &[
         kernel: Some("6.1"),
         scenario: births,
         check: born_in_peace,
-        ..PLAIN
-    },
-    Case {
-        name: "a_name_protects_what_root_called_so_and_a_process_shields_itself",
-        scenario: || names("kfunc"),
-        check: passed,
-        ..PLAIN
-    },
-    Case {
-        name: "a_name_protects_what_root_called_so_with_the_cgroupfs_engine",
-        scenario: || names("cgroupfs"),
-        check: passed,
         ..PLAIN
     },
     Case {
@@ -80,23 +68,6 @@ fn born_in_peace(run: &Run) -> Result<()> {
     let fired = lines.find(|(_, line)| line.contains("no level's condition holds"));
     ensure!(fired.is_none(), "it woke");
     Ok(())
-}
-
-/// Groups that name processes, one by bytes, and a cgroup that a user could make as well.
-fn names(engine: &str) -> Scenario {
-    let mut scenario = scripted("names", &[]);
-    without_cache(&mut scenario);
-    let groups = "[[group]]\nname = \"services\"\nkill = \"never\"\n\
-                  processes = [\"mysqld\", \"asterisk\", \"ip…*\"]\n\
-                  cgroups = [\"user/deleg/precious\"]\n\
-                  [[group]]\nname = \"kept\"\nkill = \"never\"\nprotect = \"4M\"\n\
-                  cgroups = [\"user/kept\"]\n";
-    let config = early(&["kill"], "unit = \"cgroup\"");
-    scenario.files.insert(
-        CONFIG.into(),
-        format!("{config}{groups}[engine]\nkind = \"{engine}\"\n"),
-    );
-    scenario
 }
 
 /// Some cgroups have the memory controller off in those below them.
