@@ -18,6 +18,7 @@ mod history;
 mod look;
 mod outlook;
 mod policy;
+pub mod protection;
 mod rank;
 mod reflex;
 mod samples;

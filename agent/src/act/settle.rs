@@ -1,5 +1,5 @@
-//! What the config wants of cgroups at all times, pressure or not: protection from reclaim, and
-//! that the kernel's own OOM killer, should it be faster, ranks as the agent does.
+//! Carries out what is planned for cgroups at all times, pressure or not (`lowtide_judge::protection`):
+//! protection from reclaim, and that the kernel's own OOM killer ranks as the agent does.
 
 use super::settings::{Setting, Settings, read_value};
 use crate::config::{Loaded, rule};
@@ -11,32 +11,12 @@ use crate::sense::tree::{Entry, OwnRule as _, Tree};
 use crate::sys;
 use crate::tell::Log;
 use lowtide_common::{NEVER, NO_GROUP, Rule};
-use lowtide_judge::{Policy, Unit};
+use lowtide_judge::protection::{
+    ADJ_NEVER_PROCESS, Asks, Cgroup, Knob, Plan, Planner, Scores, oom_score_adj,
+};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::io;
-
-/// All protection together is at most this part of RAM: what is protected is missing for
-/// everybody else, and with more the kernel has nothing left to reclaim.
-const PROTECTED_PART: i64 = 2;
-/// memory.min of the agent's own cgroup: all that it takes there, kernel memory included.
-const OWN: i64 = 2 << 20;
-/// The part of a limit that memory.high is set below it, and the least of it: what is charged at once,
-/// 64 pages for each of a few processors, or a huge page, is in force before anybody waits.
-const BRAKED_PART: i64 = 16;
-const BRAKED_LEAST: i64 = 1 << 20;
-/// oom_score_adj of a group that is never killed. Not -1000: with that alone left the kernel
-/// would panic. Nor -997 to -999, which the tools that run containers give themselves and others: who
-/// has this one has it from lowtide, wherever it went.
-const LAST: i64 = -991;
-/// oom_score_adj of kill priority 0. The kernel adds what a process uses, in thousandths of RAM:
-/// the distance to [`LAST`] lets even a large process that is never killed outlive it.
-const LOWEST: i64 = -499;
-
-/// oom_score_adj of a process that is never killed, where processes are ranked one by one. Below all
-/// others, and not [`LAST`]: what it starts inherits it, such as a login shell's commands, and keeps it
-/// until processes are looked at again. Such a child is still killed when it takes most of the RAM.
-const LAST_ALONE: i64 = LOWEST - 200;
 
 /// Brings the kernel's order of processes in line with the config, where there are no cgroups to choose
 /// from, and undoes what no longer applies.
@@ -64,7 +44,7 @@ fn own_score(
     let member = process.member(cgroup, &config.matcher, tree)?;
     let member = member.filter(|_| !tree.is_protected_process(process.pid.as_raw_pid()));
     Ok(member.map(|member| match member.row.rule.kill {
-        NEVER => LAST_ALONE,
+        NEVER => ADJ_NEVER_PROCESS,
         kill => oom_score_adj(&config.policy, kill),
     }))
 }
@@ -89,8 +69,7 @@ pub fn settle(
         config,
         tree,
         ruled,
-        total,
-        left: [total as i64 / PROTECTED_PART; PROTECTIONS.len()],
+        planner: Planner::new(&config.policy, total),
         settings,
         births,
         log,
@@ -125,30 +104,23 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// memory.min and memory.low work alike.
-const PROTECTIONS: [Setting; 2] = [Setting::Min, Setting::Low];
-
-/// What one cgroup, or several side by side, ask of the one above.
-#[derive(Clone, Copy, Default)]
-struct Below {
-    /// Bytes protected, by [`PROTECTIONS`].
-    protected: [i64; PROTECTIONS.len()],
-    /// Whether lowtide protects any of them.
-    ours: [bool; PROTECTIONS.len()],
-    /// Lowest and highest kill priority; `None` without cgroups.
-    kill: Option<(u16, u16)>,
+/// A knob that cgroups are planned by, as a setting; `None` for what is only read.
+const fn setting(knob: Knob) -> Option<Setting> {
+    match knob {
+        Knob::Min => Some(Setting::Min),
+        Knob::Low => Some(Setting::Low),
+        Knob::High => Some(Setting::High),
+        Knob::Max => None,
+        Knob::OomGroup => Some(Setting::OomGroup),
+        Knob::OomScore => Some(Setting::OomScore),
+    }
 }
 
-impl Below {
-    fn add(&mut self, other: &Self) {
-        for i in 0..PROTECTIONS.len() {
-            self.protected[i] = self.protected[i].saturating_add(other.protected[i]);
-            self.ours[i] |= other.ours[i];
-        }
-        self.kill = match (self.kill, other.kill) {
-            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-            (a, b) => a.or(b),
-        };
+/// The value of a knob without what lowtide did; `None` where there is none.
+fn found(settings: &Settings, dir: BorrowedFd<'_>, id: u64, knob: Knob) -> Option<i64> {
+    match setting(knob) {
+        Some(setting) => settings.without_us(dir, id, setting).ok(),
+        None => read_value(dir, "memory.max").ok(),
     }
 }
 
@@ -156,9 +128,7 @@ struct Walk<'a> {
     config: &'a Loaded,
     tree: &'a Tree,
     ruled: &'a [Entry],
-    total: u64,
-    /// What may still be protected.
-    left: [i64; PROTECTIONS.len()],
+    planner: Planner<'a>,
     settings: &'a mut Settings,
     births: &'a mut Births,
     log: &'a mut Log,
@@ -169,8 +139,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn children(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, above: Rule) -> io::Result<Below> {
-        let mut below = Below::default();
+    fn children(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, above: Rule) -> io::Result<Asks> {
+        let mut below = Asks::default();
         // First, so that none is made unseen behind the walk.
         self.births.watch(dir.as_fd());
         for entry in rustix::fs::Dir::read_from(dir)? {
@@ -195,31 +165,26 @@ impl Walk<'_> {
         Ok(below)
     }
 
-    fn cgroup(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, inherited: Rule) -> io::Result<Below> {
+    fn cgroup(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, inherited: Rule) -> io::Result<Asks> {
         let id = sys::cgroup_id(dir.as_fd(), c"")?;
         if self.tree.is_protected(id) {
-            let protected =
-                PROTECTIONS.map(|setting| self.settings.without_us(dir.as_fd(), id, setting));
-            let mut asks = Below {
-                protected: protected.map(|bytes| bytes.unwrap_or(0)),
-                kill: Some((NEVER, NEVER)),
-                ..Below::default()
-            };
-            if self.tree.is_own(id) && asks.protected[0] < OWN {
-                self.set(path, dir.as_fd(), id, Setting::Min, OWN);
-                (asks.protected[0], asks.ours[0]) = (OWN, true);
-            }
-            return Ok(asks);
+            let found = &mut |knob| found(self.settings, dir.as_fd(), id, knob);
+            let plan = self.planner.plan_protected(self.tree.is_own(id), found);
+            self.carry_out(path, dir.as_fd(), id, &plan);
+            return Ok(plan.asks);
         }
         let own = self.own(id);
         let rule = own.map_or(inherited, |own| own.rule);
         let below = self.children(path, dir, rule)?;
-        let policy = &self.config.policy;
-        let table = policy.group(rule.group);
-        // What somebody without rights called so is not protected for it, and costs nobody anything.
-        let trusted = own.filter(|own| own.trusted);
-        if let (Some(_), Some(trigger)) = (trusted, table.trigger) {
-            self.brake(path, dir.as_fd(), id);
+        let cgroup = Cgroup {
+            rule,
+            is_ruled: own.is_some(),
+            is_trusted: own.is_some_and(|own| own.trusted),
+            is_roots: is_roots(dir.as_fd()),
+        };
+        let found = &mut |knob| found(self.settings, dir.as_fd(), id, knob);
+        let plan = self.planner.plan(&cgroup, &below, found);
+        if let Some(trigger) = plan.trigger {
             self.triggers.push(OwnTrigger {
                 id,
                 path: Escaped(path).to_string(),
@@ -227,73 +192,52 @@ impl Walk<'_> {
                 trigger,
             });
         }
-        let mut asks = Below {
-            kill: Some(if is_mixed(rule) {
-                (0, NEVER)
-            } else {
-                (rule.kill, rule.kill)
-            }),
-            ..Below::default()
-        };
-        let own_protection = trusted.map_or([None; 2], |_| [table.protect, table.prefer]);
-        for (i, setting) in PROTECTIONS.into_iter().enumerate() {
-            let wanted = own_protection[i].map_or(0, |amount| amount.of(self.total) as i64);
-            let granted = wanted.min(self.left[i]);
-            if granted < wanted && self.settings.is_news(id, setting) {
+        self.carry_out(path, dir.as_fd(), id, &plan);
+        self.score(path, dir.as_fd(), id, rule, plan.scores);
+        Ok(plan.asks)
+    }
+
+    fn carry_out(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64, plan: &Plan) {
+        for cut in &plan.cuts {
+            let Some(setting) = setting(cut.knob) else {
+                continue;
+            };
+            if self.settings.is_news(id, setting) {
                 self.log.warning(format_args!(
-                    "/{}: {} of {wanted} bytes would be more than half of RAM with the others, {granted} set",
+                    "/{}: {} of {} bytes would be more than half of RAM with the others, {} set",
                     Escaped(path),
                     setting.file(),
+                    cut.wanted,
+                    cut.granted,
                 ));
             }
-            self.left[i] -= granted;
-            // A cgroup's protection counts only as far as that of the one above reaches.
-            asks.ours[i] = granted > 0 || below.ours[i];
-            let found = self.settings.without_us(dir.as_fd(), id, setting);
-            let found = found.unwrap_or(0);
-            let needed = granted.max(below.protected[i]);
-            if asks.ours[i] && needed > found {
-                self.set(path, dir.as_fd(), id, setting, needed);
+        }
+        for (knob, value) in &plan.settings {
+            if let Some(setting) = setting(*knob) {
+                self.set(path, dir, id, setting, *value);
             }
-            // What somebody without rights claims, and what has no bound, is not asked for above.
-            let is_claim = found < i64::MAX && is_roots(dir.as_fd());
-            asks.protected[i] = needed.max(if is_claim { found } else { 0 });
         }
-        asks.add(&Below {
-            kill: below.kill,
-            ..Below::default()
-        });
-        let uniform = asks.kill == Some((rule.kill, rule.kill));
-        let is_unit = own.is_some() && table.unit == Unit::Cgroup && !is_mixed(rule);
-        if is_unit && rule.kill != NEVER && uniform {
-            self.set(path, dir.as_fd(), id, Setting::OomGroup, 1);
-        }
-        self.score(path, dir.as_fd(), id, rule);
-        Ok(asks)
     }
 
     /// The kernel's order among the processes in the cgroup itself.
-    fn score(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64, rule: Rule) {
+    fn score(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64, rule: Rule, scores: Scores) {
         if !self.settings.is_possible() {
             return;
         }
         let (config, tree) = (self.config, self.tree);
-        let policy = &config.policy;
-        let done = if is_mixed(rule) {
-            let within = config.matcher.group_rule(rule.group);
-            let within = within.unwrap_or(crate::config::rule(policy, NO_GROUP));
-            let wanted = |process: &Process| own_score(process, within, config, tree);
-            self.settings.score_members(dir, &wanted, &mut self.scores)
-        } else if rule.group == NO_GROUP && rule.kill != NEVER {
-            self.settings.end_protection_from_elsewhere(dir, 0)
-        } else {
-            let mut score = oom_score_adj(policy, rule.kill);
-            if rule.kill == NEVER {
-                let own = self.settings.without_us(dir, id, Setting::OomScore);
-                score = score.min(own.unwrap_or(score));
+        let done = match scores {
+            Scores::Untouched => Ok(()),
+            Scores::OneByOne => {
+                let within = config.matcher.group_rule(rule.group);
+                let within = within.unwrap_or(crate::config::rule(&config.policy, NO_GROUP));
+                let wanted = |process: &Process| own_score(process, within, config, tree);
+                self.settings.score_members(dir, &wanted, &mut self.scores)
             }
-            self.set(path, dir, id, Setting::OomScore, score);
-            self.settings.end_protection_from_elsewhere(dir, score)
+            Scores::AsFound => self.settings.end_protection_from_elsewhere(dir, 0),
+            Scores::All(score) => {
+                self.set(path, dir, id, Setting::OomScore, score);
+                self.settings.end_protection_from_elsewhere(dir, score)
+            }
         };
         if let Err(error) = done
             && error.kind() != io::ErrorKind::NotFound
@@ -310,18 +254,6 @@ impl Walk<'_> {
     fn own(&self, id: u64) -> Option<Entry> {
         let found = self.ruled.binary_search_by_key(&id, |entry| entry.id);
         found.ok().map(|place| self.ruled[place])
-    }
-
-    /// Where there is nothing to reclaim, the kernel goes from memory.max straight to its OOM killer, and
-    /// nobody stalls before. Just below it memory.high makes wait who grows: that is a stall, and it
-    /// fires the trigger in time.
-    fn brake(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64) {
-        let max = read_value(dir, "memory.max").unwrap_or(i64::MAX);
-        let high = self.settings.without_us(dir, id, Setting::High);
-        if max < i64::MAX && high.is_ok_and(|high| high >= max) {
-            let room = (max / BRAKED_PART).max(BRAKED_LEAST).min(max / 2);
-            self.set(path, dir, id, Setting::High, max - room);
-        }
     }
 
     fn set(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64, setting: Setting, value: i64) {
@@ -345,62 +277,6 @@ impl Walk<'_> {
     }
 }
 
-/// Whether its processes are ranked one by one.
-const fn is_mixed(rule: Rule) -> bool {
-    rule.flags & Rule::PROCESS != 0
-}
-
 fn is_roots(dir: BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(dir).is_ok_and(|stat| stat.st_uid == 0)
-}
-
-/// The kernel's measure for a kill priority: 0, as processes start with, for the priority of
-/// everything that no group covers, 1000 for 1000, [`LOWEST`] for 0 and [`LAST`] for never.
-fn oom_score_adj(policy: &Policy, kill: u16) -> i64 {
-    let (kill, never) = (i64::from(kill), kill == NEVER);
-    let rest = match policy.fallback.kill {
-        NEVER => 0,
-        rest => i64::from(rest),
-    };
-    if never {
-        LAST
-    } else if kill >= rest {
-        (kill - rest) * 1000 / (1000 - rest).max(1)
-    } else {
-        (rest - kill) * LOWEST / rest
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn policy(rest: u16) -> Policy {
-        let mut policy = crate::config::parse("t", "")
-            .expect("what is built in")
-            .policy;
-        policy.fallback.kill = rest;
-        policy
-    }
-
-    proptest! {
-        #[test]
-        fn the_kernel_ranks_as_the_config(rest in 0_u16..=1000, a in 0_u16..=1000, b in 0_u16..=1000) {
-            let policy = policy(rest);
-            let (a, b) = (a.min(b), a.max(b));
-            let (low, high) = (oom_score_adj(&policy, a), oom_score_adj(&policy, b));
-            prop_assert!(LOWEST <= low && low <= high && high <= 1000);
-            prop_assert_eq!(oom_score_adj(&policy, rest), 0);
-        }
-    }
-
-    #[test]
-    fn never_is_last_but_not_forbidden() {
-        assert_eq!(oom_score_adj(&policy(500), NEVER), LAST);
-        assert_eq!(oom_score_adj(&policy(NEVER), NEVER), LAST);
-        assert_eq!(oom_score_adj(&policy(NEVER), 800), 800);
-        assert_eq!(oom_score_adj(&policy(500), 750), 500);
-        const { assert!(-1000 < LAST && LAST < LAST_ALONE && LAST_ALONE < LOWEST) };
-    }
 }
