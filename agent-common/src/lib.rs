@@ -447,6 +447,9 @@ pub struct TaskLayout {
     pub gfp_fs: u64,
 }
 
+/// Bytes: what frees less is not worth a kill to the reflex.
+pub const REFLEX_WORTH: u64 = 1 << 20;
+
 /// What the reflex and the agent share. Times are of CLOCK_MONOTONIC, marks in pages. Each word is
 /// written by one side alone.
 #[repr(C)]

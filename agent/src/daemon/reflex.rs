@@ -12,17 +12,13 @@ use {
     crate::sense::tree::PATH,
     crate::tell::words::{Target, Whom},
     crate::units::Size,
-    lowtide_common::{Deed, Hook, NO_GROUP, Request, Row},
+    lowtide_common::{Deed, Hook, NO_GROUP, REFLEX_WORTH, Request, Row},
     lowtide_judge::{Judged, reflex_marks},
     rustix::param::page_size,
     smol::Async,
     std::mem::MaybeUninit,
     std::os::unix::fs::MetadataExt as _,
 };
-
-/// What frees less is not worth a kill to the reflex.
-#[cfg(feature = "bpf")]
-const WORTH: u64 = 1 << 20;
 
 /// The reflex, where there is one.
 #[derive(Default)]
@@ -199,7 +195,7 @@ impl Daemon {
     /// How the reflex ranks: what has no rule and came after the last survey is not touched.
     fn reflex_request(&self) -> Request {
         Request {
-            worth: WORTH,
+            worth: REFLEX_WORTH,
             classified_up_to: self.surveyor.classified_up_to(),
             fallback: rule(&self.config.policy, NO_GROUP),
             within: 0,
@@ -215,7 +211,7 @@ impl Daemon {
         }
         let fallback = rule(&self.config.policy, NO_GROUP);
         let matcher = &self.config.matcher;
-        if let Err(error) = self.surveyor.survey(WORTH, 0, fallback, 0, matcher) {
+        if let Err(error) = self.surveyor.survey(REFLEX_WORTH, 0, fallback, 0, matcher) {
             self.log.error(format_args!(
                 "looking at all cgroups for the reflex: {error}"
             ));

@@ -3,7 +3,7 @@
 mod show;
 
 use super::output::{complain, print};
-use crate::config::{self, Loaded, Paths, rule};
+use crate::config::{self, Loaded, Paths, ReflexKill, rule};
 use crate::escaped::Escaped;
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
@@ -81,6 +81,8 @@ impl Explain {
 
 /// What one look at the device found.
 struct Explanation {
+    /// When the reflex acts, where there can be one.
+    reflex: Option<&'static str>,
     engine: &'static str,
     unit: Unit,
     /// Why a better engine does not work here.
@@ -133,6 +135,9 @@ impl Explanation {
             ..config.engine.into()
         };
         let chosen = choose::open(&wanted, &tree)?;
+        let kill = config.reflex.kill;
+        let loads = chosen.engine.policy_map().is_some() && kill != ReflexKill::Off;
+        let reflex = loads.then(|| kill.name());
         let mut surveyor = Surveyor::new(chosen.engine, tree);
         let fallback = rule(policy, NO_GROUP);
         surveyor.classify_all(&config.matcher, fallback)?;
@@ -153,6 +158,7 @@ impl Explanation {
         let cgroups = rank(&look, &rows, &surveyor.tree);
         let outlook = look.judge(&found, &UNNAMED);
         Ok(Self {
+            reflex,
             engine: surveyor.engine(),
             unit: surveyor.unit(),
             notes: chosen.notes,

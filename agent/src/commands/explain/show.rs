@@ -5,7 +5,7 @@ use crate::json::Json;
 use crate::tell::table::{Column, Table};
 use crate::tell::words::{Because, Figures, Many};
 use crate::units::Size;
-use lowtide_common::{NEVER, Row, Rule};
+use lowtide_common::{NEVER, REFLEX_WORTH, Row, Rule};
 use lowtide_judge::{Action, Level, Policy, Step, Unit, Verdict, Why};
 use std::fmt::Write as _;
 
@@ -52,6 +52,13 @@ impl Explanation {
         }
         out.push_str(&heading(policy, Step::Kill, "killed"));
         let _ = write!(out, "{}", self.killed(policy));
+        if let Some(kill) = self.reflex {
+            let _ = writeln!(
+                out,
+                "\nThe reflex ([reflex] kill = \"{kill}\") would take {}.",
+                self.reflex_takes().map_or("nothing", |c| &c.path)
+            );
+        }
         let others = self.others();
         if !others.is_empty() {
             let _ = write!(out, "\nNo candidates for a kill by themselves:\n{others}");
@@ -82,6 +89,17 @@ impl Explanation {
     fn path(&self, row: &Row) -> &str {
         let cgroup = self.cgroups.iter().find(|c| c.row.id == row.id);
         cgroup.map_or("(gone)", |c| &c.path)
+    }
+
+    /// What the reflex begins with: of the same order the first that goes as a whole.
+    fn reflex_takes(&self) -> Option<&Cgroup> {
+        let takes = |c: &&Cgroup| {
+            let rule = c.row.rule;
+            let whole = rule.flags & Rule::PROCESS == 0 && rule.kill != NEVER;
+            whole && c.kill.turn().is_some() && c.frees >= REFLEX_WORTH
+        };
+        let turns = self.cgroups.iter().filter(takes);
+        turns.min_by_key(|c| c.kill.turn())
     }
 
     /// `reclaim 12M of /apps/media, critical confirmed`
