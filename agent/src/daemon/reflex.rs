@@ -256,7 +256,10 @@ impl Daemon {
         };
         let mut buffer = [MaybeUninit::uninit(); PATH];
         let whom = Whom::new(&self.surveyor.tree, &victim, None, &mut buffer);
-        let judged = Judged::new(&victim);
+        let judged = Judged {
+            frees: deed.freed,
+            ..Judged::new(&victim)
+        };
         let what = Target(&self.config.policy, &judged);
         let hook = match deed.hook {
             hook if hook == Hook::Oom as u64 => "with the kernel's OOM killer next",
