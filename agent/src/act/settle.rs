@@ -10,7 +10,7 @@ use crate::sense::members::Process;
 use crate::sense::tree::{Entry, OwnRule as _, Tree};
 use crate::sys;
 use crate::tell::Log;
-use lowtide_common::{NEVER, NO_GROUP, Rule};
+use lowtide_common::{MAX_DEPTH, NEVER, NO_GROUP, Rule};
 use lowtide_judge::protection::{
     ADJ_NEVER_PROCESS, Asks, Cgroup, Knob, Plan, Planner, Scores, oom_score_adj,
 };
@@ -66,6 +66,7 @@ pub fn settle(
     };
     let root = rustix::fs::openat(root, c".", DIRECTORY, Mode::empty())?;
     let mut walk = Walk {
+        level: 0,
         config,
         tree,
         ruled,
@@ -125,6 +126,8 @@ fn found(settings: &Settings, dir: BorrowedFd<'_>, id: u64, knob: Knob) -> Optio
 }
 
 struct Walk<'a> {
+    /// Of the cgroup that it is at; none deeper than [`MAX_DEPTH`] is looked at.
+    level: usize,
     config: &'a Loaded,
     tree: &'a Tree,
     ruled: &'a [Entry],
@@ -155,14 +158,23 @@ impl Walk<'_> {
             }
             path.extend_from_slice(name.to_bytes());
             // One that vanishes at any step of this needs nothing any more.
-            if let Ok(child) = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
-                && let Ok(asks) = self.cgroup(path, &child, above)
+            if self.level < MAX_DEPTH
+                && let Ok(child) = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
+                && let Ok(asks) = self.below(path, &child, above)
             {
                 below.add(&asks);
             }
             path.truncate(length);
         }
         Ok(below)
+    }
+
+    /// One level further down.
+    fn below(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, inherited: Rule) -> io::Result<Asks> {
+        self.level += 1;
+        let asks = self.cgroup(path, dir, inherited);
+        self.level -= 1;
+        asks
     }
 
     fn cgroup(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, inherited: Rule) -> io::Result<Asks> {

@@ -345,11 +345,32 @@ fn tell_of_missing_alarms(config: &Loaded, has_psi: bool, memory: &Memory, log: 
     }
 }
 
+/// Whether there is a limit on locked memory that cannot be raised. Then only what is there now is
+/// locked: what is mapped later would count as well, and a mapping that does not fit fails, as that of
+/// a thread's stack.
+fn is_locking_limited() -> bool {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use rustix::thread::{CapabilitySet, capabilities};
+    let none = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let permitted = capabilities(None).map(|sets| sets.effective);
+    !permitted.is_ok_and(|permitted| permitted.contains(CapabilitySet::IPC_LOCK))
+        && getrlimit(Resource::Memlock).current.is_some()
+        && setrlimit(Resource::Memlock, none).is_err()
+}
+
 /// Keeps the agent able to run when nothing else is: memory locked as it is touched, out of the
 /// kernel's choice, first in line for the CPU. What is not permitted is said, and done without.
 fn protect_self(log: &mut Log) {
     use rustix::mm::{MlockAllFlags, mlockall};
-    let lock = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT);
+    let future = if is_locking_limited() {
+        MlockAllFlags::empty()
+    } else {
+        MlockAllFlags::FUTURE
+    };
+    let lock = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT | future);
     let score = std::fs::write("/proc/self/oom_score_adj", "-1000");
     // For when it takes turns, and for where it may not run first.
     let nice = rustix::process::setpriority_process(None, -20);
