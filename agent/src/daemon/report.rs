@@ -229,7 +229,7 @@ impl Daemon {
     fn tell_of_untouchable(&mut self, verdict: &Verdict, buffer: &mut [MaybeUninit<u8>; PATH]) {
         let holds_most = verdict
             .untouchable
-            .filter(|row| row.freed_by_kill() >= verdict.worth);
+            .filter(|row| row.freed_by_kill() >= verdict.enough);
         if let Some(row) = holds_most {
             let whom = Whom::new(&self.surveyor.tree, &row, None, buffer);
             self.log.info(format_args!(

@@ -63,7 +63,8 @@ impl Explanation {
         if !others.is_empty() {
             let _ = write!(out, "\nNo candidates for a kill by themselves:\n{others}");
         }
-        if let Some(row) = &self.outlook.untouchable {
+        let holds_enough = |row: &&Row| row.freed_by_kill() >= self.outlook.enough;
+        if let Some(row) = self.outlook.untouchable.as_ref().filter(holds_enough) {
             let _ = writeln!(
                 out,
                 "\nIf {} grows, nothing here can stop it: it is `never` killed, and holds {}, most of \

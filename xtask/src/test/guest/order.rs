@@ -213,9 +213,9 @@ fn goes_by_number(run: &Run) -> Result<()> {
     says_in_order(
         run,
         &[
-            "kill /apps/preview",
-            "kill /apps/indexer",
-            "kill /apps/media",
+            "terminate /apps/preview",
+            "terminate /apps/indexer",
+            "terminate /apps/media",
         ],
     )?;
     answers_after(run, LIFELINE, ends(run).last().map_or(0, |(t, ..)| t))
