@@ -62,7 +62,7 @@ pub const CASES: &[Case] = &[
         name: "a_storm_of_processes_pays_alone",
         memory_mb: 64 + KERNEL_MB,
         scenario: || {
-            let storm = ["forkstorm", "--rate", "2", "--size", "8M"];
+            let storm = ["forkstorm", "--rate", "8", "--size", "1M"];
             let tree = Tree::new()
                 .holds("openvpn", Kill::At(100), "12M")
                 .runs("adhoc", Kill::At(600), &storm)
