@@ -213,9 +213,11 @@ impl History {
         }
     }
 
-    /// What could not be done may work under another config: it is tried again.
-    pub fn reconfigured(&mut self) {
+    /// The config is another one, or the first: what holds by it is looked at as after an alarm, and what
+    /// could not be done is tried again.
+    pub fn reconfigured(&mut self, now: Millis) {
         self.reboot_failed = false;
+        self.woken(now);
     }
 
     /// Whether rebooting was tried in vain.

@@ -695,7 +695,7 @@ fn a_reboot_that_failed_is_tried_again_under_another_config_only() {
         assert_eq!(verdict.action, action, "at {now}");
         history.record(&policy, &verdict, outcome.as_slice());
     }
-    history.reconfigured();
+    history.reconfigured(9_000);
     let verdict = judged(&policy, 4 * MIB, &[], &mut history, 9_010);
     assert_eq!(verdict.action, Action::Reboot);
 }
@@ -1148,4 +1148,21 @@ fn what_an_alarm_tells_is_not_looked_at_by_time() {
         let verdict = judge(&policy, &memory, &[], &mut History::default(), 0);
         assert_eq!(verdict.look_again_ms.is_some(), looks, "told: {told}");
     }
+}
+
+#[test]
+fn what_holds_when_a_config_comes_into_force_waits_for_no_alarm() {
+    let policy = policy();
+    let memory = Memory {
+        told: true,
+        ..memory(4 * MIB)
+    };
+    let survey = survey(&[media(1, 50 * MIB)], 0);
+    let mut history = History::default();
+    let names = [0; lowtide_common::CANDIDATES];
+    let asleep = history.look(&policy, &memory, 0).judge(&survey, &names);
+    assert_eq!(asleep.level, Level::Calm);
+    history.reconfigured(10);
+    let look = history.look(&policy, &memory, 10);
+    assert_eq!(look.judge(&survey, &names).level, Level::Critical);
 }

@@ -99,6 +99,8 @@ impl Daemon {
         stack::touch();
         resident::let_go();
         self.manager.ready();
+        let now = self.now();
+        self.domains.system().history.reconfigured(now);
         self.episode(DomainId::SYSTEM, false);
         loop {
             self.save_history();
@@ -229,7 +231,11 @@ impl Daemon {
         let reloaded = self.reload(paths);
         resident::let_go();
         if reloaded {
+            let now = self.now();
             for id in self.domains.ids().into_iter().rev() {
+                if let Some(domain) = self.domains.get_mut(id) {
+                    domain.history.reconfigured(now);
+                }
                 self.episode(id, false);
             }
         }

@@ -193,7 +193,6 @@ impl Daemon {
             self.log.error(format_args!("reload refused: {error}"));
             return false;
         }
-        system.history.reconfigured();
         if config.engine != self.config.engine {
             self.log.warning(format_args!(
                 "the engine is chosen at start: [engine] counts from the next one on"
