@@ -52,7 +52,12 @@ impl<'a> Look<'a> {
         now: Millis,
     ) -> Self {
         let rates = history.rates(memory, now);
-        let counts = history.is_awake(policy, now) || !policy.is_warned(memory);
+        let holding = policy.holding(memory, rates.as_ref());
+        // No alarm comes for what goes on: the end of a grace, and what is left when nothing else was.
+        let goes_on = history
+            .acting()
+            .is_some_and(|level| level <= holding && policy.ends(level));
+        let counts = goes_on || history.is_awake(policy, now) || !policy.is_warned(memory);
         Self {
             policy,
             history,
@@ -60,11 +65,7 @@ impl<'a> Look<'a> {
             now,
             rates,
             counts,
-            holding: if counts {
-                policy.holding(memory, rates.as_ref())
-            } else {
-                Level::Calm
-            },
+            holding: if counts { holding } else { Level::Calm },
         }
     }
 

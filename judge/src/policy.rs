@@ -283,6 +283,12 @@ impl Policy {
         next.or_else(|| marks().min())
     }
 
+    /// Whether the actions of a level do more than take back cache.
+    pub(crate) fn ends(&self, level: Level) -> bool {
+        let mut levels = Level::CONFIGURED.into_iter().zip(&self.levels);
+        levels.any(|(of, rules)| of == level && rules.actions.iter().any(|s| *s != Step::Reclaim))
+    }
+
     /// The group a rule's index means.
     pub fn group(&self, index: u16) -> &Group {
         self.groups

@@ -1166,3 +1166,29 @@ fn what_holds_when_a_config_comes_into_force_waits_for_no_alarm() {
     let look = history.look(&policy, &memory, 10);
     assert_eq!(look.judge(&survey, &names).level, Level::Critical);
 }
+
+/// A grace, or the time until the last resort, may be longer than an alarm counts.
+#[test]
+fn what_goes_on_is_looked_at_until_it_is_over() {
+    let mut policy = policy();
+    policy.levels[1].actions.push(Step::Reboot).unwrap();
+    policy.reboot_after_ms = 30_000;
+    let memory = Memory {
+        told: true,
+        ..memory(4 * MIB)
+    };
+    let (survey, names) = (survey(&[], 0), [0; lowtide_common::CANDIDATES]);
+    let mut history = History::default();
+    history.woken(0);
+    let mut last = Action::Nothing;
+    for now in (0..=31_000).step_by(500) {
+        let verdict = history.look(&policy, &memory, now).judge(&survey, &names);
+        assert_eq!(verdict.level, Level::Critical, "at {now}");
+        history.record(&policy, &verdict, &[]);
+        last = verdict.action;
+        if last == Action::Nothing {
+            assert!(verdict.look_again_ms.is_some(), "at {now}");
+        }
+    }
+    assert_eq!(last, Action::Reboot);
+}

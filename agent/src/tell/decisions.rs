@@ -48,7 +48,7 @@ impl Decisions {
                 .filter(char::is_ascii_hexdigit)
                 .take(32)
                 .collect(),
-            recent: Box::new(HistoryBuf::new()),
+            recent: touched(),
             unsaved: 0,
             run: Bounded::new(Path::new(RUN_FILE), RUN_SIZE),
             kept: None,
@@ -123,6 +123,18 @@ impl Decisions {
         }
         Ok(())
     }
+}
+
+/// Room for the records, in memory as a whole: the first touch of a page under pressure may wait for it.
+fn touched() -> Box<HistoryBuf<Line, RECENT>> {
+    let mut recent = Box::new(HistoryBuf::new());
+    for _ in 0..RECENT {
+        let mut line = Line::new();
+        while line.push(' ').is_ok() {}
+        recent.write(line);
+    }
+    recent.clear();
+    recent
 }
 
 /// The file that the config names: it may be on flash, so a thread writes it.

@@ -130,7 +130,8 @@ fn commands() -> Scenario {
         ),
     ] {
         let keys = format!("grace = \"2s\"\nbefore = [{before}]\nafter = [{after}]");
-        let limits = "[limits]\ncommand = \"1s\"\n";
+        // The service is started anew by the test, over and over.
+        let limits = "[limits]\ncommand = \"1s\"\nrestarts = 0\n";
         scenario.files.insert(
             format!("/etc/lowtide/commands-{name}.toml"),
             format!("{limits}{}", early(&["terminate", "kill"], &keys)),
