@@ -20,15 +20,20 @@ const HOT: [&str; 6] = [
     "lowtide_rules",
 ];
 /// What the start, a reload or a person's command runs; also where it lies in one of those.
-const COLD: [&str; 11] = [
+const COLD: [&str; 16] = [
     "aya_obj",
+    "lowtide::act::reflex::Reflex::load",
+    "lowtide::act::reflex::Reflex::open",
+    "lowtide::act::reflex::pins",
     "lowtide::commands",
+    "lowtide::daemon::reflex::<impl lowtide::daemon::Daemon>::open_reflex",
     "lowtide::daemon::start",
     "lowtide::sense::bpf::btf",
     "lowtide::sense::bpf::elf",
     "lowtide::sense::bpf::object",
     "lowtide::sense::choose",
     "lowtide::sense::kfunc::Kfunc::open",
+    "lowtide::sense::watch::Watch::open",
     "lowtide::tell::table",
     "lowtide_config",
     "toml_parser",
