@@ -61,8 +61,6 @@ pub(super) struct Passes {
     next: Option<(Instant, usize)>,
     /// The rest after the last one.
     rests_until: Option<Instant>,
-    /// When one may be done because the agent is awake.
-    again: Option<Instant>,
 }
 
 impl Passes {
@@ -77,9 +75,9 @@ impl Passes {
         self.rests_until.map_or(due, |until| until.max(due))
     }
 
-    /// The agent was woken for memory.
+    /// The agent was woken for memory, which is to be looked at first: what is short may be gone soon.
     pub fn woken(&mut self, now: Instant) {
-        let due = self.rested(self.again.map_or(now, |again| again.max(now)));
+        let due = self.rested(now + AWAKE);
         match &mut self.next {
             Some((next, _)) => *next = due.min(*next),
             // Nothing follows it.
@@ -107,7 +105,6 @@ impl Passes {
 
     /// The pass that was due is done.
     pub fn done(&mut self, began: Instant, ended: Instant) {
-        self.again = Some(ended + AWAKE);
         let Some((_, done)) = self.next.take() else {
             return;
         };
@@ -279,18 +276,15 @@ mod tests {
     fn while_the_agent_wakes_up_passes_are_a_second_apart() {
         let mut now = Instant::now();
         let mut passes = Passes::default();
-        passes.woken(now);
-        assert_eq!(passes.due(), Some(now));
         for _ in 0..5 {
+            passes.woken(now);
+            passes.woken(now + MS);
+            now += AWAKE;
+            assert_eq!(passes.due(), Some(now));
             passes.done(now, now);
             assert_eq!(passes.due(), None);
-            passes.woken(now + MS);
-            passes.woken(now + 2 * MS);
-            assert_eq!(passes.due(), Some(now + AWAKE));
-            now += AWAKE;
         }
         // One for those that were made comes sooner, and the others follow it.
-        passes.done(now, now);
         passes.cgroup_made(now);
         passes.woken(now);
         assert_eq!(passes.due(), Some(now + AFTER[0]));
