@@ -7,6 +7,7 @@
 use super::kill::each_process;
 use crate::sys;
 use rustix::fd::{AsFd as _, OwnedFd};
+use std::hint::black_box;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Builder;
@@ -15,6 +16,8 @@ use std::thread::Builder;
 const QUEUE: usize = 16;
 /// What the thread takes, 10 KiB on x86_64, and some more.
 const STACK: usize = 64 << 10;
+/// What giving back takes of it.
+const TOUCHED: usize = 6 << 10;
 
 /// What was killed.
 pub enum Killed {
@@ -52,6 +55,8 @@ impl Releaser {
 /// As others do that can go on: not in real time, but before most.
 fn release_all(killed: &Receiver<Killed>) {
     let _ = rustix::process::setpriority_process(None, -20);
+    // Its first touch would wait for a page just when there is none.
+    black_box([0_u8; TOUCHED]);
     for killed in killed {
         match killed {
             Killed::Memcg(dir) => {

@@ -35,6 +35,9 @@ impl Daemon {
             };
             let fired = domain.take_fired(std::mem::take(&mut woke), now);
             let looked = Instant::now();
+            if fired.any() {
+                self.upkeep.passes.woken(looked);
+            }
             let since = Since::fired(&fired, looked);
             self.guard.attend(Duration::ZERO);
             self.keep_alive(looked);
@@ -225,7 +228,9 @@ impl Daemon {
                 quiet: Duration::from_millis(policy.quiet_ms.into()),
             });
         }
-        self.upkeep.passes.woken(Instant::now());
+        if verdict.level > Level::Alert {
+            self.upkeep.passes.woken(Instant::now());
+        }
         if verdict.level == Level::Calm {
             self.meminfo.refresh_boost();
             self.prepare_commands();
