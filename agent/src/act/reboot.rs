@@ -8,10 +8,14 @@ use std::time::Duration;
 
 /// For what is dirty to be written out; a device that stalls may never come to the end of that.
 const SYNC: Duration = Duration::from_secs(5);
+/// For whatever reads the log to take in why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Writes out what is dirty, as far as that goes in [`SYNC`], and restarts the machine. Returns only
+/// Leaves [`LAST_WORDS`] for the log, writes out what is dirty, as far as that goes in [`SYNC`], and
+/// restarts the machine. Returns only
 /// on failure, with the reason: `EPERM` without CAP_SYS_BOOT.
 pub fn now() -> io::Error {
+    thread::sleep(LAST_WORDS);
     allocating(sync);
     match reboot(RebootCommand::Restart) {
         Ok(()) => io::ErrorKind::Other.into(),
