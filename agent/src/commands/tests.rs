@@ -59,6 +59,9 @@ fn the_manual_page_has_every_command() {
             page += &format!(" Op Ar {} ...", positional.name);
         }
         page += &format!("\n{}", prose(command.description));
+        if flags.is_empty() && command.positionals.is_empty() {
+            continue;
+        }
         page += ".Bl -tag -width Ds -compact\n";
         for flag in &flags {
             page += &format!(".It {}\n{}", option(flag), prose(flag.description));
