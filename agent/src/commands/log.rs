@@ -221,7 +221,10 @@ impl Display for Shown<'_> {
                 if entry.flag("dry") {
                     f.write_str("would have: ")?;
                 }
-                write!(f, "{}", text("action"))?;
+                let action = entry.text("action").filter(|action| *action != "nothing");
+                if let Some(action) = action {
+                    write!(f, "{action}")?;
+                }
                 if let Some(victim) = entry.text("victim") {
                     write!(
                         f,
@@ -237,7 +240,8 @@ impl Display for Shown<'_> {
                 }
                 write!(
                     f,
-                    "; {}: {}; {} of {} available, {} missing",
+                    "{}{}: {}; {} of {} available, {} missing",
+                    if action.is_some() { "; " } else { "" },
                     text("level"),
                     text("why"),
                     size("available"),

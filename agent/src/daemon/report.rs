@@ -115,7 +115,8 @@ impl Daemon {
         for done in done {
             self.standing.counters.count(done.outcome);
         }
-        if is_news && (!done.is_empty() || verdict.helpless) {
+        let relieved = matches!(verdict.why, Why::Relieved(_));
+        if is_news && (!done.is_empty() || verdict.helpless || relieved) {
             self.record(verdict, done);
         }
         let Some(first) = done.first() else { return };

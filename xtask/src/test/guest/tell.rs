@@ -131,7 +131,7 @@ pub const CASES: &[Case] = &[
                 decision["not1"].is_string(),
                 "nothing about others: {decision}"
             );
-            let relief = json("\"kind\":\"relief\"")?;
+            let relief = json("\"why\":\"critical relieved\"")?;
             ensure!(
                 relief["available"].as_u64() > decision["available"].as_u64(),
                 "{relief} after {decision}"
@@ -157,7 +157,7 @@ pub const CASES: &[Case] = &[
             };
             says("lowtide_terminated_total 1")?;
             says("# EOF")?;
-            says("level calm")?;
+            says("of it file cache")?;
             says("srw-------")
         },
         ..PLAIN
@@ -209,7 +209,7 @@ pub const CASES: &[Case] = &[
 /// A reader that waits until something was done, and then asks the agent in every way.
 fn read_back() -> Scenario {
     let script = "export PATH=/bin
-        until lowtide log | busybox grep -q 'gone after'; do busybox sleep 1; done
+        until lowtide log | busybox grep -q 'critical relieved'; do busybox sleep 1; done
         lowtide log --json && lowtide status --json && lowtide status --openmetrics &&
         lowtide status && lowtide top && lowtide log --boot 0 --since 1h &&
         busybox ls -l /run/lowtide/status";
