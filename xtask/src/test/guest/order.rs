@@ -2,8 +2,8 @@
 
 use super::{Case, PLAIN};
 use crate::scenario::checks::{
-    answers_after, ends, kernel_kills, live, no_kernel_kill, oom_kills, says, says_in_order,
-    victims,
+    answers_after, by_signal, ends, kernel_kills, live, no_kernel_kill, oom_kills, says,
+    says_in_order, victims,
 };
 use crate::scenario::scripts::{early, passed, scripted, without_cache};
 use crate::scenario::tree::{Kill, Tree};
@@ -184,7 +184,11 @@ fn four_of_a_kind() -> Tree {
 /// It goes when the two before it in the order are gone, and nothing goes for it that is behind it.
 fn goes_by_number(run: &Run) -> Result<()> {
     no_kernel_kill(run)?;
-    victims(run, &["preview", "indexer", "media"])?;
+    // Those that go together end in either order; in which they were ended, the agent says.
+    let mut ended: Vec<_> = ends(run).map(|(_, service, _)| service).collect();
+    ended.sort_unstable();
+    ensure!(ended == ["indexer", "media", "preview"], "ended: {ended:?}");
+    by_signal(run)?;
     says_in_order(
         run,
         &[
