@@ -104,6 +104,14 @@ impl Loaded {
         problems
     }
 
+    /// Patterns that match nothing on a device, of which only the names are known.
+    pub fn unmatched_in(&self, device: &dyn Device) -> Problems {
+        let mut problems = Problems::default();
+        self.unmatched(device, &mut problems);
+        self.ties(device.cgroups(), &mut problems);
+        problems
+    }
+
     /// Commands that cannot be run.
     fn missing_programs(&self, is_there: &dyn Fn(&CStr) -> bool, problems: &mut Problems) {
         let document = &self.effective.document;

@@ -36,10 +36,12 @@ pub fn check(result: c_long) -> io::Result<c_long> {
 }
 
 /// The cgroup id of the directory `path` below `dir`. Where no handle is to be had, as under a filter
-/// of system calls, that is its inode number.
+/// of system calls, or in a copy of a tree, that is its inode number.
 pub fn cgroup_id(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<u64> {
     handle_of(dir, path).or_else(|error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
+        // In a copy: no handle at all, one of another length, or one of another kind.
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EOPNOTSUPP | libc::EOVERFLOW)
+        | None => {
             let stat = if path.is_empty() {
                 rustix::fs::fstat(dir)
             } else {

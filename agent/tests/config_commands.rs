@@ -167,3 +167,103 @@ fn an_agent_with_a_bad_config_ends_whatever_stderr_is() {
     assert_eq!(run(writer.into()).wait().unwrap().code(), Some(1));
     drop(reader);
 }
+
+/// As lowtide-snapshot makes it.
+#[test]
+fn a_copy_of_a_device_is_explained_on_the_desk() {
+    let root = scratch("copy");
+    let write = |path: &str, text: &str| {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("sys/fs/cgroup/cgroup.controllers", "cpu memory\n");
+    write("sys/fs/cgroup/cgroup.subtree_control", "memory\n");
+    write("sys/fs/cgroup/memory.stat", "anon 0\n");
+    for (cgroup, anon) in [
+        ("apps/a", 60 << 20),
+        ("apps/b", 8 << 20),
+        ("system.slice/init.service", 4 << 20),
+    ] {
+        let (parent, _) = cgroup.split_once('/').unwrap();
+        write(&format!("sys/fs/cgroup/{parent}/memory.stat"), "anon 0\n");
+        write(
+            &format!("sys/fs/cgroup/{parent}/cgroup.subtree_control"),
+            "memory\n",
+        );
+        let dir = format!("sys/fs/cgroup/{cgroup}");
+        write(&format!("{dir}/memory.stat"), &format!("anon {anon}\n"));
+        write(&format!("{dir}/memory.current"), &format!("{anon}\n"));
+        write(&format!("{dir}/cgroup.events"), "populated 1\nfrozen 0\n");
+    }
+    write(
+        "proc/meminfo",
+        "MemTotal: 131072 kB\nMemFree: 8192 kB\nMemAvailable: 20000 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n",
+    );
+    write(
+        "proc/vmstat",
+        "workingset_refault_anon 0\nworkingset_refault_file 0\n",
+    );
+    write("proc/1/comm", "init\n");
+    write("proc/1/status", "Name:\tinit\nUid:\t0\t0\t0\t0\n");
+    write(
+        "etc/lowtide/config.toml",
+        "[[group]]\nname = \"b\"\nkill = 900\ncgroups = [\"apps/b\", \"apps/none\"]\nprocesses = [\"init\", \"none\"]\n",
+    );
+    // Unpacked by somebody whose umask lets a group write: the names are those of the device all the same.
+    let group_writes = std::os::unix::fs::PermissionsExt::from_mode(0o775);
+    std::fs::set_permissions(root.join("sys/fs/cgroup/apps"), group_writes).unwrap();
+    let dir = root.to_str().unwrap();
+    let output = lowtide(&["check", "--root", dir]);
+    assert!(output.status.success(), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("b: 2 of 4 patterns match nothing here now: apps/none, none"),
+        "{said}"
+    );
+    let output = lowtide(&["explain", "--root", dir]);
+    assert!(output.status.success(), "{output:?}");
+    let said = text(&output.stdout);
+    let place = |path: &str| {
+        said.find(path)
+            .unwrap_or_else(|| panic!("no {path} in\n{said}"))
+    };
+    assert!(said.starts_with("cgroupfs engine, 5 cgroups\n"), "{said}");
+    let killed = said.find("killed").unwrap();
+    let order = |path: &str| {
+        killed
+            + said[killed..]
+                .find(path)
+                .unwrap_or_else(|| panic!("no {path} in\n{said}"))
+    };
+    assert!(order("/apps/b") < order("/apps/a"), "{said}");
+    place("/system.slice/init.service");
+    // That of another config.
+    let tried = root.join("tried.toml");
+    std::fs::write(
+        &tried,
+        "[[group]]\nname = \"a\"\nkill = 900\ncgroups = \"apps/a\"\n",
+    )
+    .unwrap();
+    let output = lowtide(&["explain", "--root", dir, "--with", tried.to_str().unwrap()]);
+    let said = text(&output.stdout);
+    let killed = said.find("killed").unwrap();
+    let order = |path: &str| {
+        killed
+            + said[killed..]
+                .find(path)
+                .unwrap_or_else(|| panic!("no {path} in\n{said}"))
+    };
+    assert!(order("/apps/a") < order("/apps/b"), "{said}");
+    std::fs::write(
+        &tried,
+        "[[group]]\nname = \"a\"\nkill = \"never\"\ncgroups = \"apps/a\"\n",
+    )
+    .unwrap();
+    let output = lowtide(&["explain", "--root", dir, "--with", tried.to_str().unwrap()]);
+    let said = text(&output.stdout);
+    let mut lines = said.lines().filter(|line| line.contains("/apps/a "));
+    assert!(lines.any(|line| line.contains("never")), "{said}");
+    let output = lowtide(&["explain", "--root", "/nowhere"]);
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -7,7 +7,7 @@ _lowtide() {
 	*:-*:check) words='--help --with --drop-in --root --offline --strict --format --json' ;;
 	*:-*:config) words='--help --root --json' ;;
 	*:-*:doctor) words='--help --config --json' ;;
-	*:-*:explain) words='--help --with --drop-in --config --json' ;;
+	*:-*:explain) words='--help --with --drop-in --config --root --json' ;;
 	*:-*:status) words='--help --json --openmetrics' ;;
 	*:-*:top) words='--help' ;;
 	*:-*:log) words='--help --boot --since --json --file' ;;

@@ -31,6 +31,7 @@ complete -c lowtide -n '__fish_seen_subcommand_from explain' -l help -d 'display
 complete -c lowtide -n '__fish_seen_subcommand_from explain' -l with -r -d 'read this file in the place of /etc/lowtide/config.toml, and all others as they are'
 complete -c lowtide -n '__fish_seen_subcommand_from explain' -l drop-in -r -d 'read this file as if it were in /etc/lowtide/config.d, and all others as they are; may be given more than once'
 complete -c lowtide -n '__fish_seen_subcommand_from explain' -l config -r -d 'read this file alone, on top of what is built in; may be given more than once, later ones set single keys over earlier ones'
+complete -c lowtide -n '__fish_seen_subcommand_from explain' -l root -r -d 'explain a device by a copy of its files, made with lowtide-snapshot: this directory stands for `/`. Groups then cover cgroups alone'
 complete -c lowtide -n '__fish_seen_subcommand_from explain' -l json -d 'print JSON'
 complete -c lowtide -n '__fish_seen_subcommand_from status' -l help -d 'display usage information'
 complete -c lowtide -n '__fish_seen_subcommand_from status' -l json -d 'print JSON'

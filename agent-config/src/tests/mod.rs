@@ -360,3 +360,31 @@ fn a_protection_that_anybody_could_have_is_told_of() {
         ""
     );
 }
+
+/// Each by the whole name of its scope, in three ranks.
+#[test]
+fn a_gateway_with_a_hundred_containers_fits() {
+    let groups: String = ["low", "middle", "high"]
+        .iter()
+        .enumerate()
+        .map(|(rank, name)| {
+            let scopes: String = (0..34)
+                .map(|i| format!("\"system.slice/docker-{rank:032x}{i:032x}.scope\", "))
+                .collect();
+            format!("[[group]]\nname = \"{name}\"\nkill = 10{rank}\ncgroups = [{scopes}]\n")
+        })
+        .collect();
+    let loaded = parse("t", &groups).unwrap_or_else(|p| panic!("{p}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let path = format!("system.slice/docker-{:032x}{:032x}.scope", 2, 33);
+    let group = loaded.matcher.cgroup(path.as_bytes(), &mut |_, _| None);
+    assert_eq!(loaded.policy.group(group.unwrap()).name, "high");
+    let many: String = (0..64)
+        .map(|i| format!("[[group]]\nname = \"g{i}\"\ncgroups = \"c{i}\"\n"))
+        .collect();
+    let said = problems(&many);
+    assert!(
+        said.contains("65 groups, 1 of them built in or of the profile; a policy holds 64"),
+        "{said}"
+    );
+}

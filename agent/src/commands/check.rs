@@ -81,9 +81,14 @@ impl Check {
             Ok(loaded) => {
                 let mut problems = loaded.warnings.clone();
                 match &root {
-                    Some(root) => problems.append(loaded.idle_in(root)),
+                    Some(root) => {
+                        problems.append(loaded.idle_in(root));
+                        if let Some(copy) = Looked::at_copy(root) {
+                            problems.append(loaded.unmatched_in(&copy));
+                        }
+                    }
                     None if self.offline => {}
-                    None => problems.append(loaded.idle_here(&ThisDevice::look())),
+                    None => problems.append(loaded.idle_here(&Looked::at_this_device())),
                 }
                 (problems, true)
             }
@@ -119,8 +124,8 @@ impl Check {
     }
 }
 
-/// The device that this runs on, as far as a config is concerned.
-struct ThisDevice {
+/// A device as far as a config is concerned.
+struct Looked {
     mount: PathBuf,
     cgroups: Vec<Vec<u8>>,
     processes: Vec<Described>,
@@ -129,8 +134,21 @@ struct ThisDevice {
 /// Name, program and user of a process.
 type Described = (Vec<u8>, Option<Vec<u8>>, u32);
 
-impl ThisDevice {
-    fn look() -> Self {
+impl Looked {
+    /// What lowtide-snapshot has copied from a device; `None` where no cgroup is among it, as in an
+    /// image.
+    fn at_copy(root: &Path) -> Option<Self> {
+        let mut this = Self {
+            mount: root.join("sys/fs/cgroup"),
+            cgroups: Vec::new(),
+            processes: copied_processes(&root.join("proc")),
+        };
+        below(&this.mount, &mut Vec::new(), &mut this.cgroups);
+        (!this.cgroups.is_empty()).then_some(this)
+    }
+
+    /// The one that this runs on.
+    fn at_this_device() -> Self {
         let mut this = Self {
             mount: PathBuf::new(),
             cgroups: Vec::new(),
@@ -171,6 +189,22 @@ fn processes() -> Vec<Described> {
     all.into_iter().flatten().filter_map(described).collect()
 }
 
+/// Those below a copy of /proc.
+fn copied_processes(proc: &Path) -> Vec<Described> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+    let described = entries.filter_map(|entry| {
+        let mut name = fs::read(entry.path().join("comm")).ok()?;
+        name.pop_if(|last| *last == b'\n');
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        let uid = ids.split_whitespace().nth(1)?.parse().ok()?;
+        let exe = fs::read_link(entry.path().join("exe")).ok();
+        let exe = exe.map(|path| path.into_os_string().into_vec());
+        Some((name, exe, uid))
+    });
+    described.collect()
+}
+
 /// Who exits meanwhile is left out.
 #[inline(never)]
 fn described(process: ProcResult<procfs::process::Process>) -> Option<Described> {
@@ -182,7 +216,7 @@ fn described(process: ProcResult<procfs::process::Process>) -> Option<Described>
     Some((name, exe, process.uid().ok()?))
 }
 
-impl Device for ThisDevice {
+impl Device for Looked {
     fn cgroups(&self) -> &[Vec<u8>] {
         &self.cgroups
     }

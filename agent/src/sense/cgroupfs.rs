@@ -132,8 +132,9 @@ impl Cgroupfs {
     fn find_children(&mut self, at: usize) -> io::Result<()> {
         let memcg = &self.memcgs[at];
         let links = statx(&memcg.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::NLINK);
-        let dirs = links.map_or(0, |stat| stat.stx_nlink.saturating_sub(NO_DIRS));
-        if dirs == u32::from(memcg.children) {
+        // A file system on which a copy lies may not count them.
+        let dirs = links.map_or(Some(0), |stat| stat.stx_nlink.checked_sub(NO_DIRS));
+        if dirs == Some(u32::from(memcg.children)) {
             return Ok(());
         }
         let level = memcg.level + 1;

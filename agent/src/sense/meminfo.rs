@@ -70,6 +70,24 @@ impl Meminfo {
         Ok(this)
     }
 
+    /// The figures of a device as they were copied below `root`.
+    pub fn copied(root: &std::path::Path) -> io::Result<Self> {
+        let open = |path: &str| {
+            let path = root.join(path);
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let said = |e| io::Error::other(format!("{}: {}", path.display(), io::Error::from(e)));
+            rustix::fs::open(&path, flags, Mode::empty()).map_err(said)
+        };
+        Ok(Self {
+            meminfo: open("proc/meminfo")?,
+            vmstat: open("proc/vmstat")?,
+            pressure: open("proc/pressure/memory").ok(),
+            zram: heapless::Vec::new(),
+            boost: None,
+            unaccounted: 0,
+        })
+    }
+
     /// Opens the zram devices there are now. To be called again when swap space changes: a zram
     /// may be added long after the agent started.
     pub fn find_zram(&mut self) {

@@ -54,19 +54,6 @@ pub struct Entry {
     pub trusted: bool,
 }
 
-/// Who chose the name and the attributes of a cgroup, by its directory and by whether the name is
-/// root's choice.
-fn chosen_by(dir: BorrowedFd<'_>, path_by_root: bool, above: Rule) -> Chosen {
-    let by_others = Mode::WGRP | Mode::WOTH;
-    let is_roots = rustix::fs::fstat(dir)
-        .is_ok_and(|stat| stat.st_uid == 0 && !Mode::from(stat.st_mode).intersects(by_others));
-    Chosen {
-        path_by_root,
-        marks_by_root: is_roots,
-        above,
-    }
-}
-
 impl OwnRule for Matcher {
     fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>, chosen: &Chosen) -> Option<Ruled> {
         self.cgroup_rule(path, chosen, &mut |name, value| {
@@ -92,6 +79,8 @@ pub struct Tree {
     root: Option<OwnedFd>,
     /// Empty without one.
     mount: PathBuf,
+    /// Its ids are inode numbers.
+    is_copy: bool,
     /// The agent and init: never touched, whatever the config says.
     protected_processes: heapless::Vec<i32, 2>,
     /// Their cgroups.
@@ -108,6 +97,20 @@ impl Tree {
         Self::protecting(&[rustix::process::getpid().as_raw_pid(), 1])
     }
 
+    /// A copy of the tree of a device, on any file system: nothing in it can be acted on.
+    pub fn copied(dir: &std::path::Path) -> io::Result<Self> {
+        let mount = dir.canonicalize()?;
+        Ok(Self {
+            root: Some(open_dir(rustix::fs::CWD, &mount)?),
+            mount,
+            is_copy: true,
+            protected_processes: heapless::Vec::new(),
+            protected: heapless::Vec::new(),
+            own: None,
+            above_protected: heapless::Vec::new(),
+        })
+    }
+
     /// The same, but it is these processes and their cgroups that are never touched.
     pub fn protecting(pids: &[i32]) -> io::Result<Self> {
         let mount = mount_point(&std::fs::read_to_string("/proc/self/mounts")?);
@@ -115,6 +118,7 @@ impl Tree {
         let mut this = Self {
             root: root.transpose()?,
             mount: mount.unwrap_or_default(),
+            is_copy: false,
             protected_processes: pids.iter().take(2).copied().collect(),
             protected: heapless::Vec::new(),
             own: None,
@@ -176,6 +180,9 @@ impl Tree {
     /// it is looked for by name.
     pub fn open_id(&self, id: u64) -> io::Result<OwnedFd> {
         let root = self.root()?;
+        if self.is_copy {
+            return search(root, id);
+        }
         sys::open_cgroup(root, id).or_else(|error| {
             if is_refused(&error) {
                 search(root, id)
@@ -253,6 +260,23 @@ impl Tree {
         Ok(walk.found)
     }
 
+    /// Who chose the name and the attributes of a cgroup, by its directory and by whether the name is
+    /// root's choice. In a copy all is root's: whose it was on the device is lost where it is
+    /// unpacked by somebody else.
+    fn chosen_by(&self, dir: BorrowedFd<'_>, path_by_root: bool, above: Rule) -> Chosen {
+        let by_others = Mode::WGRP | Mode::WOTH;
+        let is_roots = |dir| {
+            rustix::fs::fstat(dir).is_ok_and(|stat| {
+                stat.st_uid == 0 && !Mode::from(stat.st_mode).intersects(by_others)
+            })
+        };
+        Chosen {
+            path_by_root,
+            marks_by_root: self.is_copy || is_roots(dir),
+            above,
+        }
+    }
+
     /// Gives one new cgroup its rule, so that it is ranked by that and not by chance; one that
     /// vanished is no error. Returns what it was given. Allocates nothing.
     pub fn classify_new(
@@ -284,7 +308,7 @@ impl Tree {
                 return Ok(None);
             };
             let here = sys::cgroup_id(child.as_fd(), c"")?;
-            let chosen = chosen_by(child.as_fd(), names_by_root, rule);
+            let chosen = self.chosen_by(child.as_fd(), names_by_root, rule);
             let own = self.rule_of(here, &path[..end], child.as_fd(), &chosen, rules);
             if let Some(own) = own {
                 rule = own.rule;
@@ -347,7 +371,7 @@ impl Tree {
         // Without the controller below it, it is a leaf among memcgs.
         let _ = each_uncounted(path, dir, &mut |path, dir| {
             let names_by_root = chosen.path_by_root && chosen.marks_by_root;
-            let chosen = chosen_by(dir, names_by_root, chosen.above);
+            let chosen = self.chosen_by(dir, names_by_root, chosen.above);
             let inner = sys::cgroup_id(dir, c"")
                 .ok()
                 .and_then(|id| self.named_rule(id, path, dir, &chosen, rules));
@@ -410,7 +434,9 @@ impl Walk<'_> {
                 path.push(b'/');
             }
             path.extend_from_slice(name.to_bytes());
-            let chosen = chosen_by(child.as_fd(), here.names_by_root, here.rule);
+            let chosen = self
+                .tree
+                .chosen_by(child.as_fd(), here.names_by_root, here.rule);
             let own = self
                 .tree
                 .rule_of(id, path, child.as_fd(), &chosen, self.rules);

@@ -3,7 +3,7 @@
 mod show;
 
 use super::output::{complain, print};
-use crate::config::{self, Loaded, Paths, ReflexKill, rule};
+use crate::config::{self, EngineKind, Loaded, Paths, ReflexKill, rule};
 use crate::escaped::Escaped;
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
@@ -20,7 +20,7 @@ use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,6 +48,10 @@ pub struct Explain {
     /// set single keys over earlier ones
     #[argh(option, arg_name = "file")]
     config: Vec<PathBuf>,
+    /// explain a device by a copy of its files, made with lowtide-snapshot: this directory stands
+    /// for `/`. Groups then cover cgroups alone
+    #[argh(option, arg_name = "dir")]
+    root: Option<PathBuf>,
     /// print JSON
     #[argh(switch)]
     json: bool,
@@ -57,7 +61,7 @@ impl Explain {
     /// Fails when the config cannot be used or no engine works here.
     #[inline(never)]
     pub fn run(self) -> ExitCode {
-        let mut paths = Paths::new(None, self.config);
+        let mut paths = Paths::new(self.root.clone(), self.config);
         (paths.with, paths.drop_ins) = (self.with, self.drop_in);
         let config = match config::load(&paths) {
             Ok(config) => config,
@@ -66,7 +70,11 @@ impl Explain {
                 return ExitCode::FAILURE;
             }
         };
-        match Explanation::now(&config) {
+        let explanation = match &self.root {
+            Some(root) => Explanation::of_copy(&config, root),
+            None => Explanation::now(&config),
+        };
+        match explanation {
             Ok(explanation) if self.json => {
                 print(explanation.json(&config.policy), ExitCode::SUCCESS)
             }
@@ -124,7 +132,6 @@ enum Place {
 
 impl Explanation {
     fn now(config: &Loaded) -> io::Result<Self> {
-        let policy = &config.policy;
         let agent = agent();
         let protected: Vec<_> = agent.into_iter().chain([1]).collect();
         let tree = Tree::protecting(&protected)?;
@@ -134,7 +141,37 @@ impl Explanation {
             rows,
             ..config.engine.into()
         };
-        let chosen = choose::open(&wanted, &tree)?;
+        Self::look(config, tree, &wanted, || watch(&config.policy))
+    }
+
+    /// Of what was copied from a device.
+    fn of_copy(config: &Loaded, root: &Path) -> io::Result<Self> {
+        let dir = root.join("sys/fs/cgroup");
+        let tree = Tree::copied(&dir).map_err(|error| {
+            let help = "lowtide-snapshot copies it from a device";
+            io::Error::other(format!("{}: {error}; {help}", dir.display()))
+        })?;
+        let wanted = Wanted {
+            kind: Some(EngineKind::Cgroupfs),
+            rows: directories(&dir) + 1,
+            ..config.engine.into()
+        };
+        Self::look(config, tree, &wanted, || {
+            let memory = Meminfo::copied(root)?.read()?;
+            let mut history = History::default();
+            history.woken(LOOK_MS);
+            Ok((memory, history))
+        })
+    }
+
+    fn look(
+        config: &Loaded,
+        tree: Tree,
+        wanted: &Wanted,
+        figures: impl FnOnce() -> io::Result<(Memory, History)>,
+    ) -> io::Result<Self> {
+        let policy = &config.policy;
+        let chosen = choose::open(wanted, &tree)?;
         let kill = config.reflex.kill;
         let loads = chosen.engine.policy_map().is_some() && kill != ReflexKill::Off;
         let reflex = loads.then(|| kill.name());
@@ -146,7 +183,7 @@ impl Explanation {
             Ok((survey, surveyor.rows_one_by_one(fallback, &config.matcher)))
         };
 
-        let (memory, mut history) = watch(policy)?;
+        let (memory, mut history) = figures()?;
         let look = history.look(policy, &memory, LOOK_MS);
         let (found, _) = survey(look.worth(), 0)?;
         let now = look.judge(&found, &UNNAMED);
@@ -263,6 +300,13 @@ fn descendants(tree: &Tree) -> u32 {
     let stat = fs::read_to_string(tree.mount().join("cgroup.stat")).unwrap_or_default();
     let number = |line: &str| line.strip_prefix("nr_descendants ")?.parse().ok();
     stat.lines().find_map(number).unwrap_or(0)
+}
+
+/// Directories below one.
+fn directories(dir: &Path) -> u32 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+    dirs.map(|entry| 1 + directories(&entry.path())).sum()
 }
 
 fn processes() -> impl Iterator<Item = Process> {
