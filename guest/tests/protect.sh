@@ -54,7 +54,8 @@ echo 0 > "$CGROUPS/apps/gateway/memory.min"
 
 start_agent "$CONFIG"
 step soon as_configured
-step protects_itself
+# The start goes on after that.
+step soon protects_itself
 step reclaim_all
 step holds gateway 15
 step fails lowtide run

@@ -100,7 +100,7 @@ impl Daemon {
         resident::let_go();
         self.manager.ready();
         let now = self.now();
-        self.domains.system().history.reconfigured(now);
+        self.domains.system().reconfigured(now);
         self.episode(DomainId::SYSTEM, false);
         loop {
             self.save_history();
@@ -234,7 +234,7 @@ impl Daemon {
             let now = self.now();
             for id in self.domains.ids().into_iter().rev() {
                 if let Some(domain) = self.domains.get_mut(id) {
-                    domain.history.reconfigured(now);
+                    domain.reconfigured(now);
                 }
                 self.episode(id, false);
             }

@@ -142,10 +142,13 @@ fn solved_inside(run: &Run) -> Result<()> {
     only_the_hog_goes(run)
 }
 
-/// Without a trigger of its own the box is the kernel's to solve: the agent touches nobody.
+/// Without a trigger of its own the box is the kernel's to solve: the agent does nothing.
 fn left_to_the_kernel(run: &Run) -> Result<()> {
     ensure!(oom_kills(run) > 0, "the box was never short");
     // The kernel may take the gateway as well, while the hog is still exiting.
     live(run, &[SPARE, SENSOR, LIFELINE, "lowtide"])?;
-    never_says(run, " /")
+    for action in ["reclaim", "throttle", "terminate", "kill"] {
+        never_says(run, &format!("{action} /"))?;
+    }
+    Ok(())
 }
