@@ -1,7 +1,12 @@
 //! An agent that cannot start is started again by whatever runs services, mostly a second later and
 //! for ever: it waits longer each time before it fails again.
 
+use async_signal::Signals;
+use smol::Timer;
+use smol::future::FutureExt as _;
+use smol::stream::StreamExt as _;
 use std::fs::{self, OpenOptions};
+use std::future::pending;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -22,10 +27,19 @@ fn pause(failures: u32) -> Duration {
 
 /// Notes a start that failed, and waits. A signal ends that, and the next start reads the config
 /// anew. Where nothing can be noted, nothing is waited for.
-pub fn fail() {
-    if let Some(failures) = note(Path::new(FAILED)) {
-        std::thread::sleep(pause(failures));
-    }
+pub fn fail(signals: Option<Signals>) {
+    let Some(failures) = note(Path::new(FAILED)) else {
+        return;
+    };
+    let over = async {
+        Timer::after(pause(failures)).await;
+    };
+    smol::block_on(over.or(async {
+        match signals {
+            Some(mut signals) => drop(signals.next().await),
+            None => pending().await,
+        }
+    }));
 }
 
 /// Notes that the agent has started.

@@ -32,6 +32,8 @@ impl Run {
     #[inline(never)]
     pub fn run(self) -> ExitCode {
         let mut log = Log::open();
+        // From the first moment on: what comes before its handler ends it, also a SIGHUP.
+        let signals = Daemon::signals(&mut log);
         let paths = Paths::new(None, self.config);
         // Not tried by hand.
         let is_service = paths.files.is_empty();
@@ -46,7 +48,7 @@ impl Run {
                     problems.count()
                 ));
                 if is_service {
-                    backoff::fail();
+                    backoff::fail(signals);
                 }
                 return ExitCode::FAILURE;
             }
@@ -64,7 +66,7 @@ impl Run {
             Err(error) => {
                 Log::open().error(format_args!("{error}"));
                 if is_service {
-                    backoff::fail();
+                    backoff::fail(signals);
                 }
                 return ExitCode::FAILURE;
             }
@@ -72,7 +74,7 @@ impl Run {
         if is_service {
             backoff::clear();
         }
-        smol::block_on(daemon.run(&paths));
+        smol::block_on(daemon.run(&paths, signals));
         ExitCode::SUCCESS
     }
 }

@@ -77,25 +77,30 @@ enum Woken {
 }
 
 impl Daemon {
+    /// The signals that it answers. To be caught before anything else is done: each of them ends a process
+    /// that has not come to that yet, also SIGHUP, which only asks it to read its config anew.
+    pub fn signals(log: &mut Log) -> Option<Signals> {
+        Signals::new([Signal::Term, Signal::Int, Signal::Hup])
+            .inspect_err(|error| {
+                log.error(format_args!(
+                    "signals cannot be waited for: {error}: SIGTERM ends the agent before it has \
+                     undone its settings, and so does SIGHUP, which reloads nothing"
+                ));
+            })
+            .ok()
+    }
+
     /// Runs until SIGTERM or SIGINT, and leaves no setting behind. Nothing else ends it: what goes wrong
     /// with one cgroup, one process or one file is said, and done without.
-    pub async fn run(mut self: Box<Self>, paths: &Paths) {
-        self.watch(paths).await;
+    pub async fn run(mut self: Box<Self>, paths: &Paths, signals: Option<Signals>) {
+        self.watch(paths, signals).await;
         self.manager.stopping();
         self.guard.end();
         let _ = self.decisions.save();
         self.settings.undo_all(&self.surveyor.tree);
     }
 
-    async fn watch(&mut self, paths: &Paths) {
-        let mut signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])
-            .inspect_err(|error| {
-                self.log.error(format_args!(
-                    "signals cannot be waited for: {error}: SIGTERM ends the agent before it has \
-                     undone its settings, and so does SIGHUP, which reloads nothing"
-                ));
-            })
-            .ok();
+    async fn watch(&mut self, paths: &Paths, mut signals: Option<Signals>) {
         stack::touch();
         resident::let_go();
         self.manager.ready();

@@ -89,7 +89,7 @@ pub fn with_config(config: &str) -> Scenario {
     }
 }
 
-/// The device at rest, for a few seconds.
+/// The device at rest, for a few seconds. Counted: what becomes of it does not depend on the host.
 pub fn idle() -> Scenario {
     Scenario {
         files: [(CONFIG.into(), DEVICE.into())].into(),
@@ -105,6 +105,7 @@ pub fn idle() -> Scenario {
         ],
         disk_mb: 32,
         limit_s: 20,
+        counted: true,
         ..Scenario::default()
     }
 }

@@ -10,7 +10,7 @@ pub mod loads;
 pub mod matrix;
 
 use self::fuzz::Fuzz;
-use self::harness::{Tally, verdict};
+use self::harness::{Busy, Tally, verdict};
 use crate::build::ebpf;
 use crate::host::dirs;
 use crate::host::shell::say;
@@ -29,6 +29,9 @@ pub struct Test {
     /// only what runs in guests
     #[argh(switch)]
     guest: bool,
+    /// guests beside a load on all cores: what comes of them must not depend on the host's speed
+    #[argh(switch)]
+    busy: bool,
     /// only tests whose name contains this
     #[argh(positional)]
     filter: Option<String>,
@@ -57,6 +60,7 @@ impl Test {
             tally.add(binaries::test(&binaries::EVERY_RUN, filter)?);
         }
         if self.guest || !self.unit {
+            let _load = self.busy.then(Busy::start);
             tally.add(guest::run(filter)?);
         }
         if tally.passed + tally.failed == 0 {
