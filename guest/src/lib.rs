@@ -234,6 +234,10 @@ pub enum Report {
         code: Option<i32>,
         signal: Option<i32>,
     },
+    /// Things that a soak let happen so far.
+    Soaked {
+        steps: u64,
+    },
     /// Cgroups made.
     Made {
         cgroups: u64,

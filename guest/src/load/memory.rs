@@ -69,7 +69,7 @@ pub struct KernelLeak {
 
 impl Hog {
     pub fn run(self) -> io::Result<()> {
-        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut random = Random::new(0);
         let mut blocks: Vec<Vec<u8>> = Vec::new();
         let mut grow = Growth::new(self.rate, self.cap);
         let mut pass = 0u8;
@@ -204,15 +204,30 @@ impl Growth {
 }
 
 /// xorshift64: cheap, and no compressor finds a pattern in it.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        // Its state is never 0.
+        Self(seed ^ 0x9e37_79b9_7f4a_7c15 | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// One of 0 to `end` - 1.
+    pub fn below(&mut self, end: u64) -> u64 {
+        // The low bits of a xorshift are its worst.
+        (self.next() >> 16) % end.max(1)
+    }
+
     fn fill(&mut self, bytes: &mut [u8]) {
         for word in bytes.chunks_mut(8) {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            word.copy_from_slice(&self.0.to_ne_bytes()[..word.len()]);
+            word.copy_from_slice(&self.next().to_ne_bytes()[..word.len()]);
         }
     }
 }

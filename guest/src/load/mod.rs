@@ -4,10 +4,12 @@
 mod cgroups;
 mod memory;
 mod processes;
+mod soak;
 
 use self::cgroups::{Churn, Many};
 use self::memory::{Hog, KernelLeak, Sleeper, Tmpfs, touch};
 use self::processes::{As, Exec, Forkstorm, Supervise, Workers};
+use self::soak::Soak;
 use crate::footprint::Measure;
 use argh::FromArgs;
 use lowtide_guest::{DISK, Report};
@@ -42,6 +44,7 @@ enum Kind {
     Supervise(Supervise),
     As(As),
     Exec(Exec),
+    Soak(Soak),
     Footprint(Measure),
 }
 
@@ -101,6 +104,7 @@ impl Load {
             Kind::Supervise(l) => l.run(),
             Kind::As(l) => l.run(),
             Kind::Exec(l) => l.run(),
+            Kind::Soak(l) => l.run(),
             Kind::Footprint(l) => l.run(),
         }
     }

@@ -8,6 +8,7 @@ pub mod harness;
 pub mod lint;
 pub mod loads;
 pub mod matrix;
+pub mod soak;
 
 use self::fuzz::Fuzz;
 use self::harness::{Busy, Tally, verdict};
