@@ -45,11 +45,6 @@ nobody_in_force() {
 	is apps/media/memory.min $((1 << 20))
 }
 
-# The first of the bits is that of SIGHUP.
-catches_hup() {
-	grep -q '^SigCgt:.*[13579bdf]$' "/proc/$agent/status"
-}
-
 step fails check wrong
 step says 'wrong.toml:10:8: group.kill'
 step check idle
@@ -82,18 +77,5 @@ start_media
 step soon holds media 40
 sleep 3
 step fails has_ended
-step kill -0 "$agent"
-end_agent TERM
-
-# What comes while it starts, here as it waits for its config, is done when it has started: it opens the
-# file again, and what writes to it waits until then.
-SLOW=/run/slow.toml
-mkfifo "$SLOW"
-start_agent "$SLOW"
-step soon catches_hup
-kill -HUP "$agent"
-cat /etc/lowtide/nobody.toml > "$SLOW"
-step soon nobody_in_force
-cat /etc/lowtide/nobody.toml > "$SLOW"
 step kill -0 "$agent"
 end_agent TERM
