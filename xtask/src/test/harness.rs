@@ -18,6 +18,8 @@ pub struct Tally {
     pub passed: u32,
     pub failed: u32,
     pub skipped: u32,
+    /// Of those that passed, what did so at the second try: a defect each, of the test or of the agent.
+    pub second_try: u32,
 }
 
 impl Tally {
@@ -29,11 +31,39 @@ impl Tally {
         }
     }
 
+    pub fn count_tried(&mut self, ended: Ended) {
+        self.count(ended.is_ok());
+        self.second_try += u32::from(ended == Ended::OkAtSecondTry);
+    }
+
     pub fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.second_try += other.second_try;
     }
+}
+
+/// How a test in a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Ok,
+    OkAtSecondTry,
+    Failed,
+}
+
+impl Ended {
+    pub fn is_ok(self) -> bool {
+        self != Self::Failed
+    }
+}
+
+/// How often a test in a guest may be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tries {
+    Once,
+    /// What passes at the second try counts as passed, and is said and counted as a defect.
+    Twice,
 }
 
 /// A guest to run and what must be true of it afterwards.
@@ -46,8 +76,8 @@ pub struct Test {
 /// What a run must have been like.
 pub type Check = Box<dyn Fn(&Run) -> Result<()> + Sync>;
 
-/// Runs tests, as many at a time as there are cores, and says of each whether it passed.
-pub fn carry_out(tests: &[Test]) -> Result<Vec<bool>> {
+/// Runs tests, as many at a time as there are cores, and says of each how it ended.
+pub fn carry_out(tests: &[Test], tries: Tries) -> Result<Vec<Ended>> {
     if tests.is_empty() {
         return Ok(Vec::new());
     }
@@ -58,17 +88,32 @@ pub fn carry_out(tests: &[Test]) -> Result<Vec<bool>> {
     ));
     Ok(in_parallel(tests, |test| {
         let start = Instant::now();
-        let result = test.record().and_then(|run| (test.check)(&run));
-        let seconds = start.elapsed().as_secs();
+        let once = || test.record().and_then(|run| (test.check)(&run));
+        let mut errors = Vec::from_iter(once().err());
+        let ended = if errors.is_empty() {
+            Ended::Ok
+        } else if tries == Tries::Once {
+            Ended::Failed
+        } else if let Err(e) = once() {
+            errors.push(e);
+            Ended::Failed
+        } else {
+            Ended::OkAtSecondTry
+        };
+        let again = match ended {
+            Ended::OkAtSecondTry => ", AT THE SECOND TRY: a defect",
+            Ended::Ok | Ended::Failed => "",
+        };
         println!(
-            "test guest::{} ... {} ({seconds} s)",
+            "test guest::{} ... {} ({} s{again})",
             test.name,
-            verdict(result.is_ok())
+            verdict(ended.is_ok()),
+            start.elapsed().as_secs(),
         );
-        if let Err(e) = &result {
+        for e in errors {
             println!("    {e:#}");
         }
-        result.is_ok()
+        ended
     }))
 }
 

@@ -19,7 +19,7 @@ mod tell;
 mod wake;
 mod watch;
 
-use super::harness::{Tally, Test, carry_out};
+use super::harness::{Tally, Test, Tries, carry_out};
 use super::matrix;
 use crate::build::programs::{self, Profile, Programs};
 use crate::host::toolchain::Arch;
@@ -100,7 +100,7 @@ impl Case {
 
 /// Runs the cases and loads whose name contains the filter, and the part of the kernel matrix that
 /// is for every run.
-pub fn run(filter: Option<&str>) -> Result<Tally> {
+pub fn run(filter: Option<&str>, tries: Tries) -> Result<Tally> {
     let arch = Arch::X86_64;
     let is_wanted = |name: &str| filter.is_none_or(|f| name.contains(f));
     let cases = cases()
@@ -121,8 +121,8 @@ pub fn run(filter: Option<&str>) -> Result<Tally> {
             tests.extend(loads.iter().map(|l| l.test(kernel.clone(), &programs)));
         }
     }
-    for ok in carry_out(&tests)? {
-        tally.count(ok);
+    for ended in carry_out(&tests, tries)? {
+        tally.count_tried(ended);
     }
     Ok(tally)
 }
