@@ -144,18 +144,6 @@ fn fill(rows: &mut [Row; CANDIDATES], candidates: &[Candidate]) -> u32 {
     candidates.len().min(CANDIDATES) as u32
 }
 
-fn step_of(action: &Action) -> Option<Step> {
-    match action {
-        Action::Nothing => None,
-        Action::Reclaim { .. } => Some(Step::Reclaim),
-        Action::Throttle { .. } => Some(Step::Throttle),
-        Action::Prepare { .. } | Action::Terminate { .. } => Some(Step::Terminate),
-        Action::Kill { .. } => Some(Step::Kill),
-        Action::Reboot => Some(Step::Reboot),
-        Action::Starve => Some(Step::Watchdog),
-    }
-}
-
 /// What a candidate is called whenever it comes back; a few share a name.
 fn name(row: &Row) -> u64 {
     row.id / 4
@@ -197,7 +185,7 @@ fuzz_target!(|episode: Episode| {
         let again = judged(&mut history.clone());
         let verdict = judged(&mut history);
         assert_eq!(verdict, again);
-        if let Some(step) = step_of(&verdict.action) {
+        if let Some(step) = verdict.action.step() {
             assert!(verdict.level > Level::Calm);
             assert!(step < Step::Reboot || !episode.within);
             assert!(policy.levels.iter().any(|l| l.actions.contains(&step)));
@@ -226,11 +214,8 @@ fuzz_target!(|episode: Episode| {
         }
         let outcome = |row: &Row| match verdict.action {
             _ if !moment.works => Outcome::Failed { errno: 3 },
-            Action::Reclaim { bytes, .. } => Outcome::Reclaimed { bytes },
-            Action::Throttle { .. } => Outcome::Throttled,
-            Action::Prepare { .. } => Outcome::Prepared,
-            Action::Terminate { .. } => Outcome::Asked { name: name(row) },
-            _ => Outcome::Killed { name: name(row) },
+            Action::Reclaim { bytes, .. } => Outcome::reclaimed(bytes),
+            _ => Outcome::ended(name(row)),
         };
         let mut outcomes: Vec<_> = verdict.victims().map(|v| outcome(&v.row)).collect();
         if outcomes.is_empty() {

@@ -17,24 +17,32 @@ pub type Millis = u64;
 /// What came of an action on one target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Reclaimed {
+    /// It was done.
+    Done {
+        /// What a reclaim brought; 0 for any other.
         bytes: u64,
-    },
-    Throttled,
-    Prepared,
-    /// `name` as in [`Names`](crate::Names), taken after the signal was sent.
-    Asked {
+        /// As in [`Names`](crate::Names), of what was asked or killed, taken after the signal was
+        /// sent; 0 for any other.
         name: u64,
     },
-    Killed {
-        name: u64,
-    },
-    /// The watchdog gets no more keep-alives.
-    Starved,
     /// It could not be done; the kernel's errno.
-    Failed {
-        errno: i32,
-    },
+    Failed { errno: i32 },
+}
+
+impl Outcome {
+    pub const DONE: Self = Self::Done { bytes: 0, name: 0 };
+
+    pub const fn reclaimed(bytes: u64) -> Self {
+        Self::Done { bytes, name: 0 }
+    }
+
+    pub const fn ended(name: u64) -> Self {
+        Self::Done { bytes: 0, name }
+    }
+
+    pub const fn is_done(&self) -> bool {
+        matches!(self, Self::Done { .. })
+    }
 }
 
 /// Something tried on one memcg or process, which holds until a time.
@@ -167,8 +175,8 @@ impl History {
                     self.reclaiming_since = Some(now);
                 }
                 let got = match outcome {
-                    Outcome::Reclaimed { bytes } => *bytes,
-                    _ => 0,
+                    Outcome::Done { bytes, .. } => *bytes,
+                    Outcome::Failed { .. } => 0,
                 };
                 self.caches.record(&target, got);
                 if got < bytes / 8 {
@@ -180,7 +188,7 @@ impl History {
                 // Until relief, once is enough.
                 let again = until.saturating_add(u64::from(policy.restart_window_ms));
                 self.tried(target.id, Step::Throttle, again);
-                if *outcome == Outcome::Throttled {
+                if outcome.is_done() {
                     self.held = Some(Held {
                         id: target.id,
                         until,
@@ -190,11 +198,11 @@ impl History {
             }
             (Action::Prepare { target, for_ms }, Some(outcome)) => {
                 // What could not be started is not waited for.
-                let works = *outcome == Outcome::Prepared;
+                let works = outcome.is_done();
                 let until = if works { now + u64::from(for_ms) } else { now };
                 self.preparing = Some((target.id, until));
             }
-            (Action::Terminate { target, grace_ms }, Some(Outcome::Asked { name })) => {
+            (Action::Terminate { target, grace_ms }, Some(Outcome::Done { name, .. })) => {
                 self.preparing = None;
                 self.ended(policy, verdict, &target, *name);
                 self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
@@ -236,7 +244,7 @@ impl History {
         let until = verdict.at + u64::from(policy.exit_ms);
         let again = until.saturating_add(u64::from(policy.restart_window_ms));
         self.tried(row.id, Step::Kill, again);
-        let Outcome::Killed { name } = outcome else {
+        let Outcome::Done { name, .. } = outcome else {
             return;
         };
         // What was asked before has had its end recorded.

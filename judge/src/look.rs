@@ -156,7 +156,7 @@ impl<'a> Look<'a> {
             match self.first_step(rules, confirmed, survey, &mut verdict) {
                 Found::Do(action) => {
                     verdict.action = action;
-                    verdict.helpless = matches!(action, Action::Reboot | Action::Starve);
+                    verdict.helpless = matches!(action, Action::Reboot | Action::Watchdog);
                     verdict.why = reason;
                     return verdict;
                 }
@@ -193,7 +193,7 @@ impl<'a> Look<'a> {
                 Step::Kill => self.kill(verdict),
                 Step::Reboot if self.history.reboot_failed() => Found::Nothing,
                 Step::Reboot => self.last_resort(verdict, Action::Reboot),
-                Step::Watchdog => self.last_resort(verdict, Action::Starve),
+                Step::Watchdog => self.last_resort(verdict, Action::Watchdog),
             };
             if !matches!(found, Found::Nothing) {
                 return found;

@@ -2,7 +2,7 @@
 
 use crate::evidence::{Memory, Rates};
 use crate::history::Millis;
-use crate::policy::Level;
+use crate::policy::{Level, Step};
 use heapless::Vec;
 use lowtide_common::{CANDIDATES, Row};
 
@@ -34,27 +34,35 @@ pub enum Action {
     },
     Reboot,
     /// Give the watchdog no more signs of life.
-    Starve,
+    Watchdog,
 }
 
 impl Action {
+    /// The step that it carries out, or begins; these are ordered from the mildest, as nothing is.
+    pub const fn step(&self) -> Option<Step> {
+        Some(match self {
+            Self::Nothing => return None,
+            Self::Reclaim { .. } => Step::Reclaim,
+            Self::Throttle { .. } => Step::Throttle,
+            Self::Prepare { .. } | Self::Terminate { .. } => Step::Terminate,
+            Self::Kill { .. } => Step::Kill,
+            Self::Reboot => Step::Reboot,
+            Self::Watchdog => Step::Watchdog,
+        })
+    }
+
     pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Nothing => "nothing",
-            Self::Reclaim { .. } => "reclaim",
-            Self::Throttle { .. } => "throttle",
-            Self::Prepare { .. } => "prepare",
-            Self::Terminate { .. } => "terminate",
-            Self::Kill { .. } => "kill",
-            Self::Reboot => "reboot",
-            Self::Starve => "starve",
+        match (self, self.step()) {
+            (Self::Prepare { .. }, _) => "prepare",
+            (_, Some(step)) => step.name(),
+            (_, None) => "nothing",
         }
     }
 
     /// Whom it is done to.
     pub const fn target(&self) -> Option<&Row> {
         match self {
-            Self::Nothing | Self::Reboot | Self::Starve => None,
+            Self::Nothing | Self::Reboot | Self::Watchdog => None,
             Self::Reclaim { target, .. }
             | Self::Throttle { target, .. }
             | Self::Prepare { target, .. }
@@ -66,19 +74,6 @@ impl Action {
     /// Whether somebody is to end by it.
     pub const fn ends(&self) -> bool {
         matches!(self, Self::Terminate { .. } | Self::Kill { .. })
-    }
-
-    /// How hard it hits; nothing is 0.
-    pub const fn severity(&self) -> u8 {
-        match self {
-            Self::Nothing => 0,
-            Self::Reclaim { .. } => 1,
-            Self::Throttle { .. } => 2,
-            Self::Prepare { .. } => 3,
-            Self::Terminate { .. } => 4,
-            Self::Kill { .. } => 5,
-            Self::Reboot | Self::Starve => 6,
-        }
     }
 }
 

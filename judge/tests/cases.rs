@@ -167,7 +167,7 @@ fn the_command_before_has_half_of_the_grace_and_holds_up_no_kill() {
         "{:?}",
         first.action
     );
-    history.record(&policy, &first, &[Outcome::Prepared]);
+    history.record(&policy, &first, &[Outcome::DONE]);
     // Whatever it gives back meanwhile: it is the one that is about to be asked.
     let waiting = judged(&policy, 8 * MIB, &rows(MIB), &mut history, 100);
     assert_eq!(waiting.why, Why::Preparing { id: 7, until: 150 });
@@ -193,7 +193,7 @@ fn the_command_before_has_no_time_when_memory_runs_out_faster() {
     let rows = with_group([row(7, 900, 60 * MIB, 0)], 1);
     let first = judged(&policy, 9 * MIB, &rows, &mut history, 0);
     assert!(matches!(first.action, Action::Prepare { .. }));
-    history.record(&policy, &first, &[Outcome::Prepared]);
+    history.record(&policy, &first, &[Outcome::DONE]);
     // 8 MiB went in 100 ms: what is left lasts 12 ms.
     let next = judged(&policy, MIB, &rows, &mut history, 100);
     assert!(
@@ -259,14 +259,14 @@ fn reclaim_that_brings_no_relief_is_given_up() {
     let Action::Reclaim { bytes, .. } = first.action else {
         panic!("{:?}", first.action)
     };
-    history.record(&policy, &first, &[Outcome::Reclaimed { bytes }]);
+    history.record(&policy, &first, &[Outcome::reclaimed(bytes)]);
     let second = judged(&policy, 8 * MIB, &rows, &mut history, 50);
     assert!(
         matches!(second.action, Action::Reclaim { .. }),
         "within its time: {:?}",
         second.action
     );
-    history.record(&policy, &second, &[Outcome::Reclaimed { bytes }]);
+    history.record(&policy, &second, &[Outcome::reclaimed(bytes)]);
     let third = judged(
         &policy,
         8 * MIB,
@@ -298,7 +298,7 @@ fn between_confirm_and_relief_only_reclaim_goes_on() {
     let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
     let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
-    history.record(&policy, &first, &[Outcome::Reclaimed { bytes: 4 * MIB }]);
+    history.record(&policy, &first, &[Outcome::reclaimed(4 * MIB)]);
     // 6 %: above critical's confirm of 4 %, below its relief of 8 %.
     let second = judged(&policy, TOTAL * 6 / 100, &rows, &mut history, 20);
     assert!(
@@ -320,9 +320,7 @@ fn killed(policy: &Policy, rows: &[Row], history: &mut History, now: Millis) -> 
     history.woken(now);
     let short = memory(4 * MIB);
     let verdict = judge_named(policy, &short, rows, history, now, &name);
-    let outcome = |victim: &Judged| Outcome::Killed {
-        name: name(&victim.row),
-    };
+    let outcome = |victim: &Judged| Outcome::ended(name(&victim.row));
     let outcomes: Vec<_> = verdict.victims().map(outcome).collect();
     history.record(policy, &verdict, &outcomes);
     let victim = verdict.victims().next()?;
@@ -418,9 +416,7 @@ fn what_keeps_coming_back_is_not_asked_any_more_and_goes_first_of_its_equals() {
             "{i}: {:?}",
             verdict.action
         );
-        let outcome = Outcome::Asked {
-            name: name(&rows[0]),
-        };
+        let outcome = Outcome::ended(name(&rows[0]));
         history.record(&policy, &verdict, &[outcome]);
         history.woken(now + 200);
         let relieved = judge(
@@ -611,7 +607,7 @@ fn a_cache_that_is_read_back_at_once_is_not_taken_again_in_the_episode() {
     };
     let verdict = judged(&policy, 25 * MIB, &[cache(0)], &mut history, 0);
     assert!(matches!(verdict.action, Action::Reclaim { .. }));
-    history.record(&policy, &verdict, &[Outcome::Reclaimed { bytes: 4 * MIB }]);
+    history.record(&policy, &verdict, &[Outcome::reclaimed(4 * MIB)]);
     for (now, refaults) in [(100, 1024), (2_600, 1024), (60_000, 1024)] {
         let verdict = judged(&policy, 25 * MIB, &[cache(refaults)], &mut history, now);
         assert_eq!(verdict.action, Action::Nothing, "at {now}");
@@ -688,8 +684,8 @@ fn a_reboot_that_failed_is_tried_again_under_another_config_only() {
     for (now, action, outcome) in [
         (0, Action::Nothing, None),
         (1_000, Action::Reboot, Some(Outcome::Failed { errno: 1 })),
-        (1_010, Action::Starve, Some(Outcome::Starved)),
-        (9_000, Action::Starve, None),
+        (1_010, Action::Watchdog, Some(Outcome::DONE)),
+        (9_000, Action::Watchdog, None),
     ] {
         let verdict = judged(&policy, 4 * MIB, &[], &mut history, now);
         assert_eq!(verdict.action, action, "at {now}");
@@ -708,8 +704,8 @@ fn a_watchdog_is_starved_for_as_long_as_nothing_is_left() {
     let mut history = History::default();
     for (now, action) in [
         (0, Action::Nothing),
-        (1_000, Action::Starve),
-        (1_100, Action::Starve),
+        (1_000, Action::Watchdog),
+        (1_100, Action::Watchdog),
     ] {
         let verdict = judged(&policy, 4 * MIB, &[], &mut history, now);
         assert_eq!((verdict.action, verdict.helpless), (action, true));
@@ -896,7 +892,7 @@ fn look(
 ) -> Verdict {
     let verdict = judged(policy, available, rows, history, now);
     let outcome = match verdict.action {
-        Action::Throttle { .. } => &[Outcome::Throttled][..],
+        Action::Throttle { .. } => &[Outcome::DONE][..],
         Action::Kill { .. } => &[KILLED],
         _ => &[],
     };

@@ -105,7 +105,7 @@ proptest! {
             let verdict = judge_named(&policy, &memory(4 * MIB), &rows, &mut history, now, &|_| 1);
             prop_assert_eq!(verdict.action, Action::Kill { target: rows[0] });
             prop_assert_eq!(verdict.judged[0].returns, i as u8);
-            history.record(&policy, &verdict, &[Outcome::Killed { name: 1 }]);
+            history.record(&policy, &verdict, &[Outcome::ended(1)]);
             history.record_exit(rows[0].id, Some(&memory((4 + size) * MIB)), now + 5);
             now += ms;
         }
@@ -122,9 +122,9 @@ proptest! {
     #[test]
     fn less_memory_never_gives_a_milder_action(rows in rows(), more in 0..TOTAL, less in 0..TOTAL) {
         let (less, more) = (less.min(more), less.max(more));
-        let severity = |available| judged(&policy(), available, &rows, &mut History::default(), 0).action.severity();
+        let step = |available| judged(&policy(), available, &rows, &mut History::default(), 0).action.step();
         // With less memory more is needed, so reclaim may be found too little: then it is a kill.
-        prop_assert!(severity(less) >= severity(more), "{} of {less}, {} of {more}", severity(less), severity(more));
+        prop_assert!(step(less) >= step(more), "{:?} of {less}, {:?} of {more}", step(less), step(more));
     }
 
     #[test]
@@ -138,7 +138,7 @@ proptest! {
                 Action::Reclaim { target, bytes } => {
                     available += bytes;
                     for row in rows.iter_mut().filter(|r| r.id == target.id) { row.file -= bytes.min(row.file); }
-                    Outcome::Reclaimed { bytes }
+                    Outcome::reclaimed(bytes)
                 }
                 Action::Kill { target } => {
                     available += target.freed_by_kill();
@@ -158,7 +158,7 @@ proptest! {
     fn after_relief_it_does_nothing_until_the_next_confirm(rows in rows()) {
         let (policy, mut history) = (policy(), History::default());
         let verdict = judged(&policy, 8 * MIB, &rows, &mut history, 0);
-        let outcome = verdict.action.target().map(|_| Outcome::Reclaimed { bytes: MIB });
+        let outcome = verdict.action.target().map(|_| Outcome::reclaimed(MIB));
         history.record(&policy, &verdict, outcome.as_slice());
         let relieved = judged(&policy, TOTAL / 5, &rows, &mut history, 100);
         prop_assert_eq!(relieved.action, Action::Nothing);
@@ -180,7 +180,7 @@ proptest! {
             let verdict = judged(&policy, 8 * MIB, &rows, &mut history, now);
             let outcome = verdict.action.target().map(|target| {
                 held.push(target.id);
-                Outcome::Throttled
+                Outcome::DONE
             });
             history.record(&policy, &verdict, outcome.as_slice());
             now += ms;

@@ -93,7 +93,7 @@ pub fn memcg(
     }
     let done = Done {
         victim: events.ok().map(Victim::Memcg),
-        ..Done::only(Outcome::Killed { name: 0 })
+        ..Done::only(Outcome::DONE)
     };
     releaser.release(Killed::Memcg(dir));
     Ok(done)
@@ -114,7 +114,7 @@ pub fn process(
     let process = first(tree, target, worth, config)?;
     let name = process.name();
     pidfd_send_signal(&process.pidfd, Signal::KILL)?;
-    let done = Done::only(Outcome::Killed { name: 0 });
+    let done = Done::only(Outcome::DONE);
     if let Ok(pidfd) = process.pidfd.try_clone() {
         releaser.release(Killed::Process(pidfd));
     }
@@ -146,7 +146,7 @@ pub fn ask(
     signal_each(dir.as_fd(), named)?;
     Ok(Done {
         victim: events.ok().map(Victim::Memcg),
-        ..Done::only(Outcome::Asked { name: 0 })
+        ..Done::only(Outcome::DONE)
     })
 }
 
@@ -164,7 +164,7 @@ pub fn ask_process(
     Ok(Done {
         process: Some(process.name()),
         victim: Some(Victim::Process(process.pidfd)),
-        ..Done::only(Outcome::Asked { name: 0 })
+        ..Done::only(Outcome::DONE)
     })
 }
 

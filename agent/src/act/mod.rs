@@ -64,17 +64,11 @@ pub struct Means<'a> {
 
 /// What would come of a verdict if all went well; nothing is done.
 pub fn pretend(verdict: &Verdict) -> heapless::Vec<Done, CANDIDATES> {
-    let outcome = match verdict.action {
-        Action::Nothing => return heapless::Vec::new(),
-        Action::Reclaim { .. } => Outcome::Reclaimed { bytes: 0 },
-        Action::Throttle { .. } => Outcome::Throttled,
-        Action::Prepare { .. } => Outcome::Prepared,
-        Action::Terminate { .. } => Outcome::Asked { name: 0 },
-        Action::Kill { .. } => Outcome::Killed { name: 0 },
-        Action::Reboot | Action::Starve => Outcome::Starved,
+    let targets = match verdict.action {
+        Action::Nothing => 0,
+        _ => verdict.victims().count().max(1),
     };
-    let many = verdict.victims().count().max(1);
-    (0..many).map(|_| Done::only(outcome)).collect()
+    (0..targets).map(|_| Done::only(Outcome::DONE)).collect()
 }
 
 /// Carries out what the verdict says: of a kill, for each of its victims; empty for nothing, and for
@@ -161,15 +155,15 @@ fn carry_out_one(
                 let limit = Duration::from_millis(u64::from(*for_ms));
                 settings.freeze(tree, target.id, limit)
             })
-            .map(|()| Done::only(Outcome::Throttled)),
+            .map(|()| Done::only(Outcome::DONE)),
         Action::Reclaim { target, bytes } => {
             let limit = Duration::from_millis(u64::from(policy.reclaim_ms));
             reclaim::reclaim(tree, target.id, *bytes, limit)
-                .map(|bytes| Done::only(Outcome::Reclaimed { bytes }))
+                .map(|bytes| Done::only(Outcome::reclaimed(bytes)))
         }
         Action::Prepare { target, .. } => commands
             .before(about(target))
-            .map(|()| Done::only(Outcome::Prepared)),
+            .map(|()| Done::only(Outcome::DONE)),
         Action::Terminate { target, .. } => {
             // Who is held back hears no signal but SIGKILL.
             settings.thaw(tree, |id, _| id == target.id);
@@ -186,11 +180,11 @@ fn carry_out_one(
             })
         }
         Action::Reboot => Err(reboot::now()),
-        Action::Starve => {
+        Action::Watchdog => {
             if !watchdog.as_mut()?.starve() {
                 return None;
             }
-            Ok(Done::only(Outcome::Starved))
+            Ok(Done::only(Outcome::DONE))
         }
     };
     Some(done.unwrap_or_else(Done::failed))

@@ -181,7 +181,7 @@ impl Daemon {
         let target = verdict.action.target();
         let targets = verdict.victims().map(|victim| &victim.row);
         for (row, done) in targets.chain(target).zip(&mut done) {
-            if let Outcome::Killed { name } | Outcome::Asked { name } = &mut done.outcome {
+            if let (true, Outcome::Done { name, .. }) = (verdict.action.ends(), &mut done.outcome) {
                 let process = done.process.as_ref();
                 *name = self
                     .surveyor

@@ -5,7 +5,7 @@ use super::report::{others, targets};
 use crate::act;
 use crate::sense::tree::PATH;
 use crate::tell::words::{Because, Target, Whom};
-use lowtide_judge::{Judged, Outcome, Verdict};
+use lowtide_judge::{Action, Judged, Outcome, Verdict};
 use std::io;
 use std::mem::MaybeUninit;
 
@@ -22,12 +22,12 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub fn count(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Reclaimed { .. } => self.reclaims += 1,
-            Outcome::Asked { .. } => self.terminated += 1,
-            Outcome::Killed { .. } => self.killed += 1,
-            Outcome::Failed { .. } => self.failed += 1,
+    pub fn count(&mut self, action: &Action, outcome: Outcome) {
+        match action {
+            _ if !outcome.is_done() => self.failed += 1,
+            Action::Reclaim { .. } => self.reclaims += 1,
+            Action::Terminate { .. } => self.terminated += 1,
+            Action::Kill { .. } => self.killed += 1,
             _ => {}
         }
     }

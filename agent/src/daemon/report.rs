@@ -97,7 +97,7 @@ impl Daemon {
         let repeated = last_why.replace(verdict.why) == Some(verdict.why);
         // Cache goes in many small steps: why is said once.
         let is_news = match &verdict.action {
-            Action::Nothing | Action::Reclaim { .. } | Action::Starve => !repeated,
+            Action::Nothing | Action::Reclaim { .. } | Action::Watchdog => !repeated,
             _ => !done.is_empty() || !repeated,
         };
         if is_news && (!done.is_empty() || verdict.level > Level::Calm) {
@@ -113,7 +113,7 @@ impl Daemon {
             self.tell_of_unaccounted(verdict);
         }
         for done in done {
-            self.standing.counters.count(done.outcome);
+            self.standing.counters.count(&verdict.action, done.outcome);
         }
         let relieved = matches!(verdict.why, Why::Relieved(_));
         if is_news && (!done.is_empty() || verdict.helpless || relieved) {
@@ -154,7 +154,7 @@ impl Daemon {
                 "could not reboot: {}",
                 io::Error::from_raw_os_error(errno)
             )),
-            _ => self.log.error(format_args!(
+            Outcome::Done { .. } => self.log.error(format_args!(
                 "nothing was left to do for {} ms: no more signs of life for the watchdog",
                 self.config.policy.reboot_after_ms
             )),
@@ -204,13 +204,13 @@ impl Daemon {
                 verdict.action.name(),
                 io::Error::from_raw_os_error(errno)
             )),
-            Outcome::Reclaimed { bytes } => {
+            Outcome::Done { bytes, .. } if matches!(verdict.action, Action::Reclaim { .. }) => {
                 self.log.info(format_args!(
                     "reclaimed {} of {whom} in {took} us",
                     Size(bytes)
                 ));
             }
-            _ => self.log.notice(format_args!(
+            Outcome::Done { .. } => self.log.notice(format_args!(
                 "{} {whom} ({what}), {} needed, {took} us after {}",
                 verdict.action.name(),
                 Size(verdict.enough),

@@ -112,7 +112,7 @@ impl Explanation {
             }
             Action::Nothing => format!("nothing, {why}"),
             Action::Reboot => format!("reboot, {why}"),
-            Action::Starve => format!("leave the watchdog to restart it, {why}"),
+            Action::Watchdog => format!("leave the watchdog to restart it, {why}"),
             Action::Reclaim { target, bytes } => {
                 format!("reclaim {} of {}", Size(*bytes), self.path(target))
             }
