@@ -53,6 +53,16 @@ pub fn cgroup_id(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<u64> {
     })
 }
 
+/// The cgroup id of an entry of the directory `dir`, with the inode number that its listing shows.
+pub fn cgroup_id_of_entry(dir: BorrowedFd<'_>, name: &CStr, inode: u64) -> io::Result<u64> {
+    // Where a word has 64 bits, so has an inode number, and it is the id.
+    if cfg!(target_pointer_width = "64") {
+        Ok(inode)
+    } else {
+        cgroup_id(dir, name)
+    }
+}
+
 /// Whether a directory with this inode number is the cgroup `id`: a kernel of 32 bits shows the lower
 /// half (`kernfs_ino` of linux/kernfs.h).
 pub fn is_inode_of(inode: u64, id: u64) -> bool {

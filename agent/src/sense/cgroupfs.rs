@@ -1,19 +1,28 @@
-//! The engine for kernels without the memcg kfuncs: the same survey, read from the cgroup files
-//! through descriptors that stay open.
+//! The engine for kernels without the memcg kfuncs: the same survey, read from the cgroup files.
+//!
+//! Each open file costs the kernel some KB, so only the largest memcgs have theirs open; of the others
+//! it is the directory alone, and one figure is read of them that tells whether they matter.
 
+use super::process::read_at;
 use super::text::{digits, number_after, pairs, stall_total};
 use super::tree::Tree;
 use super::walk::open_dir;
 use super::{Engine, spare_descriptors};
 use crate::sys;
-use lowtide_common::{Above, CANDIDATES, NEVER, Request, Row, Rule, Survey};
+use lowtide_common::{Above, CANDIDATES, MAX_DEPTH, NEVER, Request, Row, Rule, Survey};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, statx};
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// Descriptors that one memcg takes.
-const FILES: usize = 7;
+/// Memcgs that have their files open, and the descriptors that those take.
+const OPEN: usize = 32;
+const FILES: usize = 3;
+/// One that uses less, swap included, is no candidate: nothing that it gives back would help.
+const SMALL: u64 = 256 << 10;
+/// Memcgs beyond the table whose size is looked at in one survey.
+const LOOKED_AT: u32 = 1024;
 /// A memory.stat of Linux 7.3 has 2 KB.
 const BUFFER: usize = 8 * 1024;
 /// Links of a directory without directories in it.
@@ -21,7 +30,7 @@ const NO_DIRS: u32 = 2;
 /// Parent of the root; also where what is gone moves to.
 const NONE: u32 = u32::MAX;
 
-/// One memcg with its files. What is not there on this kernel, or not for the root, is `None`.
+/// One memcg.
 struct Memcg {
     id: u64,
     /// Index of the parent, which always stands before its children.
@@ -29,17 +38,21 @@ struct Memcg {
     level: u16,
     /// Children that are memcgs too.
     children: u16,
-    populated: bool,
     gone: bool,
     /// `None`: not classified yet.
     rule: Option<Rule>,
+    /// memory.current, and memory.swap.current where swap is in use; 0 for the root.
+    usage: u64,
+    swap: u64,
     dir: OwnedFd,
+    files: Option<Files>,
+}
+
+/// What ranking reads. What is not there on this kernel, or not for the root, is `None`.
+struct Files {
     stat: OwnedFd,
     members: Option<OwnedFd>,
     swap: Option<OwnedFd>,
-    usage: Option<OwnedFd>,
-    events: Option<OwnedFd>,
-    pressure: Option<OwnedFd>,
 }
 
 /// A row among the best, which still lacks the figures that ranking does not need.
@@ -55,6 +68,10 @@ pub struct Cgroupfs {
     memcgs: Vec<Memcg>,
     room: usize,
     left_out: u32,
+    /// Of those beyond the table, how many were looked at before: the others have their turn.
+    turn: u32,
+    /// Those in the table, sorted.
+    ids: Vec<u64>,
     /// Where each memcg moves to while those that are gone are taken out.
     moved: Vec<u32>,
     /// What the walk passes down from each memcg.
@@ -68,28 +85,34 @@ impl Cgroupfs {
     /// how many a survey with [`Request::ALL_ROWS`] can show. `NotFound`: the hierarchy has no
     /// memory controller.
     pub fn open(tree: &Tree, room: usize, rows: usize) -> io::Result<Self> {
-        let room = room.min(spare_descriptors()? / FILES);
+        let room = room
+            .min(spare_descriptors()?.saturating_sub(OPEN * FILES))
+            .max(1);
         let mut this = Self {
             memcgs: Vec::with_capacity(room),
             room,
             left_out: 0,
+            turn: 0,
+            ids: Vec::with_capacity(room),
             moved: Vec::with_capacity(room),
             above: Vec::with_capacity(room),
             survey: Box::new(Survey::EMPTY),
             rows: Vec::with_capacity(rows),
         };
-        this.memcgs
-            .push(Memcg::open(open_dir(tree.root()?, c".")?, NONE, 0)?);
-        this.refresh()?;
+        let mut root = Memcg::open(open_dir(tree.root()?, c".")?, NONE, 0)?;
+        root.files = Some(Files::open(&root.dir)?);
+        this.memcgs.push(root);
+        this.refresh();
         Ok(this)
     }
 
     /// Finds out who came and who went since the last time.
-    fn refresh(&mut self) -> io::Result<()> {
+    fn refresh(&mut self) {
+        let swaps = is_swap_used();
         let mut any_gone = false;
         for i in 1..self.memcgs.len() {
             let parent = self.memcgs[i].parent as usize;
-            if self.memcgs[parent].gone || !self.memcgs[i].look() {
+            if self.memcgs[parent].gone || self.memcgs[i].look(swaps).is_err() {
                 self.memcgs[i].gone = true;
                 self.memcgs[parent].children -= 1;
                 any_gone = true;
@@ -98,14 +121,20 @@ impl Cgroupfs {
         if any_gone {
             self.take_out_gone();
         }
-        self.left_out = 0;
+        self.ids.clear();
+        self.ids.extend(self.memcgs.iter().map(|memcg| memcg.id));
+        self.ids.sort_unstable();
+        let was_left_out = std::mem::take(&mut self.left_out);
         let mut at = 0;
         // New ones are appended and looked into in their turn.
         while at < self.memcgs.len() {
-            self.find_children(at)?;
+            self.find_children(at, swaps);
             at += 1;
         }
-        Ok(())
+        self.turn = (self.turn + LOOKED_AT) % was_left_out.max(LOOKED_AT);
+        if self.memcgs.iter().any(|memcg| memcg.gone) {
+            self.take_out_gone();
+        }
     }
 
     fn take_out_gone(&mut self) {
@@ -129,48 +158,105 @@ impl Cgroupfs {
 
     /// Adds the children of one memcg that are not known yet. That there are none, the link count
     /// of its directory tells without a listing.
-    fn find_children(&mut self, at: usize) -> io::Result<()> {
+    fn find_children(&mut self, at: usize, swaps: bool) {
         let memcg = &self.memcgs[at];
         let links = statx(&memcg.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::NLINK);
         // A file system on which a copy lies may not count them.
         let dirs = links.map_or(Some(0), |stat| stat.stx_nlink.checked_sub(NO_DIRS));
-        if dirs == Some(u32::from(memcg.children)) {
-            return Ok(());
+        if memcg.gone || dirs == Some(u32::from(memcg.children)) {
+            return;
         }
         let level = memcg.level + 1;
+        // What is deeper is charged to this one as well, and goes with it.
+        if usize::from(level) > MAX_DEPTH {
+            return;
+        }
         // A directory that has just gone has nobody in it.
         let Ok(dir) = open_dir(&memcg.dir, c".") else {
-            return Ok(());
+            return;
         };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut entries = RawDir::new(&dir, &mut buffer);
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
+        while let Some(Ok(entry)) = entries.next() {
             let name = entry.file_name();
             if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
                 continue;
             }
-            let known = sys::cgroup_id(dir.as_fd(), name)
-                .map_or(true, |id| self.memcgs.iter().any(|memcg| memcg.id == id));
-            if known {
+            let id = sys::cgroup_id_of_entry(dir.as_fd(), name, entry.ino());
+            if id.is_ok_and(|id| self.ids.binary_search(&id).is_ok()) {
                 continue;
             }
-            if self.memcgs.len() == self.room {
+            let full = self.memcgs.len() == self.room;
+            if full {
                 self.left_out += 1;
-                continue;
+                let place = self.left_out;
+                if !(self.turn..self.turn + LOOKED_AT).contains(&place) {
+                    continue;
+                }
             }
             // It may vanish at any step; and where the controller is not enabled below its parent
             // it is no memcg.
             let child = open_dir(&dir, name).and_then(|dir| Memcg::open(dir, at as u32, level));
-            if let Ok(child) = child {
-                self.memcgs.push(child);
-                self.memcgs[at].children += 1;
+            let Ok(mut child) = child else { continue };
+            if child.look(swaps).is_err() {
+                continue;
             }
+            if !full {
+                self.memcgs.push(child);
+            } else if !self.make_room_for(&mut child) {
+                continue;
+            }
+            self.memcgs[at].children += 1;
         }
-        Ok(())
     }
 
-    fn rank(&mut self, request: &Request) -> io::Result<()> {
+    /// The place of the smallest memcg that has no children, for one that is larger. Whether it stands
+    /// in the table now; it does only where its parent stands before that place.
+    fn make_room_for(&mut self, new: &mut Memcg) -> bool {
+        let places = self.memcgs.iter().enumerate().skip(new.parent as usize + 1);
+        let childless = places.filter(|(_, memcg)| memcg.children == 0 && !memcg.gone);
+        let Some((place, smallest)) = childless.min_by_key(|(_, memcg)| memcg.size()) else {
+            return false;
+        };
+        if smallest.size() >= new.size() {
+            return false;
+        }
+        let parent = smallest.parent as usize;
+        self.memcgs[parent].children -= 1;
+        std::mem::swap(&mut self.memcgs[place], new);
+        true
+    }
+
+    /// Has the files of the largest open, before they are needed.
+    fn open_largest(&mut self) {
+        let mut open = self
+            .memcgs
+            .iter()
+            .skip(1)
+            .filter(|m| m.files.is_some())
+            .count();
+        for i in 1..self.memcgs.len() {
+            let memcg = &self.memcgs[i];
+            if memcg.files.is_some() || memcg.size() < SMALL {
+                continue;
+            }
+            if open == OPEN {
+                let size = memcg.size();
+                let others = self.memcgs.iter_mut().skip(1).filter(|m| m.files.is_some());
+                // Not for one that is hardly larger: they would change places all the time.
+                match others.min_by_key(|other| other.size()) {
+                    Some(other) if other.size() < size / 2 => other.files = None,
+                    _ => continue,
+                }
+                open -= 1;
+            }
+            // Without them it is read all the same.
+            self.memcgs[i].files = Files::open(&self.memcgs[i].dir).ok();
+            open += usize::from(self.memcgs[i].files.is_some());
+        }
+    }
+
+    fn rank(&mut self, request: &Request) {
         let Self {
             memcgs,
             above,
@@ -206,15 +292,20 @@ impl Cgroupfs {
                 id: memcg.id,
                 parent: over.id,
                 level: memcg.level,
-                flags: over.row_flags(own, memcg.children == 0, memcg.populated),
                 rule: here.rule,
                 ..Row::ZERO
             };
             above.push(here);
-            if memcg.measure(&mut row).is_err() {
-                // Gone since the refresh.
-                survey.dying += 1;
-                continue;
+            let all = request.flags & Request::ALL_ROWS != 0;
+            let matters = is_root || all || memcg.size() >= SMALL;
+            if matters {
+                let populated = memcg.is_populated();
+                row.flags = over.row_flags(own, memcg.children == 0, populated);
+                if memcg.measure(&mut row).is_err() {
+                    // Gone since the refresh.
+                    survey.dying += 1;
+                    continue;
+                }
             }
             if is_root {
                 memcg.rest(&mut row);
@@ -233,7 +324,7 @@ impl Cgroupfs {
             if may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER {
                 keep(&mut reclaim, row.reclaim_key(request.worth), i, row);
             }
-            if request.flags & Request::ALL_ROWS != 0 {
+            if all {
                 if rows.len() < rows.capacity() {
                     memcg.rest(&mut row);
                     rows.push(row);
@@ -243,7 +334,6 @@ impl Cgroupfs {
         }
         survey.kill_len = copy_to(&mut survey.kill, &kill, memcgs);
         survey.reclaim_len = copy_to(&mut survey.reclaim, &reclaim, memcgs);
-        Ok(())
     }
 }
 
@@ -253,8 +343,10 @@ impl Engine for Cgroupfs {
     }
 
     fn run(&mut self, request: &Request) -> io::Result<()> {
-        self.refresh()?;
-        self.rank(request)
+        self.refresh();
+        self.rank(request);
+        self.open_largest();
+        Ok(())
     }
 
     fn survey(&self) -> &Survey {
@@ -281,56 +373,78 @@ impl Engine for Cgroupfs {
         for memcg in &mut self.memcgs {
             memcg.rule = None;
         }
-        self.refresh()
+        self.refresh();
+        Ok(())
     }
 }
 
 impl Memcg {
+    /// Fails where the controller is not on for it.
     fn open(dir: OwnedFd, parent: u32, level: u16) -> io::Result<Self> {
-        let open = |name| {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(&dir, name, flags, Mode::empty())
-        };
-        let mut this = Self {
+        Ok(Self {
             id: sys::cgroup_id(dir.as_fd(), c"")?,
             parent,
             level,
             children: 0,
-            populated: false,
             gone: false,
             rule: None,
-            stat: open(c"memory.stat")?,
-            members: open(c"cgroup.events").ok(),
-            swap: open(c"memory.swap.current").ok(),
-            usage: open(c"memory.current").ok(),
-            events: open(c"memory.events").ok(),
-            pressure: open(c"memory.pressure").ok(),
+            usage: 0,
+            swap: 0,
             dir,
-        };
-        this.look();
-        Ok(this)
+            files: None,
+        })
     }
 
-    /// Looks whether anybody runs in it; `false` when it is gone (`ENODEV`).
-    fn look(&mut self) -> bool {
-        let mut buffer = [0; 128];
-        let Some(members) = &self.members else {
-            return true;
-        };
-        match rustix::io::pread(members, &mut buffer, 0) {
-            Ok(n) => {
-                self.populated = number_after(&buffer[..n], b"populated ") == Some(1);
-                true
-            }
-            Err(_) => false,
+    /// What it uses; an error when it is gone.
+    fn look(&mut self, swaps: bool) -> io::Result<()> {
+        let mut buffer = [0; 32];
+        let text = read_at(&self.dir, c"memory.current", &mut buffer)?;
+        self.usage = digits(text).unwrap_or(0);
+        self.swap = if swaps { self.swap() } else { 0 };
+        Ok(())
+    }
+
+    fn swap(&self) -> u64 {
+        let open = self.files.as_ref().and_then(|files| files.swap.as_ref());
+        let mut buffer = [0; 32];
+        match open {
+            Some(open) => number(Some(open)),
+            None => read_at(&self.dir, c"memory.swap.current", &mut buffer)
+                .ok()
+                .and_then(digits)
+                .unwrap_or(0),
         }
+    }
+
+    /// All that could come back of it.
+    fn size(&self) -> u64 {
+        self.usage.saturating_add(self.swap)
+    }
+
+    /// Whether anything runs in it or below it.
+    fn is_populated(&self) -> bool {
+        let mut buffer = [0; 128];
+        let open = self.files.as_ref().and_then(|files| files.members.as_ref());
+        let text = match open {
+            Some(open) => rustix::io::pread(open, &mut buffer, 0)
+                .map(|n| &buffer[..n])
+                .ok(),
+            None => read_at(&self.dir, c"cgroup.events", &mut buffer).ok(),
+        };
+        text.and_then(|text| number_after(text, b"populated ")) == Some(1)
     }
 
     /// The figures that ranking needs.
     fn measure(&self, row: &mut Row) -> io::Result<()> {
         let mut buffer = [0; BUFFER];
-        let n = rustix::io::pread(&self.stat, &mut buffer, 0)?;
-        for (key, value) in pairs(&buffer[..n]) {
+        let text = match &self.files {
+            Some(files) => {
+                let n = rustix::io::pread(&files.stat, &mut buffer, 0)?;
+                &buffer[..n]
+            }
+            None => read_at(&self.dir, c"memory.stat", &mut buffer)?,
+        };
+        for (key, value) in pairs(text) {
             match key {
                 b"anon" => row.anon = value,
                 b"file" => row.file = value,
@@ -342,36 +456,54 @@ impl Memcg {
                 _ => {}
             }
         }
-        row.swap = number(self.swap.as_ref());
+        row.swap = self.swap;
         Ok(())
     }
 
     /// The other figures. What cannot be read is 0: it only explains.
     fn rest(&self, row: &mut Row) {
         // The root has no memory.current.
-        row.usage = self
-            .usage
-            .as_ref()
-            .map_or(row.anon + row.file, |usage| number(Some(usage)));
-        let mut buffer = [0; 512];
-        let mut read = |file: &Option<OwnedFd>, take: &mut dyn FnMut(&[u8])| {
-            let n = file
-                .as_ref()
-                .and_then(|file| rustix::io::pread(file, &mut buffer, 0).ok());
-            take(&buffer[..n.unwrap_or(0)]);
+        row.usage = if self.parent == NONE {
+            row.anon + row.file
+        } else {
+            self.usage
         };
-        read(&self.events, &mut |text| {
+        let mut buffer = [0; 512];
+        let mut read = |file: &CStr, take: &mut dyn FnMut(&[u8])| {
+            take(read_at(&self.dir, file, &mut buffer).unwrap_or_default());
+        };
+        read(c"memory.events", &mut |text| {
             let count = |key: &[u8]| number_after(text, key).unwrap_or(0) as u32;
             row.event_high = count(b"high ");
             row.event_max = count(b"max ");
             row.event_oom_kill = count(b"oom_kill ");
         });
-        read(&self.pressure, &mut |text| {
+        read(c"memory.pressure", &mut |text| {
             let ns = |line: &[u8]| stall_total(text, line).unwrap_or(0).saturating_mul(1_000);
             row.psi_some_ns = ns(b"some");
             row.psi_full_ns = ns(b"full");
         });
     }
+}
+
+impl Files {
+    fn open(dir: &OwnedFd) -> io::Result<Self> {
+        let open = |name| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(dir, name, flags, Mode::empty())
+        };
+        Ok(Self {
+            stat: open(c"memory.stat")?,
+            members: open(c"cgroup.events").ok(),
+            swap: open(c"memory.swap.current").ok(),
+        })
+    }
+}
+
+/// Whether anything is in swap.
+fn is_swap_used() -> bool {
+    let info = rustix::system::sysinfo();
+    info.freeswap < info.totalswap
 }
 
 /// The number that a file holds; 0 where there is none.

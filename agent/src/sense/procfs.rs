@@ -15,8 +15,13 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::mem::MaybeUninit;
 
+/// Processes beyond the table whose size is looked at in one survey.
+const LOOKED_AT: u32 = 256;
+
 struct Known {
     id: Id,
+    /// What came back if it died, when it was read last.
+    size: u64,
     /// Found in the last listing.
     listed: bool,
     kind: Kind,
@@ -40,6 +45,8 @@ pub struct Procfs {
     known: Vec<Known>,
     room: usize,
     left_out: u32,
+    /// Of those beyond the table, the pid from which on they are looked at the next time.
+    turn: i32,
     survey: Box<Survey>,
     rows: Vec<Row>,
 }
@@ -54,6 +61,7 @@ impl Procfs {
             known: Vec::with_capacity(room),
             room,
             left_out: 0,
+            turn: 0,
             survey: Box::new(Survey::EMPTY),
             rows: Vec::with_capacity(rows),
         };
@@ -73,8 +81,10 @@ impl Procfs {
             known,
             room,
             left_out,
+            turn,
             ..
         } = self;
+        let (mut looked_at, mut next_turn) = (0, 0);
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut entries = RawDir::new(proc_dir, &mut buffer);
         while let Some(entry) = entries.next() {
@@ -89,7 +99,17 @@ impl Procfs {
             };
             match known.binary_search_by_key(&pid.as_raw_pid(), Known::pid) {
                 Ok(at) => known[at].listed = known[at].is_there() || known[at].reopen(),
-                Err(_) if known.len() == *room => *left_out += 1,
+                Err(_) if known.len() == *room => {
+                    *left_out += 1;
+                    if looked_at == LOOKED_AT && next_turn == 0 {
+                        next_turn = pid.as_raw_pid();
+                    } else if looked_at < LOOKED_AT && pid.as_raw_pid() >= *turn {
+                        looked_at += 1;
+                        if let Ok(new) = Known::open(pid) {
+                            replace_smallest(known, new);
+                        }
+                    }
+                }
                 // One that cannot be opened has exited.
                 Err(at) => {
                     if let Ok(new) = Known::open(pid) {
@@ -98,6 +118,7 @@ impl Procfs {
                 }
             }
         }
+        *turn = next_turn;
         known.retain(|known| known.listed);
         Ok(())
     }
@@ -178,9 +199,11 @@ impl Known {
         let id = Id::of(pid, &dir)?;
         let status = open_status(&dir)?;
         let mut buffer = [0; STATUS];
-        let has_memory = read_status(&status, &mut buffer)?.has_memory();
+        let text = read_status(&status, &mut buffer)?;
+        let has_memory = text.has_memory();
         Ok(Self {
             id,
+            size: text.freed_by_kill(),
             listed: true,
             kind: if has_memory {
                 Kind::User {
@@ -234,11 +257,24 @@ impl Known {
         if *was != is {
             (*rule, *was) = (None, is);
         }
+        self.size = text.freed_by_kill();
         let row = Row {
             id: self.id.0,
             ..text.row()
         };
         Ok(Some((row, *rule)))
+    }
+}
+
+/// Gives the place of the smallest to one that is larger.
+fn replace_smallest(known: &mut Vec<Known>, new: Known) {
+    let smallest = known.iter().enumerate().min_by_key(|(_, known)| known.size);
+    if let Some((place, smallest)) = smallest
+        && smallest.size < new.size
+    {
+        known.remove(place);
+        let at = known.partition_point(|known| known.pid() < new.pid());
+        known.insert(at, new);
     }
 }
 
@@ -309,6 +345,28 @@ impl Engine for Procfs {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_full_table_has_the_largest_after_some_surveys() {
+        let mut all = Procfs::open(4096, 4096).unwrap();
+        all.list().unwrap();
+        let mut sizes: Vec<_> = all
+            .known
+            .iter()
+            .map(|known| (known.size, known.pid()))
+            .collect();
+        sizes.sort_unstable();
+        let (largest, _) = *sizes.last().unwrap();
+        let mut small = Procfs::open(2, 2).unwrap();
+        for _ in 0..=sizes.len() / LOOKED_AT as usize {
+            small.list().unwrap();
+        }
+        assert_eq!(small.known.len(), 2);
+        assert!(small.left_out() > 0);
+        let kept = small.known.iter().map(|known| known.size).max();
+        // Others run on this machine, and may have grown or ended meanwhile.
+        assert!(kept.unwrap() >= largest / 2, "{kept:?} of {largest}");
+    }
 
     fn process(id: u64, kill: u16, anon: u64) -> Row {
         Row {
