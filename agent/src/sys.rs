@@ -139,6 +139,15 @@ pub fn process_mrelease(pidfd: impl AsFd) -> io::Result<()> {
     check(unsafe { libc::syscall(SYS_PROCESS_MRELEASE, pidfd.as_fd().as_raw_fd(), 0) }).map(drop)
 }
 
+/// `EFBIG` is all that comes of a write beyond RLIMIT_FSIZE from now on, and not SIGXFSZ as well.
+pub fn ignore_file_size_signal() -> io::Result<()> {
+    // SAFETY: no handler is installed.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Has this thread run before all that is not real-time; what it starts does not inherit that. `EPERM`
 /// without `CAP_SYS_NICE`, and where a kernel gives real-time a share by cgroup.
 ///

@@ -1,7 +1,7 @@
 use super::backoff;
 use super::output::complain;
 use crate::config::{self, Paths};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, rights};
 use crate::stack;
 use crate::tell::Log;
 use std::path::PathBuf;
@@ -32,6 +32,10 @@ impl Run {
     #[inline(never)]
     pub fn run(self) -> ExitCode {
         let mut log = Log::open();
+        // While there is one thread: those to come have no more.
+        if let Err(error) = rights::give_up_others(is_jit_off()) {
+            log.warning(format_args!("all rights are kept: {error}"));
+        }
         // From the first moment on: what comes before its handler ends it, also a SIGHUP.
         let signals = Daemon::signals(&mut log);
         let paths = Paths::new(None, self.config);
@@ -57,6 +61,11 @@ impl Run {
         for problem in config.warnings.iter() {
             log.warning(format_args!("{}", problem.in_one_line()));
         }
+        if let Err(error) = rights::forbid_more(&config) {
+            log.warning(format_args!(
+                "set-user-ID programs keep their rights: {error}"
+            ));
+        }
         let daemon = match Daemon::start(config, log, dry_run, self.verifier_log) {
             Ok(started) => started,
             Err(error) if self.verifier_log => {
@@ -77,4 +86,12 @@ impl Run {
         smol::block_on(daemon.run(&paths, signals));
         ExitCode::SUCCESS
     }
+}
+
+/// Whether this kernel has a BPF JIT that is off.
+fn is_jit_off() -> bool {
+    #[cfg(feature = "bpf")]
+    return crate::sense::bpf::is_jit_off();
+    #[cfg(not(feature = "bpf"))]
+    false
 }

@@ -5,6 +5,7 @@ mod episode;
 mod history;
 mod reflex;
 mod report;
+pub mod rights;
 mod start;
 mod state;
 mod upkeep;
@@ -28,7 +29,7 @@ use lowtide_judge::Millis;
 use reflex::Guard;
 use report::Said;
 use smol::Timer;
-use smol::future::FutureExt as _;
+use smol::future::{FutureExt as _, poll_once};
 use smol::stream::StreamExt as _;
 use state::Standing;
 use std::future::{pending, poll_fn};
@@ -107,9 +108,19 @@ impl Daemon {
         let now = self.now();
         self.domains.system().reconfigured(now);
         self.episode(DomainId::SYSTEM, false);
+        let mut after_alarm = false;
         loop {
             self.save_history();
-            let woken = self.wake(&mut signals).await;
+            // Alarms come first, but an alarm that comes again each time shuts out no signal.
+            let told = match after_alarm {
+                true => poll_once(told(&mut signals)).await,
+                false => None,
+            };
+            let woken = match told {
+                Some(told) => told,
+                None => self.wake(&mut signals).await,
+            };
+            after_alarm = matches!(woken, Woken::Trigger(_) | Woken::ReflexActed);
             self.standing.counters.wakeups += 1;
             match woken {
                 Woken::Trigger(id) => self.episode(id, true),
@@ -139,20 +150,6 @@ impl Daemon {
                 Err(error) => Woken::Disarmed(id, error),
             })
         });
-        let told = async {
-            let Some(signals) = signals else {
-                return pending().await;
-            };
-            loop {
-                match signals.next().await {
-                    Some(Ok(Signal::Hup)) => return Woken::Reload,
-                    Some(Ok(signal)) => return Woken::Stop(signal),
-                    // Which one it was is not known: the next one may be.
-                    Some(Err(_)) => {}
-                    None => return pending().await,
-                }
-            }
-        };
         let made = async {
             match self.upkeep.births.readable().await {
                 Ok(()) => Woken::CgroupMade,
@@ -175,7 +172,7 @@ impl Daemon {
         let acted = self.guard.acted();
         fired
             .or(acted)
-            .or(told)
+            .or(told(signals))
             .or(made)
             .or(asked)
             .or(deadline)
@@ -264,5 +261,21 @@ impl Daemon {
     fn keepalive_due(&self) -> Option<Instant> {
         let watchdog = self.watchdog.as_ref().and_then(Watchdog::alive_due);
         self.manager.alive_due().into_iter().chain(watchdog).min()
+    }
+}
+
+/// What the next signal asks for.
+async fn told(signals: &mut Option<Signals>) -> Woken {
+    let Some(signals) = signals else {
+        return pending().await;
+    };
+    loop {
+        match signals.next().await {
+            Some(Ok(Signal::Hup)) => return Woken::Reload,
+            Some(Ok(signal)) => return Woken::Stop(signal),
+            // Which one it was is not known: the next one may be.
+            Some(Err(_)) => {}
+            None => return pending().await,
+        }
     }
 }

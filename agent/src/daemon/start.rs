@@ -1,7 +1,7 @@
 //! Start and reload: what is read, opened and said before the agent sleeps. All of it is cold code.
 
 use super::state::Standing;
-use super::{Daemon, Guard, Said, Upkeep};
+use super::{Daemon, Guard, Said, Upkeep, rights};
 use crate::act::commands::Commands;
 use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
@@ -27,6 +27,7 @@ use lowtide_common::NO_GROUP;
 use lowtide_judge::{Memory, Unit};
 use rustix::fs::CWD;
 use std::io;
+use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
 impl Daemon {
@@ -38,6 +39,11 @@ impl Daemon {
         verifier_log: bool,
     ) -> io::Result<Box<Self>> {
         protect_self(&mut log);
+        if let Err(error) = Builder::new().spawn(|| ()).map(JoinHandle::join) {
+            return Err(io::Error::other(format!(
+                "no thread can be started: {error}; the agent needs three, see pids.max of its cgroup"
+            )));
+        }
         let mut this = stack::on_its_own(|| Self::open(config, log, dry_run, verifier_log))?;
         // By now there is the thread that smol has beside this one, and as often as not that is whom a
         // trigger wakes, which then wakes this one.
@@ -99,6 +105,8 @@ impl Daemon {
         let has_psi = memory.psi;
         alarms.correct(&mut memory);
         tell_of_missing_alarms(&config, has_psi, &memory, &mut log);
+        rights::tell_missing(&config, &mut log);
+        tell_of_reach(&surveyor.tree, &mut log);
         let settings = Settings::open(&surveyor.tree, &mut log)?;
         let mut this = Box::new(Self {
             config,
@@ -208,6 +216,7 @@ impl Daemon {
         let same_watchdog = config.watchdog == self.config.watchdog && self.watchdog.is_some();
         self.config = config;
         self.settings.forget_said();
+        rights::tell_missing(&self.config, &mut self.log);
         self.tell_of_cgroups_only();
         if !same_watchdog {
             self.open_watchdog();
@@ -301,6 +310,22 @@ impl Daemon {
     }
 }
 
+/// What is armed has to be able to act: says what it cannot do, and what it does in its place.
+fn tell_of_reach(tree: &Tree, log: &mut Log) {
+    if let Some(error) = tree.refused_by_id() {
+        log.warning(format_args!(
+            "cgroups cannot be opened by their ids: {error}: they are looked for by name, which takes longer"
+        ));
+    }
+    if let Err(error) = tree.try_to_write() {
+        log.warning(format_args!(
+            "{} cannot be written to: {error}: victims take signals one by one, and nothing is reclaimed, \
+             protected or held back",
+            tree.mount().display()
+        ));
+    }
+}
+
 /// None has a rule of its own yet; the first look at the candidates finds them.
 fn unclassified(error: &io::Error, log: &mut Log) -> usize {
     log.error(format_args!("classifying what is there: {error}"));
@@ -364,6 +389,8 @@ fn is_locking_limited() -> bool {
 /// kernel's choice, first in line for the CPU. What is not permitted is said, and done without.
 fn protect_self(log: &mut Log) {
     use rustix::mm::{MlockAllFlags, mlockall};
+    // A limit on the size of files is an error to a write, and no reason to end.
+    let _ = sys::ignore_file_size_signal();
     let future = if is_locking_limited() {
         MlockAllFlags::empty()
     } else {

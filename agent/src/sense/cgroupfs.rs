@@ -16,7 +16,7 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// Memcgs that have their files open, and the descriptors that those take.
+/// Memcgs that have their files open at most, and the descriptors that each takes.
 const OPEN: usize = 32;
 const FILES: usize = 3;
 /// One that uses less, swap included, is no candidate: nothing that it gives back would help.
@@ -72,6 +72,8 @@ pub struct Cgroupfs {
     turn: u32,
     /// Those in the table, sorted.
     ids: Vec<u64>,
+    /// Memcgs that may have their files open, the root not counted.
+    most_open: usize,
     /// Where each memcg moves to while those that are gone are taken out.
     moved: Vec<u32>,
     /// What the walk passes down from each memcg.
@@ -85,15 +87,17 @@ impl Cgroupfs {
     /// how many a survey with [`Request::ALL_ROWS`] can show. `NotFound`: the hierarchy has no
     /// memory controller.
     pub fn open(tree: &Tree, room: usize, rows: usize) -> io::Result<Self> {
-        let room = room
-            .min(spare_descriptors()?.saturating_sub(OPEN * FILES))
-            .max(1);
+        let spare = spare_descriptors()?;
+        // Most of a few descriptors are for being looked at, and not for being read fast.
+        let most_open = OPEN.min(spare / (4 * FILES));
+        let room = room.min(spare - most_open * FILES).max(1);
         let mut this = Self {
             memcgs: Vec::with_capacity(room),
             room,
             left_out: 0,
             turn: 0,
             ids: Vec::with_capacity(room),
+            most_open,
             moved: Vec::with_capacity(room),
             above: Vec::with_capacity(room),
             survey: Box::new(Survey::EMPTY),
@@ -240,7 +244,7 @@ impl Cgroupfs {
             if memcg.files.is_some() || memcg.size() < SMALL {
                 continue;
             }
-            if open == OPEN {
+            if open >= self.most_open {
                 let size = memcg.size();
                 let others = self.memcgs.iter_mut().skip(1).filter(|m| m.files.is_some());
                 // Not for one that is hardly larger: they would change places all the time.

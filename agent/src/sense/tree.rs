@@ -9,7 +9,7 @@ use lowtide_common::Rule;
 use lowtide_rules::Matcher;
 pub use lowtide_rules::{Chosen, Ruled, turn};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Access, AtFlags, FileType, Mode, RawDir};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io;
@@ -190,6 +190,17 @@ impl Tree {
                 Err(error)
             }
         })
+    }
+
+    /// Whether cgroups can be written to, tried on the root without changing it; nothing is wrong where
+    /// there are none.
+    pub fn try_to_write(&self) -> io::Result<()> {
+        let Ok(root) = self.root() else {
+            return Ok(());
+        };
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(root, c"cgroup.procs", flags, Mode::empty())?;
+        Ok(())
     }
 
     /// Why no cgroup can be opened by its id, which takes one system call and not a search.

@@ -43,11 +43,14 @@ impl Many {
     pub fn run(self) -> io::Result<()> {
         let parent = cgroup::path(&self.parent);
         for i in 0..self.count.div_ceil(self.depth) {
-            let mut dir = parent.join(i.to_string());
+            // From one to the next: a path from the root would be too long where they are deep.
+            std::env::set_current_dir(&parent)?;
+            let mut dir = i.to_string();
             for level in 0..self.depth.min(self.count - i * self.depth) {
                 if level > 0 {
-                    fs::write(dir.join("cgroup.subtree_control"), "+memory")?;
-                    dir.push("d");
+                    std::env::set_current_dir(&dir)?;
+                    fs::write("cgroup.subtree_control", "+memory")?;
+                    "d".clone_into(&mut dir);
                 }
                 fs::create_dir(&dir)?;
             }

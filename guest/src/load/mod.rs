@@ -2,11 +2,13 @@
 //! `as`, `workers` and `supervise` run another load: `as --uid 1000 --mlock hog --rate 20M`.
 
 mod cgroups;
+mod faulty;
 mod memory;
 mod processes;
 mod soak;
 
 use self::cgroups::{Churn, Many};
+use self::faulty::Faulty;
 use self::memory::{Hog, KernelLeak, Sleeper, Tmpfs, touch};
 use self::processes::{As, Exec, Forkstorm, Supervise, Workers};
 use self::soak::Soak;
@@ -45,6 +47,7 @@ enum Kind {
     As(As),
     Exec(Exec),
     Soak(Soak),
+    Faulty(Faulty),
     Footprint(Measure),
 }
 
@@ -105,6 +108,7 @@ impl Load {
             Kind::As(l) => l.run(),
             Kind::Exec(l) => l.run(),
             Kind::Soak(l) => l.run(),
+            Kind::Faulty(l) => l.run(),
             Kind::Footprint(l) => l.run(),
         }
     }

@@ -58,6 +58,9 @@ pub struct Footprint {
     /// kernel version, e.g. 7.2; the newest 7.x if absent
     #[argh(option)]
     kernel: Option<String>,
+    /// cgroups that are there besides those of the services, e.g. 300
+    #[argh(option, default = "0")]
+    cgroups: u32,
     /// only engines whose name contains this
     #[argh(positional)]
     filter: Option<String>,
@@ -87,7 +90,7 @@ impl Footprint {
                     kernel: kernel.clone(),
                     programs: programs.clone(),
                     memory_mb: MEMORY_MB,
-                    scenario: quiet(variant.config),
+                    scenario: quiet(variant.config, self.cgroups),
                     files: Vec::new(),
                     append: variant.append.to_owned(),
                 },

@@ -4,13 +4,14 @@ use super::variants::with_more_config;
 use super::{idle, load};
 use crate::vm::Run;
 use anyhow::{Context as _, Result};
-use lowtide_guest::{Footprint as Cost, Report, Scenario, Service, What};
+use lowtide_guest::{Cgroup, Footprint as Cost, Report, Scenario, Service, What};
 
 /// Service that measures.
 const MEASURE: &str = "footprint";
 
-/// The device at rest. The agent starts alone, so that the time it takes is its own.
-pub fn quiet(config: &str) -> Scenario {
+/// The device at rest, with so many more cgroups. The agent starts alone, so that the time it takes is
+/// its own; only what makes more cgroups comes before it.
+pub fn quiet(config: &str, cgroups: u32) -> Scenario {
     let mut scenario = with_more_config(idle(), config);
     scenario
         .services
@@ -21,6 +22,20 @@ pub fn quiet(config: &str) -> Scenario {
                 after: Some("lowtide".into()),
                 ..service.clone()
             };
+        }
+    }
+    if cgroups > 0 {
+        let count = cgroups.to_string();
+        let many = load("many", "loads", &["many", "--count", &count]);
+        scenario.services.push(many);
+        scenario.cgroups.push(Cgroup {
+            path: "many/x".into(),
+            ..Cgroup::default()
+        });
+        for service in &mut scenario.services {
+            if service.name == "lowtide" {
+                service.after = Some("many".into());
+            }
         }
     }
     Scenario {

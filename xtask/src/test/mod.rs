@@ -2,6 +2,7 @@
 
 pub mod binaries;
 mod code;
+pub mod faults;
 pub mod fuzz;
 pub mod guest;
 pub mod harness;
@@ -11,7 +12,7 @@ pub mod matrix;
 pub mod soak;
 
 use self::fuzz::Fuzz;
-use self::harness::{Busy, Tally, Tries, verdict};
+use self::harness::{Tally, verdict};
 use crate::build::ebpf;
 use crate::host::dirs;
 use crate::host::shell::say;
@@ -62,9 +63,7 @@ impl Test {
             tally.add(binaries::test(&binaries::EVERY_RUN, filter)?);
         }
         if self.guest || !self.unit {
-            let _load = self.busy.then(Busy::start);
-            let tries = if self.busy { Tries::Once } else { Tries::Twice };
-            tally.add(guest::run(filter, tries)?);
+            tally.add(guest::run(filter, self.busy)?);
         }
         if tally.passed + tally.failed == 0 {
             say(format_args!(

@@ -29,7 +29,27 @@ pub const CASES: &[Case] = &[
         check: passed,
         ..PLAIN
     },
+    Case {
+        name: "no_signal_is_lost_whenever_it_comes",
+        scenario: signals,
+        check: passed,
+        ..PLAIN
+    },
 ];
+
+/// Signals at all times: two configs that can be told apart by what the kernel shows.
+fn signals() -> Scenario {
+    let mut scenario = scripted("signals", &[]);
+    for (name, size) in [("one", "1M"), ("two", "2M")] {
+        let config = format!(
+            "[[group]]\nname = \"media\"\nkill = 100\ncgroups = [\"{HOG_CGROUP}\"]\nprotect = \"{size}\"\n"
+        );
+        scenario
+            .files
+            .insert(format!("/etc/lowtide/{name}.toml"), config);
+    }
+    scenario
+}
 
 /// Configs that are exchanged while the agent runs: who goes is the hog, or nobody, and one that is
 /// wrong; and one to check that is right but means nothing on this device.

@@ -19,7 +19,7 @@ mod tell;
 mod wake;
 mod watch;
 
-use super::harness::{Tally, Test, Tries, carry_out};
+use super::harness::{Busy, Tally, Test, Tries, carry_out};
 use super::matrix;
 use crate::build::programs::{self, Profile, Programs};
 use crate::host::toolchain::Arch;
@@ -99,8 +99,8 @@ impl Case {
 }
 
 /// Runs the cases and loads whose name contains the filter, and the part of the kernel matrix that
-/// is for every run.
-pub fn run(filter: Option<&str>, tries: Tries) -> Result<Tally> {
+/// is for every run. Beside a load on all cores each has one try.
+pub fn run(filter: Option<&str>, beside_load: bool) -> Result<Tally> {
     let arch = Arch::X86_64;
     let is_wanted = |name: &str| filter.is_none_or(|f| name.contains(f));
     let cases = cases()
@@ -110,6 +110,7 @@ pub fn run(filter: Option<&str>, tries: Tries) -> Result<Tally> {
     let mut loads = super::loads::for_every_run();
     loads.retain(|cell| is_wanted(&cell.name()));
     let (mut tests, mut tally) = matrix::for_every_run(filter)?;
+    tests.extend(super::faults::for_every_run(filter)?);
     if !(cases.is_empty() && loads.is_empty()) {
         qemu::install(arch)?;
         let programs = programs::build(arch, Profile::Guest)?;
@@ -121,6 +122,10 @@ pub fn run(filter: Option<&str>, tries: Tries) -> Result<Tally> {
             tests.extend(loads.iter().map(|l| l.test(kernel.clone(), &programs)));
         }
     }
+    let (_load, tries) = match beside_load {
+        true => (Some(Busy::start()), Tries::Once),
+        false => (None, Tries::Twice),
+    };
     for ended in carry_out(&tests, tries)? {
         tally.count_tried(ended);
     }

@@ -98,14 +98,14 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "asleep_with_the_watch_and_psi",
-        scenario: || quiet(""),
+        scenario: || quiet("", 0),
         check: |run| asleep(run, "woken by watch and PSI, "),
         ..PLAIN
     },
     Case {
         name: "asleep_with_the_cgroupfs_engine_and_the_ballast_alone",
         append: "psi=0",
-        scenario: || unwatched(quiet("[engine]\nkind = \"cgroupfs\"\n")),
+        scenario: || unwatched(quiet("[engine]\nkind = \"cgroupfs\"\n", 0)),
         check: |run| asleep(run, "cgroupfs engine, woken by ballast, "),
         ..PLAIN
     },
