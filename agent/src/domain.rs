@@ -231,6 +231,14 @@ impl Domain {
         fired
     }
 
+    /// Whether an alarm came, or a look is due, as far as can be told without waiting. What fired counts for
+    /// the next look, which is to follow. Allocates nothing.
+    pub fn is_called(&mut self, now: Millis) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let woke = self.alarms.poll_readable(&mut context).is_ready();
+        self.take_fired(woke, now).any() || self.is_due(Instant::now())
+    }
+
     pub fn is_due(&self, now: Instant) -> bool {
         self.look_again.is_some_and(|at| at <= now)
     }

@@ -6,6 +6,7 @@ use crate::config::{Loaded, rule};
 use crate::domain::OwnTrigger;
 use crate::escaped::Escaped;
 use crate::sense::births::Births;
+use crate::sense::interrupt::Interrupt;
 use crate::sense::members::Process;
 use crate::sense::tree::{Entry, OwnRule as _, Tree};
 use crate::sys;
@@ -49,23 +50,37 @@ fn own_score(
     }))
 }
 
-/// Brings every cgroup in line with the config, by the rules that `ruled` has, in the order of their
-/// ids, and undoes what no longer applies; returns those with a trigger of their own. Walks the whole tree by name: not for times of pressure. What
-/// cannot be set is said and done without.
+/// What the cgroups are brought in line with.
+pub struct Standard<'a> {
+    pub config: &'a Loaded,
+    /// The cgroups that have a rule of their own, in the order of their ids.
+    pub ruled: &'a [Entry],
+    /// RAM in bytes.
+    pub total: u64,
+}
+
+/// Brings every cgroup in line with the standard, and undoes what no longer applies; returns those with a
+/// trigger of their own. Walks the whole tree by name: not for times of pressure. What cannot be set is said
+/// and done without. Where the walk is ended nothing is undone: `Interrupted`.
 pub fn settle(
-    config: &Loaded,
+    standard: &Standard<'_>,
     tree: &Tree,
-    ruled: &[Entry],
-    total: u64,
     settings: &mut Settings,
     births: &mut Births,
     log: &mut Log,
+    interrupt: &mut Interrupt<'_>,
 ) -> io::Result<Vec<OwnTrigger>> {
     let Ok(root) = tree.root() else {
         return Ok(Vec::new());
     };
+    let Standard {
+        config,
+        ruled,
+        total,
+    } = *standard;
     let root = rustix::fs::openat(root, c".", DIRECTORY, Mode::empty())?;
     let mut walk = Walk {
+        interrupt,
         level: 0,
         config,
         tree,
@@ -80,6 +95,10 @@ pub fn settle(
     };
     let fallback = rule(&config.policy, NO_GROUP);
     walk.children(&mut Vec::new(), &root, fallback)?;
+    if let Err(ended) = walk.interrupt.check() {
+        births.abandon_walk();
+        return Err(ended);
+    }
     let (mut wanted, triggers) = (walk.wanted, walk.triggers);
     let scores = walk.scores.iter();
     wanted.extend(scores.map(|score| (*score as u64, Setting::ProcessScore)));
@@ -125,7 +144,8 @@ fn found(settings: &Settings, dir: BorrowedFd<'_>, id: u64, knob: Knob) -> Optio
     }
 }
 
-struct Walk<'a> {
+struct Walk<'a, 'i> {
+    interrupt: &'a mut Interrupt<'i>,
     /// Of the cgroup that it is at; none deeper than [`MAX_DEPTH`] is looked at.
     level: usize,
     config: &'a Loaded,
@@ -141,7 +161,7 @@ struct Walk<'a> {
     triggers: Vec<OwnTrigger>,
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     fn children(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, above: Rule) -> io::Result<Asks> {
         let mut below = Asks::default();
         // First, so that none is made unseen behind the walk.
@@ -151,6 +171,9 @@ impl Walk<'_> {
             let name = entry.file_name();
             if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
                 continue;
+            }
+            if self.interrupt.ends() {
+                break;
             }
             let length = path.len();
             if !path.is_empty() {
@@ -188,6 +211,8 @@ impl Walk<'_> {
         let own = self.own(id);
         let rule = own.map_or(inherited, |own| own.rule);
         let below = self.children(path, dir, rule)?;
+        // By half of what is below it, less would be planned for it.
+        self.interrupt.check()?;
         let cgroup = Cgroup {
             rule,
             is_ruled: own.is_some(),

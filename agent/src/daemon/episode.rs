@@ -7,6 +7,7 @@ use crate::act::{self, Means};
 use crate::config::rule;
 use crate::domain::{Domain, DomainId};
 use crate::sense::alarms::{Fired, Stand};
+use crate::sense::interrupt::Interrupt;
 use crate::units::Size;
 use heapless::Vec;
 use lowtide_common::{CANDIDATES, NO_GROUP, Survey};
@@ -99,7 +100,10 @@ impl Daemon {
     /// More cgroups are new than a survey looks at: all are looked at by name.
     fn catch_up(&mut self) {
         let fallback = rule(&self.config.policy, NO_GROUP);
-        if let Err(error) = self.surveyor.reclassify(&self.config.matcher, fallback) {
+        if let Err(error) =
+            self.surveyor
+                .reclassify(&self.config.matcher, fallback, &mut Interrupt::never())
+        {
             self.tell_blind("new cgroups", &error);
         }
     }

@@ -1,10 +1,11 @@
 //! Upkeep: the cgroups are brought in line with the config, at the start and as they come and go.
 
 use super::Daemon;
-use crate::act::settle::{settle, settle_processes};
+use crate::act::settle::{Standard, settle, settle_processes};
 use crate::config::rule;
-use crate::domain::{Domain, OwnTrigger};
+use crate::domain::{Domain, DomainId, OwnTrigger};
 use crate::sense::births::Births;
+use crate::sense::interrupt::Interrupt;
 use crate::sys;
 use crate::tell::Log;
 use lowtide_common::NO_GROUP;
@@ -103,6 +104,12 @@ impl Passes {
         }
     }
 
+    /// A pass was ended by something better to do: another one follows.
+    pub fn ended_early(&mut self, now: Instant) {
+        let done = self.next.map_or(0, |(_, done)| done);
+        self.next = Some((now + AFTER[0], done));
+    }
+
     /// The pass that was due is done.
     pub fn done(&mut self, began: Instant, ended: Instant) {
         let Some((_, done)) = self.next.take() else {
@@ -113,6 +120,14 @@ impl Passes {
         let after = AFTER.get(done + 1);
         self.next = after.map(|after| (self.rested(ended + *after), done + 1));
     }
+}
+
+/// Whether an alarm came while a pass went on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Called {
+    pub at_all: bool,
+    /// Memory was short, so that the pass did not come to its end.
+    pub before_end: bool,
 }
 
 impl Daemon {
@@ -128,23 +143,55 @@ impl Daemon {
         if self.upkeep.passes.is_due(now, self.domains.any_acts()) {
             // As all others do: nothing waits for it.
             let _ = sys::take_turns();
-            self.settle();
-            self.surveyor.tidy();
-            self.refresh_reflex();
+            let called = self.settle();
+            if !called.before_end {
+                self.surveyor.tidy();
+                self.refresh_reflex();
+                self.upkeep.passes.done(now, Instant::now());
+            }
             let _ = sys::run_first();
-            self.upkeep.passes.done(now, Instant::now());
+            if called.at_all {
+                self.episode(DomainId::SYSTEM, true);
+            }
         }
     }
 
-    /// Brings the cgroups in line with the config; what cannot be done is said, and done without.
-    pub(super) fn settle(&mut self) {
-        let fallback = rule(&self.config.policy, NO_GROUP);
-        if let Err(error) = self.surveyor.reclassify(&self.config.matcher, fallback) {
-            self.log
-                .error(format_args!("looking who is in the cgroups: {error}"));
+    /// Brings the cgroups in line with the config; what cannot be done is said, and done without. Memory
+    /// that gets short meanwhile comes first: the pass is ended, and planned anew.
+    pub(super) fn settle(&mut self) -> Called {
+        let mut called = Called::default();
+        match self.settle_until_called(&mut called.at_all) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                called.before_end = true;
+                self.upkeep.passes.ended_early(Instant::now());
+            }
+            Err(error) => self
+                .log
+                .error(format_args!("going over the cgroups: {error}")),
         }
+        called
+    }
+
+    /// `Interrupted` where memory is short. `called`: an alarm came, which is to be answered.
+    fn settle_until_called(&mut self, called: &mut bool) -> io::Result<()> {
+        let (policy, now) = (&self.config.policy, self.now());
+        let (domains, meminfo) = (&mut self.domains, &self.meminfo);
+        let mut is_short = || {
+            let system = domains.system();
+            *called |= system.is_called(now);
+            *called
+                && meminfo.read().is_ok_and(|mut memory| {
+                    system.alarms.get_ref().correct(&mut memory);
+                    system.history.look(policy, &memory, now).wants_survey()
+                })
+        };
+        let mut interrupt = Interrupt::by(&mut is_short);
+        let fallback = rule(policy, NO_GROUP);
+        self.surveyor
+            .reclassify(&self.config.matcher, fallback, &mut interrupt)?;
         if self.standing.dry_run {
-            return;
+            return Ok(());
         }
         if self.surveyor.unit() == Unit::Process {
             let tree = &self.surveyor.tree;
@@ -153,26 +200,25 @@ impl Daemon {
                     "ranking the processes for the kernel: {error}"
                 ));
             }
-            return;
+            return Ok(());
         }
-        let settled = self.meminfo.read().and_then(|memory| {
-            settle(
-                &self.config,
-                &self.surveyor.tree,
-                self.surveyor.ruled(),
-                memory.total,
-                &mut self.settings,
-                &mut self.upkeep.births,
-                &mut self.log,
-            )
-        });
-        match settled {
-            Ok(wanted) if self.meminfo.has_psi() => self.watch_over(wanted),
-            Ok(_) => {}
-            Err(error) => self
-                .log
-                .error(format_args!("settling the cgroups: {error}")),
+        let standard = Standard {
+            config: &self.config,
+            ruled: self.surveyor.ruled(),
+            total: self.meminfo.read()?.total,
+        };
+        let wanted = settle(
+            &standard,
+            &self.surveyor.tree,
+            &mut self.settings,
+            &mut self.upkeep.births,
+            &mut self.log,
+            &mut interrupt,
+        )?;
+        if self.meminfo.has_psi() {
+            self.watch_over(wanted);
         }
+        Ok(())
     }
 
     /// From now on these cgroups are watched over by themselves, and no others. One that is already
@@ -290,6 +336,18 @@ mod tests {
         assert_eq!(passes.due(), Some(now + AFTER[0]));
         passes.done(now + AFTER[0], now + AFTER[0]);
         assert_eq!(passes.due(), Some(now + AFTER[0] + AFTER[1]));
+    }
+
+    #[test]
+    fn a_pass_that_was_ended_early_is_made_up_for() {
+        let now = Instant::now();
+        let mut passes = Passes::default();
+        passes.cgroup_made(now);
+        passes.ended_early(now + AFTER[0]);
+        let due = now + AFTER[0] + AFTER[0];
+        assert_eq!(passes.due(), Some(due));
+        passes.done(due, due);
+        assert_eq!(passes.due(), Some(due + AFTER[1]));
     }
 
     #[test]

@@ -67,6 +67,15 @@ impl Births {
         std::mem::replace(&mut self.all_fit, fit) && !fit
     }
 
+    /// The walk was ended: nothing is known of the directories that it did not come by.
+    pub fn abandon_walk(&mut self) {
+        for seen in std::mem::take(&mut self.seen) {
+            if !self.watched.contains(&seen) {
+                self.watched.push(seen);
+            }
+        }
+    }
+
     /// Waits until there is something to [`take`](Self::take).
     pub async fn readable(&self) -> io::Result<()> {
         match &self.inotify {

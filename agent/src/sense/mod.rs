@@ -8,6 +8,7 @@ pub mod births;
 pub mod bpf;
 pub mod cgroupfs;
 pub mod choose;
+pub mod interrupt;
 #[cfg(feature = "bpf")]
 pub mod kfunc;
 mod lazy;
@@ -25,6 +26,7 @@ pub mod walk;
 #[cfg(feature = "bpf")]
 pub mod watch;
 
+use interrupt::Interrupt;
 use lowtide_common::{NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
 use lowtide_judge::Unit;
 use rustix::fd::{AsFd as _, BorrowedFd};
@@ -173,7 +175,7 @@ impl Surveyor {
         match self.unit() {
             Unit::Cgroup => {
                 self.engine.forget_all()?;
-                self.reclassify(rules, fallback)
+                self.reclassify(rules, fallback, &mut Interrupt::never())
             }
             Unit::Process => {
                 self.engine.forget_all()?;
@@ -193,8 +195,14 @@ impl Surveyor {
     }
 
     /// Looks again who is in the cgroups, and brings their rules in line with that; returns how many
-    /// have one of their own. Walks the whole tree by name: not for times of pressure.
-    pub fn reclassify(&mut self, rules: &dyn OwnRule, fallback: Rule) -> io::Result<usize> {
+    /// have one of their own. Walks the whole tree by name: not for times of pressure. All stays as it
+    /// is where the walk is ended: `Interrupted`.
+    pub fn reclassify(
+        &mut self,
+        rules: &dyn OwnRule,
+        fallback: Rule,
+        interrupt: &mut Interrupt<'_>,
+    ) -> io::Result<usize> {
         if self.unit() == Unit::Process {
             return self.classify_all(rules, fallback);
         }
@@ -209,7 +217,7 @@ impl Surveyor {
         };
         self.engine.run(&request)?;
         let highest = self.engine.survey().highest_id;
-        let mut found = self.tree.rules(rules, fallback)?;
+        let mut found = self.tree.rules(rules, fallback, interrupt)?;
         let is_found = |id| found.binary_search_by_key(&id, |entry| entry.id).is_ok();
         for entry in self.ruled.iter().filter(|entry| !is_found(entry.id)) {
             if self.tree.open_id(entry.id).is_ok() {
@@ -242,6 +250,7 @@ impl Surveyor {
         flags: u32,
         rules: &dyn OwnRule,
     ) -> io::Result<&Survey> {
+        let mut listed = 0;
         for _ in 0..ROUNDS {
             let request = Request {
                 worth,
@@ -256,6 +265,11 @@ impl Surveyor {
             let mut new = heapless::Vec::<u64, UNCLASSIFIED>::new();
             let _ = new.extend_from_slice(survey.unclassified());
             let all_listed = survey.unclassified_len as usize <= UNCLASSIFIED;
+            // Where the policy map has no room for them, the same ones are listed again and again.
+            if !all_listed && new.first() == Some(&listed) {
+                break;
+            }
+            listed = new.first().copied().unwrap_or(0);
             let highest = survey.highest_id;
             for id in &new {
                 match self.engine.unit() {

@@ -1,6 +1,7 @@
 //! The cgroup tree by name: which rule belongs to which cgroup id.
 
 use super::Engine;
+use super::interrupt::Interrupt;
 use super::members::Tally;
 use super::process::{ProcessInfo, read_at};
 use super::walk::{each_below, open_dir};
@@ -253,8 +254,14 @@ impl Tree {
 
     /// The rule of every cgroup that has one of its own. For start, reload and settling: walks the
     /// whole tree by name, and looks at every process.
-    pub fn rules(&self, rules: &dyn OwnRule, fallback: Rule) -> io::Result<Vec<Entry>> {
+    pub fn rules(
+        &self,
+        rules: &dyn OwnRule,
+        fallback: Rule,
+        interrupt: &mut Interrupt<'_>,
+    ) -> io::Result<Vec<Entry>> {
         let mut walk = Walk {
+            interrupt,
             tree: self,
             rules,
             found: Vec::new(),
@@ -267,6 +274,7 @@ impl Tree {
             depth: 0,
         };
         walk.below(&mut Vec::new(), self.root()?, &root)?;
+        walk.interrupt.check()?;
         walk.found.sort_unstable_by_key(|entry| entry.id);
         Ok(walk.found)
     }
@@ -399,7 +407,8 @@ impl Tree {
 }
 
 /// A walk over the whole tree.
-struct Walk<'a> {
+struct Walk<'a, 'i> {
+    interrupt: &'a mut Interrupt<'i>,
     tree: &'a Tree,
     rules: &'a dyn OwnRule,
     found: Vec<Entry>,
@@ -417,7 +426,7 @@ struct Place<'a> {
     depth: usize,
 }
 
-impl Walk<'_> {
+impl Walk<'_, '_> {
     fn below(
         &mut self,
         path: &mut Vec<u8>,
@@ -432,6 +441,9 @@ impl Walk<'_> {
             let name = entry.file_name();
             if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
                 continue;
+            }
+            if self.interrupt.ends() {
+                break;
             }
             // A cgroup may vanish at any step of this; then it needs no rule.
             let Ok(child) = open_dir(dir, name) else {

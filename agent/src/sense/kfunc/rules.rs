@@ -20,6 +20,10 @@ pub struct Rules {
     set: usize,
     /// Rules that found no room since then.
     refused: u32,
+    /// The map was full of the living: until the next [`tidy`](Self::tidy) it is not gone through again.
+    full: bool,
+    /// Nor is it for a rule that does not say never.
+    all_never: bool,
     /// Ids to remove: the map is not changed while it is read.
     leaving: Vec<u64>,
 }
@@ -32,6 +36,8 @@ impl Rules {
             root,
             set: 0,
             refused: 0,
+            full: false,
+            all_never: false,
             leaving: Vec::with_capacity(room),
         }
     }
@@ -47,13 +53,21 @@ impl Rules {
         if !self.is_full(id, rule)? {
             return Ok(());
         }
-        self.take_out_dead()?;
-        if !self.is_full(id, rule)? {
-            return Ok(());
+        // Once: where all are alive it takes long, and frees nothing.
+        if !self.full {
+            self.take_out_dead()?;
+            if !self.is_full(id, rule)? {
+                return Ok(());
+            }
+            self.full = true;
         }
         self.refused = self.refused.saturating_add(1);
-        if rule.kill == NEVER && rule.flags & Rule::INHERIT == 0 && self.give_up_one()? {
-            self.is_full(id, rule)?;
+        let says_never = rule.kill == NEVER && rule.flags & Rule::INHERIT == 0;
+        if says_never && !self.all_never {
+            self.all_never = !self.give_up_one()?;
+            if !self.all_never {
+                self.is_full(id, rule)?;
+            }
         }
         Ok(())
     }
@@ -82,11 +96,13 @@ impl Rules {
             self.remove(id)?;
         }
         (self.set, self.refused) = (left, 0);
+        (self.full, self.all_never) = (false, false);
         Ok(())
     }
 
     /// Takes out the entries of the dead before there is no room. Not for times of pressure.
     pub fn tidy(&mut self) {
+        (self.full, self.all_never) = (false, false);
         if self.set > self.room / 2 {
             // Where that cannot be done now, it is done when there is no room.
             let _ = self.take_out_dead();
