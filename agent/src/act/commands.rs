@@ -118,7 +118,9 @@ impl Record {
     /// Takes out what was begun at `before` where it did not fit.
     fn keep(&mut self, before: usize, written: fmt::Result) {
         if written.is_err() {
-            self.bytes[before..].fill(0);
+            if let Some(begun) = self.bytes.get_mut(before..) {
+                begun.fill(0);
+            }
             self.length = before;
         }
     }
@@ -130,7 +132,7 @@ impl Record {
         let limit = u32::from_ne_bytes([a, b, c, d]);
         let mut next = || {
             let word = CStr::from_bytes_until_nul(rest).ok()?;
-            rest = &rest[word.count_bytes() + 1..];
+            rest = rest.get(word.count_bytes() + 1..)?;
             Some(word)
         };
         let words = (0..count).map_while(|_| next()).collect();

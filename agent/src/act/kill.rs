@@ -59,7 +59,8 @@ impl Victim {
                 let mut buffer = [0; 128];
                 // ENODEV: the cgroup itself is gone.
                 rustix::io::pread(events, &mut buffer, 0).map_or(true, |n| {
-                    !buffer[..n].windows(11).any(|w| w == b"populated 1")
+                    let mut words = buffer.get(..n).unwrap_or_default().windows(11);
+                    !words.any(|w| w == b"populated 1")
                 })
             }
             Self::Process(pidfd) => has_exited(pidfd),

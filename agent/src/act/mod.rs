@@ -1,6 +1,10 @@
 //! Act: carries out one verdict on the kernel, through descriptors taken from the cgroup id.
 
+// A panic is the end of the agent: an index from outside must not lead to one.
+#![warn(clippy::indexing_slicing)]
+
 pub mod commands;
+mod held;
 pub mod kill;
 pub mod mrelease;
 mod only;
@@ -12,6 +16,8 @@ pub mod reflex;
 pub mod settings;
 pub mod settle;
 pub mod watchdog;
+
+pub use held::let_go_at_panic;
 
 use crate::config::Loaded;
 use crate::sense::process::Name;

@@ -4,6 +4,7 @@
 //! [`STATE`]: it is undone when the agent stops, when the config no longer wants it, and at the
 //! next start when the agent died in between. A value that somebody else changed meanwhile stays.
 
+use super::held::{self, FROZEN};
 use super::kill::open_victim;
 use super::only::{Only, another_runs};
 use crate::sense::members::{self, Process};
@@ -32,8 +33,6 @@ const SCORE: &str = Setting::OomScore.file();
 /// Of linux/magic.h.
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 const RAMFS_MAGIC: u32 = 0x8584_58f6;
-/// Cgroups that are held back at a time.
-const FROZEN: usize = 8;
 
 /// What can be set on a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,9 +197,8 @@ impl Settings {
         let mut slot = [0; SLOT];
         for (i, change) in self.changes.iter_mut().enumerate() {
             let n = rustix::io::pread(&state, &mut slot, (i * SLOT) as u64)?;
-            *change = core::str::from_utf8(&slot[..n])
-                .ok()
-                .and_then(Change::parse);
+            let text = slot.get(..n).map(core::str::from_utf8);
+            *change = text.and_then(Result::ok).and_then(Change::parse);
         }
         self.state = Some(state);
         if self.len() > 0 {
@@ -244,6 +242,11 @@ impl Settings {
     }
 
     /// Changes in force.
+    /// What a slot holds.
+    fn change(&self, slot: usize) -> Option<Change> {
+        self.changes.get(slot).copied().flatten()
+    }
+
     fn len(&self) -> usize {
         self.changes.iter().flatten().count()
     }
@@ -251,7 +254,7 @@ impl Settings {
     /// What is in force without what lowtide did.
     pub fn without_us(&self, dir: BorrowedFd<'_>, id: u64, setting: Setting) -> io::Result<i64> {
         let now = setting.read(dir)?;
-        let change = self.find(id, setting).and_then(|i| self.changes[i]);
+        let change = self.find(id, setting).and_then(|i| self.change(i));
         Ok(change.filter(|c| c.ours == now).map_or(now, |c| c.before))
     }
 
@@ -277,7 +280,7 @@ impl Settings {
             return Ok(());
         }
         let known = self.find(id, setting);
-        let change = known.and_then(|i| self.changes[i]);
+        let change = known.and_then(|i| self.change(i));
         let now = match change {
             // Processes come and go: the new ones follow.
             Some(change) if setting == Setting::OomScore && change.ours == value => {
@@ -412,7 +415,10 @@ impl Settings {
     pub fn retain(&mut self, tree: &Tree, wanted: impl Fn(u64, Setting) -> bool) {
         let of_cgroup = |c: &Change| c.setting != Setting::WatermarkBoost;
         for i in 0..SLOTS {
-            if self.changes[i].is_some_and(|c| of_cgroup(&c) && !wanted(c.id, c.setting)) {
+            if self
+                .change(i)
+                .is_some_and(|c| of_cgroup(&c) && !wanted(c.id, c.setting))
+            {
                 self.undo(tree, i);
             }
         }
@@ -420,7 +426,9 @@ impl Settings {
 
     /// Leaves every cgroup as it was found.
     pub fn undo_all(&mut self, tree: &Tree) {
-        self.frozen.clear();
+        while let Some((id, _)) = self.frozen.pop() {
+            held::let_go(id);
+        }
         for slot in 0..SLOTS {
             self.undo(tree, slot);
         }
@@ -441,7 +449,13 @@ impl Settings {
             return Err(Errno::NOSPC.into());
         }
         let dir = open_victim(tree, id)?;
-        self.set(dir.as_fd(), id, Setting::Freeze, 1)?;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let freeze = rustix::fs::openat(&dir, Setting::Freeze.file(), flags, Mode::empty())?;
+        held::hold(id, freeze);
+        if let Err(error) = self.set(dir.as_fd(), id, Setting::Freeze, 1) {
+            held::let_go(id);
+            return Err(error);
+        }
         self.frozen.retain(|(frozen, _)| *frozen != id);
         // Cannot fail: there was room.
         let _ = self.frozen.push((id, Instant::now() + limit));
@@ -454,6 +468,7 @@ impl Settings {
         let before = self.frozen.len();
         while let Some(i) = self.frozen.iter().position(|(id, until)| who(*id, *until)) {
             let (id, _) = self.frozen.swap_remove(i);
+            held::let_go(id);
             if let Some(slot) = self.find(id, Setting::Freeze) {
                 self.undo(tree, slot);
             }
@@ -473,7 +488,7 @@ impl Settings {
     }
 
     fn undo(&mut self, tree: &Tree, slot: usize) {
-        let Some(change) = self.changes[slot] else {
+        let Some(change) = self.change(slot) else {
             return;
         };
         // A cgroup that is gone took its settings along. Nothing better can be done about any
@@ -519,12 +534,13 @@ impl Settings {
 
     fn keep(&mut self, slot: usize, change: Option<Change>) -> io::Result<()> {
         let state = self.state.as_ref().ok_or(Errno::ROFS)?;
-        self.changes[slot] = change;
+        *self.changes.get_mut(slot).ok_or(Errno::NOSPC)? = change;
         let mut text = [b' '; SLOT];
         text[SLOT - 1] = b'\n';
         if let Some(change) = change {
-            let line = change.line();
-            text[..line.len()].copy_from_slice(line.as_bytes());
+            for (byte, of_line) in text.iter_mut().zip(change.line().as_bytes()) {
+                *byte = *of_line;
+            }
         }
         rustix::io::pwrite(state, &text, (slot * SLOT) as u64)?;
         Ok(())
@@ -604,8 +620,8 @@ pub(super) fn read_value(dir: BorrowedFd<'_>, file: &str) -> io::Result<i64> {
     let file = rustix::fs::openat(dir, file, flags, Mode::empty())?;
     let mut buffer = [0; 32];
     let n = rustix::io::read(&file, &mut buffer)?;
-    core::str::from_utf8(&buffer[..n])
-        .ok()
+    let text = buffer.get(..n).map(core::str::from_utf8);
+    text.and_then(Result::ok)
         .and_then(|text| parse_number(text.trim_end()))
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -290,7 +290,7 @@ impl Walk<'_, '_> {
     /// The rule that the cgroup has of its own.
     fn own(&self, id: u64) -> Option<Entry> {
         let found = self.ruled.binary_search_by_key(&id, |entry| entry.id);
-        found.ok().map(|place| self.ruled[place])
+        found.ok().and_then(|place| self.ruled.get(place).copied())
     }
 
     fn set(&mut self, path: &[u8], dir: BorrowedFd<'_>, id: u64, setting: Setting, value: i64) {

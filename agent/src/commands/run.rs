@@ -1,5 +1,6 @@
 use super::backoff;
 use super::output::complain;
+use crate::act;
 use crate::config::{self, Paths};
 use crate::daemon::{Daemon, rights};
 use crate::stack;
@@ -31,6 +32,7 @@ impl Run {
     /// Fails when the config cannot be used or the kernel offers nothing to work with.
     #[inline(never)]
     pub fn run(self) -> ExitCode {
+        act::let_go_at_panic();
         let mut log = Log::open();
         // While there is one thread: those to come have no more.
         if let Err(error) = rights::give_up_others(is_jit_off()) {

@@ -1,6 +1,9 @@
 //! The running agent: sleeps on triggers, and on one runs sense → judge → act → tell until the
 //! verdict is to do nothing more.
 
+// A panic is the end of the agent: an index from outside must not lead to one.
+#![warn(clippy::indexing_slicing)]
+
 mod episode;
 mod history;
 mod reflex;

@@ -116,11 +116,11 @@ impl Reflex {
         let sizes = [("DEEDS", Ring::smallest())];
         let mut object = Object::open(object, &constants, &sizes, &[("RULES", rules)])?;
         let (mut links, mut programs) = (Vec::new(), Vec::new());
-        for (index, (program, function, floor)) in HOOKS.into_iter().enumerate() {
+        for ((program, function, floor), found) in HOOKS.into_iter().zip(fit.functions) {
             if !floor && !early {
                 continue;
             }
-            let id = fit.functions[index].ok_or(Missing::Hook(function))?;
+            let id = found.ok_or(Missing::Hook(function))?;
             let program = object.load(program, Kind::Entry(id), verifier_log)?;
             links.push(attach(&program).map_err(|error| Missing::Attach(function, error))?);
             programs.push(program);
@@ -271,7 +271,8 @@ impl Fit {
             memory: memory_layout(&found[PLACES_AT..LAYOUT_AT])?,
             task: task_layout(&found[TASK_AT..HOOKS_AT])?,
             functions: std::array::from_fn(|index| {
-                found[HOOKS_AT + index].and_then(|id| u32::try_from(id).ok())
+                let found = found.get(HOOKS_AT + index).copied().flatten();
+                found.and_then(|id| u32::try_from(id).ok())
             }),
         })
     }
