@@ -129,12 +129,12 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "without_sys_resource",
         injected: "no CAP_SYS_RESOURCE: the kernel refuses the PSI trigger",
-        wanted: "said; memory is looked at by time; the configured victim goes, nothing else",
+        wanted: "said; the watch alone wakes the agent; the configured victim goes, nothing else",
         every_run: true,
         scenario: || without(&["CAP_SYS_RESOURCE"]),
         check: |run| {
             says(run, "without CAP_SYS_RESOURCE")?;
-            says(run, "looked at by time")?;
+            says(run, "woken by watch, ")?;
             only_the_hog_goes(run)
         },
         ..PLAIN
