@@ -8,6 +8,8 @@ pub mod daemon;
 mod domain;
 #[cfg(test)]
 mod mdoc;
+#[doc(hidden)]
+pub mod readers;
 mod resident;
 pub mod sense;
 mod stack;

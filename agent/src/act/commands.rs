@@ -42,7 +42,7 @@ const SEARCHED: (&str, &str) = (
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 );
 /// Bytes of a record: `PIPE_BUF`, the most that a pipe takes as a whole or not at all (pipe(7)).
-const RECORD: usize = 4096;
+pub(crate) const RECORD: usize = 4096;
 /// For how long it is looked whether somebody who was asked, and is not killed after all, ends.
 const ASKED: Duration = Duration::from_secs(60);
 /// Between two such looks.
@@ -66,7 +66,7 @@ impl When {
 
 /// One command to run: a limit in milliseconds, the number of its words, the words and then the
 /// environment, each with a zero behind it; the rest is zero.
-struct Record {
+pub(crate) struct Record {
     bytes: [u8; RECORD],
     length: usize,
 }
@@ -126,7 +126,7 @@ impl Record {
     }
 
     /// Limit, words and environment.
-    fn parse(bytes: &[u8; RECORD]) -> Option<(Duration, Vec<&CStr>, Vec<&CStr>)> {
+    pub(crate) fn parse(bytes: &[u8; RECORD]) -> Option<(Duration, Vec<&CStr>, Vec<&CStr>)> {
         let (head, mut rest) = bytes.split_first_chunk::<{ Self::HEAD }>()?;
         let [a, b, c, d, count] = *head;
         let limit = u32::from_ne_bytes([a, b, c, d]);

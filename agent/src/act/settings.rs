@@ -108,7 +108,7 @@ impl Setting {
 
 /// One change: undone by putting `before` where `ours` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Change {
+pub(crate) struct Change {
     /// cgroup id.
     id: u64,
     setting: Setting,
@@ -133,7 +133,7 @@ impl Change {
         line
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
         let id = words.next()?.parse().ok()?;
         let file = words.next()?;

@@ -159,25 +159,11 @@ impl Meminfo {
         let mut buffer = [0; BUFFER];
         let mut memory = Memory::default();
         let text = read(&self.meminfo, &mut buffer)?;
-        let kib = |key: &[u8]| number_after(text, key).map(|kib| kib.saturating_mul(1024));
-        memory.total = kib(b"MemTotal:").ok_or(io::ErrorKind::InvalidData)?;
-        memory.available = kib(b"MemAvailable:").ok_or(io::ErrorKind::InvalidData)?;
+        take_meminfo(&mut memory, text).ok_or(io::ErrorKind::InvalidData)?;
         memory.available = memory.available.saturating_sub(self.boost());
-        memory.free = kib(b"MemFree:").unwrap_or(0);
-        memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
-        memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
-        memory.swappable =
-            kib(b"Active(anon):").unwrap_or(0) + kib(b"Inactive(anon):").unwrap_or(0);
-        memory.file = kib(b"Active(file):").unwrap_or(0) + kib(b"Inactive(file):").unwrap_or(0);
         memory.psi = self.has_psi();
         let text = read(&self.vmstat, &mut buffer)?;
-        memory.refaults = [
-            &b"workingset_refault_anon "[..],
-            b"workingset_refault_file ",
-        ]
-        .iter()
-        .filter_map(|key| number_after(text, key))
-        .sum();
+        memory.refaults = refaults(text);
         if let Some(pressure) = &self.pressure {
             let text = read(pressure, &mut buffer)?;
             memory.psi_some_us = stall_total(text, b"some").unwrap_or(0);
@@ -188,6 +174,26 @@ impl Meminfo {
     }
 }
 
+/// `None` where /proc/meminfo says not what there is, or not what is available.
+pub(crate) fn take_meminfo(memory: &mut Memory, text: &[u8]) -> Option<()> {
+    let kib = |key: &[u8]| number_after(text, key).map(|kib| kib.saturating_mul(1024));
+    let both = |a: &[u8], b: &[u8]| kib(a).unwrap_or(0).saturating_add(kib(b).unwrap_or(0));
+    memory.total = kib(b"MemTotal:")?;
+    memory.available = kib(b"MemAvailable:")?;
+    memory.free = kib(b"MemFree:").unwrap_or(0);
+    memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
+    memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
+    memory.swappable = both(b"Active(anon):", b"Inactive(anon):");
+    memory.file = both(b"Active(file):", b"Inactive(file):");
+    Some(())
+}
+
+/// Pages that were read in again soon after they had been given up, from /proc/vmstat.
+pub(crate) fn refaults(text: &[u8]) -> u64 {
+    let count = |key| number_after(text, key).unwrap_or(0);
+    count(b"workingset_refault_anon ").saturating_add(count(b"workingset_refault_file "))
+}
+
 /// Bytes by which the watermarks of all zones are raised (`boost` of /proc/zoneinfo, in pages);
 /// 0 where that cannot be read.
 fn boost() -> u64 {
@@ -195,10 +201,11 @@ fn boost() -> u64 {
     boosted_pages(&zones).saturating_mul(rustix::param::page_size() as u64)
 }
 
-fn boosted_pages(zones: &[u8]) -> u64 {
+pub(crate) fn boosted_pages(zones: &[u8]) -> u64 {
     let lines = zones.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
     let boosts = lines.filter_map(|line| line.strip_prefix(b"boost"));
-    boosts.filter_map(|pages| digits(pages.trim_ascii())).sum()
+    let pages = boosts.filter_map(|pages| digits(pages.trim_ascii()));
+    pages.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub mod process;
 pub mod procfs;
 pub mod psi;
 pub mod status;
-mod text;
+pub(crate) mod text;
 pub mod tree;
 pub mod walk;
 #[cfg(feature = "bpf")]

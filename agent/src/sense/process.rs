@@ -151,7 +151,7 @@ pub fn read_status<'a>(status: &OwnedFd, buffer: &'a mut [u8; STATUS]) -> io::Re
 
 /// `starttime`, field 22 of /proc/PID/stat (proc_pid_stat(5)). The name before it, in
 /// parentheses, may have anything in it.
-fn start(stat: &[u8]) -> Option<u64> {
+pub(crate) fn start(stat: &[u8]) -> Option<u64> {
     let name_end = stat.iter().rposition(|b| *b == b')')?;
     let fields = stat.get(name_end + 2..)?;
     digits(fields.split(|b| *b == b' ').nth(22 - 3)?)

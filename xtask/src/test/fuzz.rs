@@ -8,9 +8,10 @@ use std::fs;
 use std::process::{Command, ExitCode};
 
 /// Fuzz targets, with where more inputs to start from lie.
-const TARGETS: [(&str, &[&str]); 2] = [
+const TARGETS: [(&str, &[&str]); 3] = [
     ("config", &["config", "agent-config/src/tests/golden"]),
     ("judge", &[]),
+    ("readers", &["agent/src/sense/bpf"]),
 ];
 
 /// run each fuzz target for a while; what it finds goes to fuzz/artifacts

@@ -19,7 +19,10 @@ pub fn addresses<const N: usize>(names: &[&str; N]) -> Result<[Option<u64>; N], 
 }
 
 /// Lines are `ffffffff81000000 D name`, and for a module's `ffffffff81000000 d name<tab>[module]`.
-fn find<const N: usize>(list: impl Read, names: &[&str; N]) -> io::Result<[Option<u64>; N]> {
+pub(crate) fn find<const N: usize>(
+    list: impl Read,
+    names: &[&str; N],
+) -> io::Result<[Option<u64>; N]> {
     let mut found = [None; N];
     let mut list = BufReader::new(list);
     let mut line = Vec::new();
