@@ -187,6 +187,7 @@ fn a_copy_of_a_device_is_explained_on_the_desk() {
     ] {
         let (parent, _) = cgroup.split_once('/').unwrap();
         write(&format!("sys/fs/cgroup/{parent}/memory.stat"), "anon 0\n");
+        write(&format!("sys/fs/cgroup/{parent}/memory.current"), "0\n");
         write(
             &format!("sys/fs/cgroup/{parent}/cgroup.subtree_control"),
             "memory\n",
