@@ -28,6 +28,11 @@ pub struct DomainId(u64);
 
 impl DomainId {
     pub const SYSTEM: Self = Self(0);
+
+    /// cgroup id; 0 of the system.
+    pub const fn cgroup(self) -> u64 {
+        self.0
+    }
 }
 
 /// The system, and the cgroups that are watched over by themselves.

@@ -15,7 +15,7 @@ pub mod sense;
 mod stack;
 mod sys;
 pub mod tell;
-mod units;
+pub mod units;
 
 pub use lowtide_config as config;
 use lowtide_config::json;

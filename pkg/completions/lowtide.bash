@@ -2,7 +2,7 @@
 _lowtide() {
 	local words=
 	case $COMP_CWORD:$2:${COMP_WORDS[1]} in
-	1:*) words='--help --version run check config doctor explain status top log' ;;
+	1:*) words='--help --version run check config doctor explain status top log record' ;;
 	*:-*:run) words='--help --config --dry-run --verifier-log' ;;
 	*:-*:check) words='--help --with --drop-in --root --offline --strict --format --json' ;;
 	*:-*:config) words='--help --root --json' ;;
@@ -11,6 +11,7 @@ _lowtide() {
 	*:-*:status) words='--help --json --openmetrics' ;;
 	*:-*:top) words='--help' ;;
 	*:-*:log) words='--help --boot --since --json --file' ;;
+	*:-*:record) words='--help --minutes --every --size' ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$2")
 }

@@ -89,7 +89,7 @@ impl Log {
 }
 
 /// Seconds.
-fn ago(text: &str) -> Result<u64, String> {
+pub fn ago(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no time as 90s, 30m, 12h or 7d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let number: u64 = text

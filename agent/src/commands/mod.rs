@@ -7,6 +7,7 @@ mod doctor;
 mod explain;
 mod log;
 mod output;
+mod record;
 mod run;
 mod status;
 #[cfg(test)]
@@ -41,6 +42,7 @@ enum Command {
     Status(status::Status),
     Top(top::Top),
     Log(log::Log),
+    Record(record::Record),
 }
 
 /// What the command line asks for; or the code to end with, where that was for help or is wrong.
@@ -52,6 +54,12 @@ fn arguments() -> Result<Lowtide, ExitCode> {
         complain("lowtide: an argument is no UTF-8");
         return Err(ExitCode::FAILURE);
     };
+    if let Some(word @ ("replay" | "plot" | "export")) = words.first().copied() {
+        complain(format_args!(
+            "lowtide: `{word}` is for the desk: lowtide-desk {word}"
+        ));
+        return Err(ExitCode::FAILURE);
+    }
     Lowtide::from_args(&["lowtide"], &words).map_err(|early| match early.status {
         Ok(()) => print(early.output, ExitCode::SUCCESS),
         Err(()) => {
@@ -90,5 +98,6 @@ pub fn main() -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),
         Command::Log(log) => log.run(),
+        Command::Record(record) => record.run(),
     }
 }

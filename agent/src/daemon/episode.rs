@@ -57,6 +57,7 @@ impl Daemon {
             self.announce(&verdict);
             let done = without_allocating(|| self.act(id, &verdict));
             self.tell(id, &verdict, &done, &since);
+            self.record_look(id, fired.any(), &verdict, &done);
             self.commands.tell(&mut self.log);
             if self.surveyor.is_behind() {
                 self.catch_up();
@@ -277,6 +278,7 @@ impl Daemon {
             memory = of_domain.or(system);
             domain.history.record_exit(memcg, memory.as_ref(), now);
         }
+        self.record_exit_of(id, memcg, memory.as_ref(), now);
         // The next step says why there are no figures.
         let Some(Memory { available, .. }) = memory else {
             return;

@@ -6,6 +6,7 @@
 
 mod episode;
 mod history;
+mod recording;
 mod reflex;
 mod report;
 pub mod rights;
@@ -26,6 +27,7 @@ use crate::stack;
 use crate::tell::Log;
 use crate::tell::decisions::Decisions;
 use crate::tell::manager::Manager;
+use crate::tell::recorder::Recorder;
 use crate::tell::socket::Socket;
 use async_signal::{Signal, Signals};
 use lowtide_judge::Millis;
@@ -55,6 +57,7 @@ pub struct Daemon {
     decisions: Decisions,
     standing: Standing,
     socket: Option<Socket>,
+    recorder: Option<Recorder>,
     manager: Manager,
     born: Instant,
     /// What was said last of what cannot be done.
@@ -76,6 +79,8 @@ enum Woken {
     ReflexActed,
     /// Somebody asks for the state.
     Asked,
+    /// Somebody wants to record, or has ended that.
+    Recorder,
     Reload,
     Stop(Signal),
 }
@@ -101,6 +106,9 @@ impl Daemon {
         self.manager.stopping();
         self.guard.end();
         let _ = self.decisions.save();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.hand_over(true);
+        }
         self.settings.undo_all(&self.surveyor.tree);
     }
 
@@ -114,6 +122,7 @@ impl Daemon {
         let mut after_alarm = false;
         loop {
             self.save_history();
+            self.hand_over_recording();
             // Alarms come first, but an alarm that comes again each time shuts out no signal.
             let told = match after_alarm {
                 true => poll_once(told(&mut signals)).await,
@@ -131,6 +140,7 @@ impl Daemon {
                 Woken::CgroupMade => self.on_cgroup_made(),
                 Woken::ReflexActed => self.on_reflex(),
                 Woken::Asked => self.on_asked(),
+                Woken::Recorder => self.on_recorder(),
                 Woken::Reload => self.on_reload(paths),
                 Woken::Disarmed(id, error) => self.on_disarmed(id, &error),
                 Woken::Uninformed(error) => self.upkeep.lose_births(&error, &mut self.log),
@@ -165,6 +175,13 @@ impl Daemon {
                 _ => pending().await,
             }
         };
+        let recorder = async {
+            match &self.recorder {
+                Some(recorder) => recorder.readable().await,
+                None => pending().await,
+            }
+            Woken::Recorder
+        };
         let deadline = async {
             match self.next_deadline() {
                 Some(deadline) => Timer::at(deadline).await,
@@ -178,6 +195,7 @@ impl Daemon {
             .or(told(signals))
             .or(made)
             .or(asked)
+            .or(recorder)
             .or(deadline)
             .await
     }
@@ -241,6 +259,7 @@ impl Daemon {
                 if let Some(domain) = self.domains.get_mut(id) {
                     domain.reconfigured(now);
                 }
+                self.record_reconfigured(id, now);
                 self.episode(id, false);
             }
         }

@@ -21,6 +21,7 @@ use crate::sys;
 use crate::tell::Log;
 use crate::tell::decisions::Decisions;
 use crate::tell::manager::Manager;
+use crate::tell::recorder::{self, Recorder};
 use crate::tell::socket::{SOCKET, Socket};
 use crate::tell::words::Many;
 use lowtide_common::NO_GROUP;
@@ -123,6 +124,7 @@ impl Daemon {
             decisions: Decisions::open(),
             standing: Standing::begin(status, dry_run),
             socket: None,
+            recorder: None,
             manager,
             born: Instant::now(),
             said: Said::default(),
@@ -245,6 +247,9 @@ impl Daemon {
         self.decisions
             .keep_in(kept.map(|history| (history.path.as_path(), history.size)));
         self.standing.reloaded(status);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.config(&self.config.effective.toml());
+        }
         true
     }
 
@@ -263,6 +268,13 @@ impl Daemon {
             Ok(socket) => self.socket = Some(socket),
             Err(error) => self.log.warning(format_args!(
                 "{SOCKET}: {error}: `lowtide status` and `top` get no answer"
+            )),
+        }
+        match Recorder::open() {
+            Ok(recorder) => self.recorder = Some(recorder),
+            Err(error) => self.log.warning(format_args!(
+                "{}: {error}: `lowtide record` gets no answer",
+                recorder::SOCKET
             )),
         }
     }

@@ -252,6 +252,18 @@ impl Tree {
         Ok(below.strip_prefix(b"/").unwrap_or(below))
     }
 
+    /// Who chose the name and the attributes of the cgroup at `path`, relative to the root.
+    pub fn chosen(&self, path: &[u8]) -> io::Result<Chosen> {
+        let mut dir = open_dir(self.root()?, c".")?;
+        let mut chosen = Chosen::BY_ROOT;
+        for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+            dir = open_dir(&dir, name)?;
+            let path_by_root = chosen.path_by_root && chosen.marks_by_root;
+            chosen = self.chosen_by(dir.as_fd(), path_by_root, chosen.above);
+        }
+        Ok(chosen)
+    }
+
     /// The rule of every cgroup that has one of its own. For start, reload and settling: walks the
     /// whole tree by name, and looks at every process.
     pub fn rules(
@@ -499,7 +511,7 @@ impl Walk<'_, '_> {
 
 /// A unit that holds somebody with another kill priority, or whose processes are taken one by one,
 /// cannot be killed as a whole: below it, each leaf stands for itself.
-fn is_split_by(unit: Rule, inner: Rule) -> bool {
+pub fn is_split_by(unit: Rule, inner: Rule) -> bool {
     let differs = unit.kill != inner.kill || inner.flags & Rule::PROCESS != 0;
     unit.flags & Rule::UNIT != 0 && differs
 }

@@ -66,6 +66,11 @@ impl Decisions {
         });
     }
 
+    /// The kernel's id of this boot, 32 hex digits.
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
     /// Begins a record of this moment.
     pub fn begin(&self, kind: &str) -> Record {
         let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

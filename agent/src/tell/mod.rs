@@ -5,6 +5,8 @@ pub mod decisions;
 pub mod manager;
 pub mod reading;
 pub mod record;
+pub mod recorder;
+pub mod recording;
 pub mod socket;
 pub mod table;
 pub mod words;

@@ -21,31 +21,49 @@ const CALLERS: i32 = 4;
 /// Longest answer that a caller takes in.
 const ANSWER: usize = 256 << 10;
 
-pub struct Socket(Async<Listening>);
+pub struct Socket(Async<Descriptor>);
 
-struct Listening(OwnedFd);
+/// What smol waits for.
+pub(super) struct Descriptor(pub OwnedFd);
 
-impl AsFd for Listening {
+impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
+/// Listens at `path` for root. Takes the place of a socket that an agent before this left behind; that no
+/// other agent runs is the caller's to know.
+pub(super) fn listen_at(path: &str) -> io::Result<Async<Descriptor>> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    bind(&socket, &address)?;
+    chmod(path, Mode::RUSR | Mode::WUSR)?;
+    listen(&socket, CALLERS)?;
+    Async::new_nonblocking(Descriptor(socket))
+}
+
+/// The one that waits longest; `None` where nobody does, or somebody who is neither root nor the agent's
+/// own user.
+pub(super) fn accept(listening: &Async<Descriptor>) -> io::Result<Option<OwnedFd>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let caller = match accept_with(listening.get_ref(), flags) {
+        Ok(caller) => caller,
+        Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let uid = socket_peercred(&caller)?.uid;
+    Ok((uid.is_root() || uid == rustix::process::geteuid()).then_some(caller))
+}
+
 impl Socket {
-    /// Takes the place of one that an agent before this left behind. That no other agent runs is the
-    /// caller's to know.
     pub fn open() -> io::Result<Self> {
-        let address = SocketAddrUnix::new(SOCKET)?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        match std::fs::remove_file(SOCKET) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        bind(&socket, &address)?;
-        chmod(SOCKET, Mode::RUSR | Mode::WUSR)?;
-        listen(&socket, CALLERS)?;
-        Ok(Self(Async::new_nonblocking(Listening(socket))?))
+        listen_at(SOCKET).map(Self)
     }
 
     /// Somebody has connected.
@@ -54,18 +72,11 @@ impl Socket {
     }
 
     /// Gives the document that `write` writes to the one that waits longest. Allocates nothing and
-    /// waits for no reader. A caller that is neither root nor the agent's own user gets nothing.
+    /// waits for no reader.
     pub fn answer(&self, write: impl FnOnce(&mut Answer<'_>) -> fmt::Result) -> io::Result<()> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let caller = match accept_with(self.0.get_ref(), flags) {
-            Ok(caller) => caller,
-            Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let uid = socket_peercred(&caller)?.uid;
-        if !uid.is_root() && uid != rustix::process::geteuid() {
+        let Some(caller) = accept(&self.0)? else {
             return Ok(());
-        }
+        };
         let mut answer = Answer {
             caller: caller.as_fd(),
             buffer: heapless::Vec::new(),

@@ -135,7 +135,7 @@ impl Explanation {
         let agent = agent();
         let protected: Vec<_> = agent.into_iter().chain([1]).collect();
         let tree = Tree::protecting(&protected)?;
-        let rows = descendants(&tree).max(processes().count() as u32) + 1 + SPARE_ROWS;
+        let rows = rows_wanted(&tree) + SPARE_ROWS;
         let wanted = Wanted {
             bpf_jit: false,
             rows,
@@ -295,6 +295,11 @@ fn path(tree: &Tree, id: u64) -> String {
         .unwrap_or_else(|_| format!("(gone) {id}"))
 }
 
+/// Rows that all cgroups of now take, or all processes.
+pub fn rows_wanted(tree: &Tree) -> u32 {
+    descendants(tree).max(processes().count() as u32) + 1
+}
+
 /// cgroups below the root; 0 where there is no cgroup2.
 fn descendants(tree: &Tree) -> u32 {
     let stat = fs::read_to_string(tree.mount().join("cgroup.stat")).unwrap_or_default();
@@ -315,7 +320,7 @@ fn processes() -> impl Iterator<Item = Process> {
 }
 
 /// pid of the running agent, which is never touched.
-fn agent() -> Option<i32> {
+pub fn agent() -> Option<i32> {
     let runs = |process: &Process| {
         process.cmdline().is_ok_and(|words| match &words[..] {
             [program, command, ..] => program.ends_with("lowtide") && command == "run",

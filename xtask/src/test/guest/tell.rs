@@ -1,6 +1,7 @@
 //! What the agent says of the device, of what it would do and of what it did.
 
 use super::{Case, PLAIN};
+use crate::host::dirs;
 use crate::scenario::checks::{only_the_hog_goes, oom_kills, says};
 use crate::scenario::variants::in_one_cgroup;
 use crate::scenario::{CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, fast_hog, idle, load};
@@ -8,6 +9,8 @@ use crate::vm::{AGENT, Run};
 use anyhow::{Context as _, Result, ensure};
 use lowtide_guest::{CGROUP_ROOT, Scenario, Service};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The cases of this topic.
 pub const CASES: &[Case] = &[
@@ -163,6 +166,37 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a_recording_judged_again_gives_the_same_decisions",
+        scenario: recorded,
+        check: |run| {
+            only_the_hog_goes(run)?;
+            let tape = taped(run)?;
+            let shown = desk(&["replay"], &tape, 0)?;
+            ensure!(
+                shown.contains("The same decisions at the same times."),
+                "{shown}"
+            );
+            let was = ["terminate /apps/media (media)", "the same"];
+            let done = shown
+                .lines()
+                .any(|line| was.iter().all(|part| line.contains(part)));
+            ensure!(done, "no line about what was done:\n{shown}");
+            // By the same config as a file, and so by rules that the desk works out itself.
+            let shown = desk(&["replay", "--config", "CONFIG"], &tape, 0)?;
+            ensure!(shown.contains("The same decisions"), "{shown}");
+            let table = desk(&["export", "--table", "cgroups"], &tape, 0)?;
+            ensure!(table.contains(",/apps/media,"), "{table}");
+            desk(&["plot"], &tape, 0)?;
+            // Cut anywhere, it says where, and shows what comes before.
+            let bytes = std::fs::read(&tape)?;
+            std::fs::write(&tape, &bytes[..bytes.len() - 3])?;
+            let shown = desk(&["replay"], &tape, 1)?;
+            ensure!(shown.contains("terminate /apps/media"), "{shown}");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
         name: "in_a_dry_run_the_agent_only_says_what_it_would_do",
         scenario: || {
             let mut scenario = fast_hog();
@@ -205,6 +239,95 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
 ];
+
+/// A recorder that has seen all of it, and hands out what it wrote.
+fn recorded() -> Scenario {
+    let script = "export PATH=/bin
+        lowtide record /run/tape --every 1s & recorder=$!
+        until lowtide log | busybox grep -q 'critical relieved'; do busybox sleep 1; done
+        busybox sleep 5; kill $recorder; wait
+        busybox base64 /run/tape";
+    let mut scenario = fast_hog();
+    scenario.services.push(Service {
+        name: "recorder".into(),
+        command: ["/bin/busybox", "sh", "-c", script]
+            .map(String::from)
+            .to_vec(),
+        cgroup: "shell".into(),
+        after: Some("lowtide".into()),
+        ..Service::default()
+    });
+    let hog = scenario.services.iter_mut().find(|s| s.name == HOG);
+    hog.expect("the device has a hog").after = Some("recorder".into());
+    Scenario {
+        until: Some("recorder".into()),
+        counted: true,
+        linger_ms: 0,
+        ..scenario
+    }
+}
+
+/// What the recorder of the run handed out, in a file beside what else is kept of it.
+fn taped(run: &Run) -> Result<PathBuf> {
+    let lines = run.lines("recorder").map(|(_, line)| line);
+    let base64: String = lines.filter(|line| !line.contains(' ')).collect();
+    let tape = dirs::target().join("guest-tests/recorded.lowtide");
+    std::fs::write(&tape, decoded(&base64)?)?;
+    Ok(tape)
+}
+
+/// RFC 4648, with or without padding.
+fn decoded(base64: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (mut held, mut bits) = (0_u32, 0);
+    for c in base64.trim_end_matches('=').bytes() {
+        let six = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => anyhow::bail!("no base64: {:?}", char::from(c)),
+        };
+        (held, bits) = (held << 6 | u32::from(six), bits + 6);
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+            held &= (1 << bits) - 1;
+        }
+    }
+    Ok(bytes)
+}
+
+/// What the desk says of a recording, `CONFIG` standing for the guest's config as a file.
+fn desk(arguments: &[&str], tape: &Path, wanted: i32) -> Result<String> {
+    let config = tape.with_extension("toml");
+    let scenario = recorded();
+    let text = scenario
+        .files
+        .get(CONFIG)
+        .context("the guest has no config")?;
+    std::fs::write(&config, text)?;
+    let config = config.to_string_lossy();
+    let arguments = arguments.iter().map(|word| match *word {
+        "CONFIG" => config.as_ref(),
+        word => word,
+    });
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--package", "lowtide-desk", "--"])
+        .args(arguments)
+        .arg(tape)
+        .current_dir(dirs::workspace())
+        .output()?;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(
+        output.status.code() == Some(wanted),
+        "it ends with {:?}:\n{said}{}",
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(said)
+}
 
 /// A reader that waits until something was done, and then asks the agent in every way.
 fn read_back() -> Scenario {

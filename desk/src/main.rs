@@ -1,0 +1,202 @@
+//! The commands for what devices recorded.
+
+use anyhow::{Context as _, Result};
+use argh::FromArgs;
+use lowtide_config::{Loaded, Paths, load};
+use lowtide_desk::export::{self, Format, Table};
+use lowtide_desk::files::{self, Recording};
+use lowtide_desk::{plot, replay, show};
+use rayon::prelude::*;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What the decisions differ.
+const DIFFERS: u8 = 2;
+
+/// What devices recorded with `lowtide record`.
+#[derive(FromArgs)]
+struct Desk {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Replay(Replay),
+    Plot(Plot),
+    Export(Export),
+}
+
+/// Judges again what was recorded, and shows the decisions beside what was done. Ends with 0 where they
+/// are the same, with 2 where they differ, with 1 where something cannot be read.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "replay")]
+struct Replay {
+    /// recordings, or directories of them
+    #[argh(positional, arg_name = "file")]
+    files: Vec<PathBuf>,
+    /// judge by this file on top of what is built in, in the place of what was in force; may be given
+    /// more than once, later ones set single keys over earlier ones
+    #[argh(option, arg_name = "file")]
+    config: Vec<PathBuf>,
+}
+
+/// Draws a recording as one SVG file: memory, stalls, who grew, and decisions.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "plot")]
+struct Plot {
+    /// the recording
+    #[argh(positional, arg_name = "file")]
+    file: PathBuf,
+    /// the file to be written (the recording's name with .svg)
+    #[argh(option, arg_name = "file")]
+    output: Option<PathBuf>,
+}
+
+/// Prints what was recorded as a table for other tools.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "export")]
+struct Export {
+    /// recordings, or directories of them
+    #[argh(positional, arg_name = "file")]
+    files: Vec<PathBuf>,
+    /// decisions, memory or cgroups (decisions)
+    #[argh(option, arg_name = "table", default = "Table::Decisions")]
+    table: Table,
+    /// csv or json, one object a line (csv)
+    #[argh(option, arg_name = "format", default = "Format::Csv")]
+    format: Format,
+    /// judge by this file, see replay
+    #[argh(option, arg_name = "file")]
+    config: Vec<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let desk: Desk = argh::from_env();
+    let done = match desk.command {
+        Command::Replay(replay) => replay.run(),
+        Command::Plot(plot) => plot.run(),
+        Command::Export(export) => export.run(),
+    };
+    done.unwrap_or_else(|error| {
+        // Whoever reads has gone: nobody is left to tell.
+        if error
+            .downcast_ref::<io::Error>()
+            .is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe)
+        {
+            eprintln!("lowtide-desk: {error:#}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+/// The config that is asked for; `None`: what was in force.
+fn config(files: &[PathBuf]) -> Result<Option<Loaded>> {
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let loaded = load(&Paths::new(None, files.to_vec()));
+    let loaded = loaded.map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    for problem in loaded.warnings.iter() {
+        eprintln!("{problem}");
+    }
+    Ok(Some(loaded))
+}
+
+/// Says what is wrong with recordings that can be read in part, or not at all.
+fn complain(recordings: &[Recording], broken: impl Iterator<Item = (usize, String)>) -> bool {
+    let mut any = false;
+    for (which, why) in broken {
+        any = true;
+        eprintln!("{}: {why}", recordings[which].path.display());
+    }
+    any
+}
+
+impl Replay {
+    fn run(self) -> Result<ExitCode> {
+        let config = config(&self.config)?;
+        let recordings = files::open(&self.files)?;
+        let runs: Vec<_> = recordings
+            .par_iter()
+            .map(|recording| replay::replay(&recording.bytes, config.as_ref()))
+            .collect();
+        let mut out = io::stdout().lock();
+        let mut whole = Vec::new();
+        let mut errors = Vec::new();
+        for (which, run) in runs.into_iter().enumerate() {
+            match run {
+                Ok(run) => {
+                    errors.extend(run.broken.map(|broken| (which, broken.to_string())));
+                    whole.push((recordings[which].name(), run));
+                }
+                Err(error) => errors.push((which, format!("{error:#}"))),
+            }
+        }
+        if let [(name, run)] = &whole[..] {
+            write!(out, "{}", show::Decisions { name, run })?;
+        } else {
+            write!(out, "{}", show::Summary(&whole))?;
+        }
+        out.flush()?;
+        let unread = complain(&recordings, errors.into_iter());
+        let differs = whole.iter().any(|(_, run)| run.differs_at.is_some());
+        Ok(match (unread, differs) {
+            (true, _) => ExitCode::FAILURE,
+            (false, true) => ExitCode::from(DIFFERS),
+            (false, false) => ExitCode::SUCCESS,
+        })
+    }
+}
+
+impl Plot {
+    fn run(self) -> Result<ExitCode> {
+        let recording = Recording::open(&self.file)?;
+        let output = self
+            .output
+            .unwrap_or_else(|| self.file.with_extension("svg"));
+        let (svg, broken) = plot::svg(&recording)?;
+        std::fs::write(&output, svg).with_context(|| output.display().to_string())?;
+        eprintln!("{}", output.display());
+        let broken = broken.map(|broken| (0, broken.to_string()));
+        let any = complain(&[recording], broken.into_iter());
+        Ok(if any {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+impl Export {
+    fn run(self) -> Result<ExitCode> {
+        let config = config(&self.config)?;
+        let recordings = files::open(&self.files)?;
+        let parts: Vec<_> = recordings
+            .par_iter()
+            .map(|recording| export::rows(recording, self.table, config.as_ref()))
+            .collect();
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let mut errors = Vec::new();
+        let mut rows = Vec::new();
+        for (which, part) in parts.into_iter().enumerate() {
+            match part {
+                Ok((part, broken)) => {
+                    rows.extend(part);
+                    errors.extend(broken.map(|broken| (which, broken.to_string())));
+                }
+                Err(error) => errors.push((which, format!("{error:#}"))),
+            }
+        }
+        export::write(&mut out, self.table, self.format, &rows)?;
+        out.flush()?;
+        let any = complain(&recordings, errors.into_iter());
+        Ok(if any {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
