@@ -24,7 +24,7 @@ mod reflex;
 mod samples;
 mod verdict;
 
-pub use evidence::{Memory, Names, Rates};
+pub use evidence::{Memory, Names, Rates, Stalls};
 pub use history::{History, Millis, Outcome};
 pub use look::Look;
 pub use outlook::Outlook;
