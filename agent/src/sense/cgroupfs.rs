@@ -3,8 +3,13 @@
 //! Each open file costs the kernel some KB, so only the largest memcgs have theirs open; of the others
 //! it is the directory alone, and one figure is read of them that tells whether they matter.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indices are those of its own table, which is walked by them"
+)]
+
 use super::process::read_at;
-use super::text::{digits, number_after, pairs, stall_total};
+use super::text::{digits, number_after, pairs, read_part, stall_total};
 use super::tree::Tree;
 use super::walk::open_dir;
 use super::{Engine, spare_descriptors};
@@ -431,7 +436,7 @@ impl Memcg {
         let open = self.files.as_ref().and_then(|files| files.members.as_ref());
         let text = match open {
             Some(open) => rustix::io::pread(open, &mut buffer, 0)
-                .map(|n| &buffer[..n])
+                .map(|n| read_part(&buffer, n))
                 .ok(),
             None => read_at(&self.dir, c"cgroup.events", &mut buffer).ok(),
         };
@@ -444,7 +449,7 @@ impl Memcg {
         let text = match &self.files {
             Some(files) => {
                 let n = rustix::io::pread(&files.stat, &mut buffer, 0)?;
-                &buffer[..n]
+                read_part(&buffer, n)
             }
             None => read_at(&self.dir, c"memory.stat", &mut buffer)?,
         };
@@ -514,7 +519,7 @@ fn is_swap_used() -> bool {
 fn number(file: Option<&OwnedFd>) -> u64 {
     let mut buffer = [0; 32];
     file.and_then(|file| rustix::io::pread(file, &mut buffer, 0).ok())
-        .and_then(|n| digits(&buffer[..n]))
+        .and_then(|n| digits(read_part(&buffer, n)))
         .unwrap_or(0)
 }
 
@@ -538,7 +543,9 @@ fn keep(best: &mut Best, key: u64, memcg: usize, row: Row) {
 fn copy_to(out: &mut [Row; CANDIDATES], best: &Best, memcgs: &[Memcg]) -> u32 {
     for (out, candidate) in out.iter_mut().zip(best) {
         *out = candidate.row;
-        memcgs[candidate.memcg as usize].rest(out);
+        if let Some(memcg) = memcgs.get(candidate.memcg as usize) {
+            memcg.rest(out);
+        }
     }
     best.len() as u32
 }

@@ -1,6 +1,6 @@
 //! A cgroup with a limit of its own, looked at as if it were a system of its own.
 
-use super::text::{digits, pairs, stall_total};
+use super::text::{digits, pairs, read_part, stall_total};
 use crate::sys;
 use lowtide_judge::Memory;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -106,7 +106,7 @@ impl Limited {
 
 fn read(file: impl AsFd, buffer: &mut [u8]) -> io::Result<&[u8]> {
     let n = rustix::io::pread(file, &mut *buffer, 0)?;
-    Ok(&buffer[..n])
+    Ok(read_part(buffer, n))
 }
 
 /// `None` for `max`.

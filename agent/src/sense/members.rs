@@ -334,9 +334,11 @@ impl Iterator for Pids {
 
     fn next(&mut self) -> Option<Pid> {
         loop {
-            let unread = &self.buffer[self.start..self.end];
+            let unread = self.buffer.get(self.start..self.end)?;
             if let Some(length) = unread.iter().position(|b| *b == b'\n') {
-                let line = core::str::from_utf8(&unread[..length]).ok();
+                let line = unread
+                    .get(..length)
+                    .and_then(|line| core::str::from_utf8(line).ok());
                 self.start += length + 1;
                 // 0 is a process of a foreign pid namespace.
                 if let Some(pid) = line.and_then(|l| l.parse().ok()).and_then(Pid::from_raw) {
@@ -347,7 +349,8 @@ impl Iterator for Pids {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
-            match rustix::io::read(&self.procs, &mut self.buffer[self.end..]) {
+            let room = self.buffer.get_mut(self.end..)?;
+            match rustix::io::read(&self.procs, room) {
                 // The end, or ENODEV: the cgroup has been removed.
                 Ok(0) | Err(_) => return None,
                 Ok(n) => self.end += n,

@@ -3,7 +3,7 @@
 //! The `procfs` crate builds maps and strings for the same files; between trigger and kill nothing
 //! may be allocated, so the few fields needed are picked out here.
 
-use super::text::{digits, number_after, stall_total};
+use super::text::{digits, number_after, read_part, stall_total};
 use lowtide_judge::Memory;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -50,7 +50,7 @@ fn open(path: &str) -> io::Result<OwnedFd> {
 
 fn read(fd: impl AsFd, buffer: &mut [u8; BUFFER]) -> io::Result<&[u8]> {
     let n = rustix::io::pread(fd, &mut buffer[..], 0)?;
-    Ok(&buffer[..n])
+    Ok(read_part(buffer, n))
 }
 
 impl Meminfo {

@@ -51,16 +51,16 @@ fn of_cgroup(path: &[u8]) -> u64 {
     let (above, unit) = path.split_at(start);
     let kind = KINDS.into_iter().find(|kind| unit.ends_with(kind));
     let kind = kind.unwrap_or_default();
-    let name = &unit[..unit.len() - kind.len()];
-    let template = name.iter().position(|b| *b == b'@');
-    hash(&[above, stem(&name[..template.unwrap_or(name.len())]), kind])
+    let name = unit.strip_suffix(kind).unwrap_or(unit);
+    let template = name.split(|b| *b == b'@').next().unwrap_or_default();
+    hash(&[above, stem(template), kind])
 }
 
 /// Less numbers at the end, and what parts them from the name.
 fn stem(name: &[u8]) -> &[u8] {
     let is_number = |b: &u8| b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b':');
     let end = name.iter().rposition(|b| !is_number(b));
-    end.map_or(name, |at| &name[..=at])
+    end.and_then(|at| name.get(..=at)).unwrap_or(name)
 }
 
 fn hash(parts: &[&[u8]]) -> u64 {

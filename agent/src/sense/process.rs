@@ -2,7 +2,7 @@
 
 use super::members::Process;
 use super::status::{Comm, STATUS, Status};
-use super::text::digits;
+use super::text::{digits, read_part};
 use super::tree::{INHERITS, OwnRule, PATH, Tree};
 use lowtide_common::Rule;
 pub use lowtide_rules::ProcessInfo;
@@ -104,7 +104,7 @@ pub fn read_at<'a>(
 ) -> io::Result<&'a [u8]> {
     let file = rustix::fs::openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let n = rustix::io::read(&file, &mut *buffer)?;
-    Ok(&buffer[..n])
+    Ok(read_part(buffer, n))
 }
 
 /// The status file of a process whose directory this is; where its first thread has ended, that of
@@ -146,7 +146,7 @@ fn is_headless(status: &OwnedFd) -> io::Result<bool> {
 /// What a status file says now.
 pub fn read_status<'a>(status: &OwnedFd, buffer: &'a mut [u8; STATUS]) -> io::Result<Status<'a>> {
     let n = rustix::io::pread(status, &mut buffer[..], 0)?;
-    Ok(Status(&buffer[..n]))
+    Ok(Status(read_part(buffer, n)))
 }
 
 /// `starttime`, field 22 of /proc/PID/stat (proc_pid_stat(5)). The name before it, in

@@ -98,7 +98,11 @@ impl Procfs {
                 continue;
             };
             match known.binary_search_by_key(&pid.as_raw_pid(), Known::pid) {
-                Ok(at) => known[at].listed = known[at].is_there() || known[at].reopen(),
+                Ok(at) => {
+                    if let Some(known) = known.get_mut(at) {
+                        known.listed = known.is_there() || known.reopen();
+                    }
+                }
                 Err(_) if known.len() == *room => {
                     *left_out += 1;
                     if looked_at == LOOKED_AT && next_turn == 0 {
@@ -182,7 +186,7 @@ impl Procfs {
             .known
             .binary_search_by_key(&Id(id).raw_pid(), Known::pid);
         at.ok()
-            .map(|at| &mut self.known[at])
+            .and_then(|at| self.known.get_mut(at))
             .filter(|known| known.id == Id(id))
     }
 }
@@ -282,14 +286,18 @@ fn replace_smallest(known: &mut Vec<Known>, new: Known) {
 pub(super) fn keep(survey: &mut Survey, worth: u64, row: &Row) {
     let key = row.kill_key(worth);
     let kept = survey.kill_len as usize;
-    let at = survey.kill[..kept]
+    let at = survey
+        .kill()
         .partition_point(|other| (other.kill_key(worth), row.id) >= (key, other.id));
-    if at == CANDIDATES {
-        return;
-    }
     let kept = CANDIDATES.min(kept + 1);
-    survey.kill[at..kept].rotate_right(1);
-    survey.kill[at] = *row;
+    // Empty where it is behind all that there is room for.
+    let behind = survey.kill.get_mut(at..kept).unwrap_or_default();
+    if let Some(last) = behind.len().checked_sub(1) {
+        behind.copy_within(..last, 1);
+    }
+    if let Some(first) = behind.first_mut() {
+        *first = *row;
+    }
     survey.kill_len = kept as u32;
 }
 

@@ -1,18 +1,21 @@
 //! Figures picked out of the kernel's text files, without allocating.
 
+/// What a read of `n` bytes put into the buffer.
+pub fn read_part(buffer: &[u8], n: usize) -> &[u8] {
+    buffer.get(..n).unwrap_or(buffer)
+}
+
 /// The first run of digits after `key` at the start of a line.
 pub fn number_after(text: &[u8], key: &[u8]) -> Option<u64> {
-    let line = text
-        .split(|b| *b == b'\n')
-        .find(|line| line.starts_with(key))?;
-    digits(&line[key.len()..])
+    let mut lines = text.split(|b| *b == b'\n');
+    digits(lines.find_map(|line| line.strip_prefix(key))?)
 }
 
 /// The first run of digits; `None` where there is none or it is too large.
 pub fn digits(text: &[u8]) -> Option<u64> {
     let start = text.iter().position(u8::is_ascii_digit)?;
-    text[start..]
-        .iter()
+    text.iter()
+        .skip(start)
         .take_while(|b| b.is_ascii_digit())
         .try_fold(0u64, |n, b| {
             n.checked_mul(10)?.checked_add(u64::from(b - b'0'))
@@ -31,14 +34,15 @@ pub fn signed(text: &[u8]) -> Option<i64> {
 pub fn stall_total(text: &[u8], line: &[u8]) -> Option<u64> {
     let line = text.split(|b| *b == b'\n').find(|l| l.starts_with(line))?;
     let at = line.windows(6).position(|w| w == b"total=")?;
-    digits(&line[at..])
+    digits(line.get(at..)?)
 }
 
 /// `KEY NUMBER` on each line; other lines are left out.
 pub fn pairs(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
     text.split(|b| *b == b'\n').filter_map(|line| {
         let space = line.iter().position(|b| *b == b' ')?;
-        Some((&line[..space], digits(&line[space..])?))
+        let (key, number) = line.split_at_checked(space)?;
+        Some((key, digits(number)?))
     })
 }
 

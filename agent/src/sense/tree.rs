@@ -139,9 +139,9 @@ impl Tree {
                 if i == 0 {
                     this.own = Some(id);
                 }
-                for end in slashes(path) {
+                for above in slashes(path).filter_map(|end| path.get(..end)) {
                     // One that cannot be seen from here cannot be acted on from here either.
-                    if let Ok(above) = this.id_of(&path[..end]) {
+                    if let Ok(above) = this.id_of(above) {
                         let _ = this.above_protected.push(above);
                     }
                 }
@@ -330,9 +330,9 @@ impl Tree {
         let mut above = heapless::Vec::<(u64, Rule), DEPTH>::new();
         let (mut rule, mut names_by_root) = (fallback, true);
         let mut dir = open_dir(self.root()?, c".")?;
-        for end in slashes(path).chain([path.len()]) {
-            let start = path[..end].iter().rposition(|b| *b == b'/');
-            let name = &path[start.map_or(0, |slash| slash + 1)..end];
+        let ends = slashes(path).chain([path.len()]);
+        for path in ends.filter_map(|end| path.get(..end)) {
+            let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
             // It vanishes at any step of this: then it needs no rule.
             let Ok(child) = open_dir(&dir, name) else {
                 engine.classify(id, INHERITS)?;
@@ -340,7 +340,7 @@ impl Tree {
             };
             let here = sys::cgroup_id(child.as_fd(), c"")?;
             let chosen = self.chosen_by(child.as_fd(), names_by_root, rule);
-            let own = self.rule_of(here, &path[..end], child.as_fd(), &chosen, rules);
+            let own = self.rule_of(here, path, child.as_fd(), &chosen, rules);
             if let Some(own) = own {
                 rule = own.rule;
                 if here == id {
@@ -500,10 +500,10 @@ impl Walk<'_, '_> {
 
     fn split(&mut self, from: &Place<'_>, inner: Rule) {
         for place in std::iter::successors(Some(from), |place| place.above) {
-            if let Some(entry) = place.entry
-                && is_split_by(self.found[entry].rule, inner)
+            if let Some(entry) = place.entry.and_then(|entry| self.found.get_mut(entry))
+                && is_split_by(entry.rule, inner)
             {
-                self.found[entry].rule.flags &= !Rule::UNIT;
+                entry.rule.flags &= !Rule::UNIT;
             }
         }
     }
@@ -585,11 +585,12 @@ fn slashes(path: &[u8]) -> impl Iterator<Item = usize> {
 }
 
 fn c_str<'a>(bytes: &[u8], buffer: &'a mut [u8; PATH]) -> io::Result<&'a CStr> {
-    if bytes.len() >= PATH {
+    let with_end = buffer.get_mut(..=bytes.len());
+    let Some((end, text)) = with_end.and_then(|part| part.split_last_mut()) else {
         return Err(io::ErrorKind::InvalidInput.into());
-    }
-    buffer[..bytes.len()].copy_from_slice(bytes);
-    buffer[bytes.len()] = 0;
+    };
+    text.copy_from_slice(bytes);
+    *end = 0;
     CStr::from_bytes_until_nul(&buffer[..]).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 

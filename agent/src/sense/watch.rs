@@ -2,6 +2,8 @@
 //! context of whatever takes it (`agent-ebpf/src/watch.rs`). Works with every engine: it needs no
 //! memcg kfunc.
 
+#![expect(clippy::indexing_slicing, reason = "constant indices, at the start")]
+
 use super::bpf::{
     KernelBtf, Kind, Mapped, Missing, Object, Ring, Wanted, attach, kallsyms, objects, refused,
 };

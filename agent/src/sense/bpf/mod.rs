@@ -2,6 +2,11 @@
 //! kernel's type information into 16 to 25 MB of heap, or knows no such program type; its maps and its
 //! reader of the object are used.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "at the start; readers of the kernel's data are fuzzed"
+)]
+
 mod btf;
 mod call;
 mod elf;

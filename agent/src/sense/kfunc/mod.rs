@@ -1,6 +1,11 @@
 //! The engine for kernels with the memcg kfuncs (Linux 7.0 and later): the survey runs in the
 //! kernel as a BPF program.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "constant ranges at the start, and rows up to the least of two lengths"
+)]
+
 mod rules;
 
 use super::Engine;
