@@ -1,6 +1,7 @@
 //! What the docs tell people to type exists, and the configs that they show can be used.
 
 use lowtide::config::{Paths, load};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -124,4 +125,80 @@ fn files_that_the_docs_for_developers_name_exist() {
         }
     }
     assert!(seen > 30, "only {seen}");
+}
+
+/// The text of a string literal that `code` begins with, `…` for each thing that is put in.
+fn literal(code: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut chars = code.strip_prefix('"')?.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => return Some(text),
+            '{' => {
+                chars.by_ref().find(|c| *c == '}')?;
+                text.push('…');
+            }
+            '\\' => match chars.next()? {
+                // Goes on with the first word of the next line.
+                '\n' => while chars.next_if(|c| c.is_whitespace()).is_some() {},
+                other => text.push(other),
+            },
+            other => text.push(other),
+        }
+    }
+    None
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn each_line_of_the_log_is_in_the_docs_and_no_other() {
+    const WEIGHTS: [&str; 4] = ["error", "warning", "notice", "info"];
+    let mut files = Vec::new();
+    sources(&tree().join("agent/src"), &mut files);
+    let mut said = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for weight in WEIGHTS {
+            for call in code.split(&format!(".{weight}(")).skip(1) {
+                let Some(arguments) = call.trim_start().strip_prefix("format_args!(") else {
+                    continue;
+                };
+                let line = literal(arguments.trim_start());
+                said.insert((weight, line.expect("a literal")));
+            }
+        }
+    }
+    let page = fs::read_to_string(tree().join("docs/log.md")).unwrap();
+    let mut weight = "";
+    let mut explained = BTreeSet::new();
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            weight = heading;
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let (line, meaning) = match row.strip_prefix("` ") {
+                Some(row) => row.split_once(" `` | ").unwrap(),
+                None => row.split_once("` | ").unwrap(),
+            };
+            assert!(meaning.len() > 10, "nothing is said of {line:?}");
+            let weight = WEIGHTS.into_iter().find(|known| *known == weight).unwrap();
+            explained.insert((weight, line.to_owned()));
+        }
+    }
+    let missing: Vec<_> = said.difference(&explained).collect();
+    let stale: Vec<_> = explained.difference(&said).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "docs/log.md lacks {missing:#?}\nand has {stale:#?}"
+    );
 }

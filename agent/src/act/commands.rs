@@ -219,7 +219,9 @@ impl About<'_> {
             record.set("LOWTIDE_PID", pid.as_raw_pid());
         }
         record.set("LOWTIDE_FREES", target.freed_by_kill());
-        record.set("LOWTIDE_REASON", Because(&self.verdict.why));
+        let mut buffer = [MaybeUninit::uninit(); PATH];
+        let reason = Because::new(self.verdict, self.tree, &mut buffer);
+        record.set("LOWTIDE_REASON", reason);
         record
     }
 }

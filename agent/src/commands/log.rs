@@ -6,6 +6,7 @@ use crate::tell::civil::Utc;
 use crate::tell::decisions::{RUN_FILE, before};
 use crate::tell::reading::Entry;
 use crate::units::{Permyriad, Size};
+use lowtide_judge::Level;
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::fs;
 use std::io;
@@ -238,12 +239,17 @@ impl Display for Shown<'_> {
                 if let Some(error) = entry.text("error") {
                     write!(f, ", which failed: {error}")?;
                 }
+                if action.is_some() {
+                    f.write_str("; ")?;
+                }
+                let why = text("why");
+                let levels = Level::CONFIGURED.map(Level::name);
+                if !levels.iter().any(|level| why.starts_with(level)) {
+                    write!(f, "{}: ", text("level"))?;
+                }
                 write!(
                     f,
-                    "{}{}: {}; {} of {} available, {} missing",
-                    if action.is_some() { "; " } else { "" },
-                    text("level"),
-                    text("why"),
+                    "{why}; {} of {} available, {} missing",
                     size("available"),
                     size("total"),
                     size("needed")
@@ -320,7 +326,7 @@ mod tests {
         assert_eq!(
             Shown(&entry.unwrap()).to_string(),
             "1970-01-01 00:00:00 UTC  kill /apps/media (group media, kill 800, usage 1M, frees 1M); \
-             critical: critical confirmed; 512K of 2M available, 512K missing, stalled some 3 % \
+             critical confirmed; 512K of 2M available, 512K missing, stalled some 3 % \
              full 0.5 %\n                         not /apps/sensor (kill 100): lower priority\n"
         );
     }

@@ -4,7 +4,7 @@ use super::Daemon;
 use super::report::{others, targets};
 use crate::act;
 use crate::sense::tree::PATH;
-use crate::tell::words::{Because, Target, Whom};
+use crate::tell::words::{Because, Other, Whom};
 use lowtide_judge::{Action, Judged, Outcome, Verdict};
 use std::io;
 use std::mem::MaybeUninit;
@@ -53,7 +53,7 @@ impl Daemon {
         let mut record = self.decisions.begin("decision");
         record
             .text("level", verdict.level.name())
-            .text("why", Because(&verdict.why))
+            .text("why", Because::new(verdict, tree, &mut buffer))
             .text("action", verdict.action.name());
         if self.standing.dry_run {
             record.flag("dry", true);
@@ -85,10 +85,7 @@ impl Daemon {
         }
         if verdict.action.ends() {
             for (key, other) in ["not1", "not2", "not3"].into_iter().zip(others(verdict)) {
-                let whom = Whom::new(tree, &other.row, None, &mut buffer);
-                let what = Target(policy, other);
-                let reason = other.reason.text();
-                record.text(key, format_args!("{whom} ({what}): {reason}"));
+                record.text(key, Other::new(policy, tree, other, &mut buffer));
             }
         }
         self.decisions.push(record);

@@ -5,7 +5,7 @@ use super::episode::Since;
 use crate::act;
 use crate::domain::{Domain, DomainId};
 use crate::sense::tree::PATH;
-use crate::tell::words::{Because, Figures, Many, Target, Whom};
+use crate::tell::words::{Because, Figures, Many, Other, Target, Whom};
 use crate::units::Size;
 use lowtide_common::Row;
 use lowtide_judge::{Action, Judged, Level, Outcome, Reason, Verdict, Why};
@@ -101,10 +101,11 @@ impl Daemon {
             _ => !done.is_empty() || !repeated,
         };
         if is_news && (!done.is_empty() || verdict.level > Level::Calm) {
+            let mut buffer = [MaybeUninit::uninit(); PATH];
+            let because = Because::new(verdict, &self.surveyor.tree, &mut buffer);
             self.log.info(format_args!(
-                "{place}{}: {}; {}",
-                verdict.level.name(),
-                Because(&verdict.why),
+                "{place}{}; {}",
+                because.at(verdict.level),
                 Figures(verdict)
             ));
         }
@@ -243,10 +244,8 @@ impl Daemon {
     /// Who could have gone as well, and why not.
     fn tell_of_others(&mut self, verdict: &Verdict, buffer: &mut [MaybeUninit<u8>; PATH]) {
         for other in others(verdict).take(OTHERS) {
-            let whom = Whom::new(&self.surveyor.tree, &other.row, None, buffer);
-            let what = Target(&self.config.policy, other);
-            let reason = other.reason.text();
-            self.log.info(format_args!("not {whom} ({what}): {reason}"));
+            let other = Other::new(&self.config.policy, &self.surveyor.tree, other, buffer);
+            self.log.info(format_args!("not {other}"));
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::sense::process::Name;
 use crate::sense::tree::{PATH, Tree};
 use crate::units::{Permyriad, Size};
 use lowtide_common::Row;
-use lowtide_judge::{Judged, Policy, Unit, Verdict, Why};
+use lowtide_judge::{Judged, Level, Policy, Unit, Verdict, Why};
 use rustix::fd::AsFd as _;
 use std::fmt::{self, Display, Formatter};
 use std::mem::MaybeUninit;
@@ -117,23 +117,109 @@ impl Display for Figures<'_> {
     }
 }
 
+/// What could have gone as well, and why it did not:
+/// `/apps/sensor (group sensor, priority 100, usage 20M, frees 20M): lower priority`.
+pub struct Other<'a> {
+    whom: Whom<'a>,
+    what: Target<'a>,
+}
+
+impl<'a> Other<'a> {
+    pub fn new(
+        policy: &'a Policy,
+        tree: &Tree,
+        other: &'a Judged,
+        buffer: &'a mut [MaybeUninit<u8>; PATH],
+    ) -> Self {
+        Self {
+            whom: Whom::new(tree, &other.row, None, buffer),
+            what: Target(policy, other),
+        }
+    }
+}
+
+impl Display for Other<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { whom, what } = self;
+        write!(f, "{whom} ({what}): {}", what.1.reason.text())
+    }
+}
+
 /// Why the verdict is what it is.
-pub struct Because<'a>(pub &'a Why);
+pub struct Because<'a> {
+    why: &'a Why,
+    /// Whom it is about.
+    whom: Option<Whom<'a>>,
+}
+
+impl<'a> Because<'a> {
+    /// Without a name: where it is about none.
+    pub const fn of(why: &'a Why) -> Self {
+        Self { why, whom: None }
+    }
+
+    pub fn new(verdict: &'a Verdict, tree: &Tree, buffer: &'a mut [MaybeUninit<u8>; PATH]) -> Self {
+        let id = match verdict.why {
+            Why::StillExiting { id }
+            | Why::Preparing { id, .. }
+            | Why::InGrace { id, .. }
+            | Why::HeldBack { id, .. } => Some(id),
+            _ => None,
+        };
+        let judged = verdict
+            .judged
+            .iter()
+            .find(|judged| Some(judged.row.id) == id);
+        Self {
+            why: &verdict.why,
+            whom: judged.map(|judged| Whom::new(tree, &judged.row, None, buffer)),
+        }
+    }
+
+    /// With the level before it, where it does not name one itself.
+    pub fn at(self, level: Level) -> At<'a> {
+        At(level, self)
+    }
+
+    const fn names_level(&self) -> bool {
+        matches!(
+            self.why,
+            Why::Confirmed(_) | Why::UntilRelief(_) | Why::Relieved(_) | Why::NothingLeft(_)
+        )
+    }
+}
+
+/// `critical confirmed`, `critical: /apps/media was asked to stop and has time left`.
+pub struct At<'a>(Level, Because<'a>);
+
+impl Display for At<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(level, because) = self;
+        if !because.names_level() {
+            write!(f, "{}: ", level.name())?;
+        }
+        write!(f, "{because}")
+    }
+}
 
 impl Display for Because<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        let whom: &dyn Display = match &self.whom {
+            Some(whom) => whom,
+            None => &"the victim",
+        };
+        match self.why {
             Why::Calm => f.write_str("no pressure"),
             Why::NotConfirmed => f.write_str("awake, no level's condition holds"),
             Why::Confirmed(l) => write!(f, "{} confirmed", l.name()),
             Why::UntilRelief(l) => write!(f, "{} until relief", l.name()),
             Why::Relieved(l) => write!(f, "{} relieved", l.name()),
-            Why::StillExiting { id } => write!(f, "victim {id} is still exiting"),
-            Why::Preparing { id, .. } => {
-                write!(f, "the command before the end of {id} has time left")
+            Why::StillExiting { .. } => write!(f, "{whom} is still exiting"),
+            Why::Preparing { .. } => {
+                write!(f, "the command before the end of {whom} has time left")
             }
-            Why::InGrace { id, .. } => write!(f, "{id} was asked to stop and has time left"),
-            Why::HeldBack { id, .. } => write!(f, "{id} is held back"),
+            Why::InGrace { .. } => write!(f, "{whom} was asked to stop and has time left"),
+            Why::HeldBack { .. } => write!(f, "{whom} is held back"),
             Why::Measuring => f.write_str("looking once more to see who grows"),
             Why::NothingLeft(l) => write!(f, "{} confirmed, nothing left to do", l.name()),
         }

@@ -105,7 +105,7 @@ impl Explanation {
 
     /// `reclaim 12M of /apps/media, critical confirmed`
     fn doing(&self, verdict: &Verdict) -> String {
-        let why = Because(&verdict.why);
+        let why = Because::of(&verdict.why);
         match &verdict.action {
             Action::Nothing if verdict.why == Why::NotConfirmed => {
                 "nothing, no level's condition holds".to_owned()
@@ -220,7 +220,7 @@ impl Explanation {
         Json::Object(vec![
             ("action", Json::text(verdict.action.name())),
             ("cgroup", target.map(|t| Json::text(self.path(t))).into()),
-            ("why", Json::text(Because(&verdict.why))),
+            ("why", Json::text(Because::of(&verdict.why))),
             ("available", verdict.memory.available.into()),
             ("missing_to_relief", verdict.enough.into()),
         ])
