@@ -51,6 +51,11 @@ step says 'woken by .*, 1 groups cover'
 
 step logged info 'engine, woken by' 1
 
+# Lines with an explanation in the catalog have the agent's id of it.
+explained() {
+	[ "$(journalctl --unit lowtide --output cat "MESSAGE_ID=$1" | wc -l)" -eq "$2" ]
+}
+
 step contents "/proc/$(show MainPID)/oom_score_adj" -1000
 step contents "/sys/fs/cgroup$(show ControlGroup)/memory.min" 2097152
 step contents "/sys/fs/cgroup$(show ControlGroup)/memory.low" 12582912
@@ -59,10 +64,12 @@ first="$(show MainPID)"
 printf '[[group]]\nname = "more"\nkill = 1\ncgroups = ["more"]\n' > "$CONFIG"
 step systemctl reload lowtide
 step says ' 2 groups cover'
+step explained 2d94b8e17f6a4c53a0e9d8c7b6a5f403 1
 echo 'profile = "no such"' > "$CONFIG"
 step fails systemctl reload lowtide
 step says ' 2 groups cover'
 step logged err 'reload refused' 1
+step explained f36c5a9e08d14b7283c4d5e6f7a8b9c5 1
 step lives "$first"
 
 rm "$CONFIG"

@@ -8,6 +8,7 @@ use crate::config::rule;
 use crate::domain::{Domain, DomainId};
 use crate::sense::alarms::{Fired, Stand};
 use crate::sense::interrupt::Interrupt;
+use crate::tell::journal::{Field, RELIEF};
 use crate::units::Size;
 use heapless::Vec;
 use lowtide_common::{CANDIDATES, NO_GROUP, Survey};
@@ -284,7 +285,8 @@ impl Daemon {
             return;
         };
         self.record_relief(killed.elapsed().as_millis() as u64, available);
-        self.log.notice(format_args!(
+        let fields: [Field<'_>; 1] = [("AVAILABLE", &available)];
+        self.log.with(RELIEF, &fields).notice(format_args!(
             "gone after {} ms, available {} (was {})",
             killed.elapsed().as_millis(),
             Size(available),

@@ -5,6 +5,7 @@ use super::episode::Since;
 use crate::act;
 use crate::domain::{Domain, DomainId};
 use crate::sense::tree::PATH;
+use crate::tell::journal::{Field, LAST_RESORT, VICTIM};
 use crate::tell::words::{Because, Figures, Many, Other, Target, Whom};
 use crate::units::Size;
 use lowtide_common::Row;
@@ -31,7 +32,7 @@ impl Daemon {
     /// What has to be said before it is done: the device restarts.
     pub(super) fn announce(&mut self, verdict: &Verdict) {
         if verdict.action == Action::Reboot && !self.standing.dry_run {
-            self.log.error(format_args!(
+            self.log.with(LAST_RESORT, &[]).error(format_args!(
                 "rebooting: nothing was left to do for {} ms",
                 self.config.policy.reboot_after_ms
             ));
@@ -155,7 +156,7 @@ impl Daemon {
                 "could not reboot: {}",
                 io::Error::from_raw_os_error(errno)
             )),
-            Outcome::Done { .. } => self.log.error(format_args!(
+            Outcome::Done { .. } => self.log.with(LAST_RESORT, &[]).error(format_args!(
                 "nothing was left to do for {} ms: no more signs of life for the watchdog",
                 self.config.policy.reboot_after_ms
             )),
@@ -211,12 +212,26 @@ impl Daemon {
                     Size(bytes)
                 ));
             }
-            Outcome::Done { .. } => self.log.notice(format_args!(
-                "{} {whom} ({what}), {} needed, {took} us after {}",
-                verdict.action.name(),
-                Size(verdict.enough),
-                since.what
-            )),
+            Outcome::Done { .. } => {
+                let mut buffer = [MaybeUninit::uninit(); PATH];
+                let because = Because::new(verdict, tree, &mut buffer);
+                let fields: [Field<'_>; 8] = [
+                    ("ACTION", &verdict.action.name()),
+                    ("LEVEL", &verdict.level.name()),
+                    ("REASON", &because),
+                    ("GROUP", &policy.group(target.row.rule.group).name),
+                    ("CGROUP", &whom),
+                    ("USAGE", &target.row.usage),
+                    ("FREED", &target.frees),
+                    ("AVAILABLE", &verdict.memory.available),
+                ];
+                self.log.with(VICTIM, &fields).notice(format_args!(
+                    "{} {whom} ({what}), {} needed, {took} us after {}",
+                    verdict.action.name(),
+                    Size(verdict.enough),
+                    since.what
+                ));
+            }
         }
         if verdict.action.ends() && policy.restarts > 0 && target.returns >= policy.restarts {
             self.log.notice(format_args!(

@@ -20,6 +20,7 @@ use crate::stack;
 use crate::sys;
 use crate::tell::Log;
 use crate::tell::decisions::Decisions;
+use crate::tell::journal::{REFUSED, RELOADED};
 use crate::tell::manager::Manager;
 use crate::tell::recorder::{self, Recorder};
 use crate::tell::socket::{SOCKET, Socket};
@@ -239,7 +240,9 @@ impl Daemon {
         }
         let alarms = self.domains.system().alarms.get_ref();
         let status = status_line(&self.surveyor, alarms, &self.config, ruled);
-        self.log.info(format_args!("reloaded: {status}"));
+        self.log
+            .with(RELOADED, &[])
+            .info(format_args!("reloaded: {status}"));
         self.manager.status(format_args!("{status}"));
         self.decisions
             .event("config", format_args!("reloaded: {status}"));
@@ -256,6 +259,7 @@ impl Daemon {
     /// A reload came to nothing.
     fn refused(&mut self) {
         self.log
+            .with(REFUSED, &[])
             .error(format_args!("reload refused, the running config stays"));
         self.standing.refused = Standing::now();
         self.decisions

@@ -2,6 +2,7 @@
 
 pub mod civil;
 pub mod decisions;
+pub mod journal;
 pub mod manager;
 pub mod reading;
 pub mod record;
@@ -11,6 +12,7 @@ pub mod socket;
 pub mod table;
 pub mod words;
 
+use journal::{Field, Journal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use std::fmt::{Arguments, Write as _};
@@ -47,6 +49,8 @@ impl Weight {
 /// be stalled, and the agent must not stall with it. A line that cannot be written is dropped.
 pub struct Log {
     to_syslog: ToSyslog,
+    /// Where stderr is the journal, and it takes fields.
+    journal: Option<Journal>,
     kmsg: Option<File>,
 }
 
@@ -66,6 +70,7 @@ impl Log {
     pub fn stderr() -> Self {
         Self {
             to_syslog: ToSyslog::Never,
+            journal: None,
             kmsg: None,
         }
     }
@@ -73,12 +78,13 @@ impl Log {
     /// To stderr, to syslog where a daemon listens that is not the journal behind stderr, and what
     /// was done also to the kernel log, which survives in pstore.
     pub fn open() -> Self {
+        let is_journal = stderr_is_journal();
         Self {
-            to_syslog: if stderr_is_journal() {
-                ToSyslog::Journal
-            } else {
-                ToSyslog::Unconnected
+            to_syslog: match is_journal {
+                true => ToSyslog::Journal,
+                false => ToSyslog::Unconnected,
             },
+            journal: is_journal.then(|| Journal::connect().ok()).flatten(),
             kmsg: File::options().write(true).open("/dev/kmsg").ok(),
         }
     }
@@ -100,21 +106,79 @@ impl Log {
         self.say(Weight::Error, text);
     }
 
+    /// For a line that has an explanation in the catalog: the journal gets these fields with it.
+    pub fn with<'a>(&'a mut self, id: &'static str, fields: &'a [Field<'a>]) -> With<'a> {
+        With {
+            log: self,
+            id,
+            fields,
+        }
+    }
+
     fn say(&mut self, weight: Weight, text: Arguments<'_>) {
+        self.say_with(weight, None, text);
+    }
+
+    fn say_with(
+        &mut self,
+        weight: Weight,
+        with: Option<(&'static str, &[Field<'_>])>,
+        text: Arguments<'_>,
+    ) {
         let mut line = heapless::String::<LINE>::new();
         // An error means that the line was cut, which is what the bound is for.
         let _ = line.write_fmt(text);
+        self.to_readers(weight, with, &line);
+        if let Some(kmsg) = self.kmsg.as_mut().filter(|_| weight >= Weight::Notice) {
+            write_line(kmsg, NAME, &line);
+        }
+    }
+
+    fn to_readers(
+        &mut self,
+        weight: Weight,
+        with: Option<(&'static str, &[Field<'_>])>,
+        line: &str,
+    ) {
+        if let (Some((id, fields)), Some(journal)) = (with, &self.journal)
+            && journal.send(weight, id, fields, line).is_ok()
+        {
+            return;
+        }
         let stderr = io::stderr();
         if is_writable(&stderr) {
             let severity = for_journal(weight);
             let journal = matches!(self.to_syslog, ToSyslog::Journal);
             let prefix = if journal { &severity } else { NAME };
-            write_line(stderr.lock(), prefix, &line);
+            write_line(stderr.lock(), prefix, line);
         }
-        self.to_syslog.say(weight, &line);
-        if let Some(kmsg) = self.kmsg.as_mut().filter(|_| weight >= Weight::Notice) {
-            write_line(kmsg, NAME, &line);
-        }
+        self.to_syslog.say(weight, line);
+    }
+}
+
+/// A line that is about to be said, with fields for the journal.
+pub struct With<'a> {
+    log: &'a mut Log,
+    id: &'static str,
+    fields: &'a [Field<'a>],
+}
+
+impl With<'_> {
+    pub fn info(self, text: Arguments<'_>) {
+        self.say(Weight::Info, text);
+    }
+
+    pub fn notice(self, text: Arguments<'_>) {
+        self.say(Weight::Notice, text);
+    }
+
+    pub fn error(self, text: Arguments<'_>) {
+        self.say(Weight::Error, text);
+    }
+
+    fn say(self, weight: Weight, text: Arguments<'_>) {
+        let with = (self.id, self.fields);
+        self.log.say_with(weight, Some(with), text);
     }
 }
 

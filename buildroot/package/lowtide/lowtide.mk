@@ -52,6 +52,8 @@ endef
 define LOWTIDE_INSTALL_INIT_SYSTEMD
 	$(INSTALL) -D -m 0644 $(@D)/pkg/lowtide.service \
 		$(TARGET_DIR)/usr/lib/systemd/system/lowtide.service
+	$(INSTALL) -D -m 0644 $(@D)/pkg/lowtide.catalog \
+		$(TARGET_DIR)/usr/lib/systemd/catalog/lowtide.catalog
 endef
 
 define LOWTIDE_LINUX_CONFIG_FIXUPS

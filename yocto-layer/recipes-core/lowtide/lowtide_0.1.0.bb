@@ -69,6 +69,7 @@ do_install:append() {
 
     if ${@bb.utils.contains('DISTRO_FEATURES', 'systemd', 'true', 'false', d)}; then
         install -Dm 0644 ${S}/pkg/lowtide.service ${D}${systemd_system_unitdir}/lowtide.service
+        install -Dm 0644 ${S}/pkg/lowtide.catalog ${D}${nonarch_libdir}/systemd/catalog/lowtide.catalog
     fi
     if ${@bb.utils.contains('DISTRO_FEATURES', 'sysvinit', 'true', 'false', d)}; then
         install -Dm 0755 ${S}/pkg/lowtide.init ${D}${sysconfdir}/init.d/lowtide
