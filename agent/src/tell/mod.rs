@@ -128,13 +128,13 @@ impl Log {
         let mut line = heapless::String::<LINE>::new();
         // An error means that the line was cut, which is what the bound is for.
         let _ = line.write_fmt(text);
-        self.to_readers(weight, with, &line);
+        self.tell_readers(weight, with, &line);
         if let Some(kmsg) = self.kmsg.as_mut().filter(|_| weight >= Weight::Notice) {
             write_line(kmsg, NAME, &line);
         }
     }
 
-    fn to_readers(
+    fn tell_readers(
         &mut self,
         weight: Weight,
         with: Option<(&'static str, &[Field<'_>])>,
