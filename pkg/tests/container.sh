@@ -3,12 +3,13 @@
 
 cd /os || exit
 units=etc/systemd/system
-mkdir -p dev proc run sys tmp var usr/bin "$units/sysinit.target.wants" "$units/lowtide.service.d"
+mkdir -p dev proc run sys tmp var/lib/product usr/bin "$units/sysinit.target.wants" "$units/lowtide.service.d"
 for dir in bin lib lib64; do
 	ln -s "usr/$dir" "$dir"
 done
 cp -L /bin/busybox /bin/lowtide usr/bin/
 ln -s busybox usr/bin/sh
+ln -s busybox usr/bin/kill
 # As `systemctl enable` does.
 for unit in lowtide.service systemd-journald.service systemd-journald-dev-log.socket; do
 	ln -s "/usr/lib/systemd/system/$unit" "$units/sysinit.target.wants/"

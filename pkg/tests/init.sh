@@ -54,3 +54,16 @@ step "$SCRIPT" stop
 step agents 0
 step fails "$SCRIPT" status
 step "$SCRIPT" stop
+
+# What the docs tell people to type.
+step sh -e /tests/start.sh
+step soon agents 1
+step unshare -m sh -c 'umount /sys/fs/cgroup; mount -a; [ -e /sys/fs/cgroup/cgroup.procs ]'
+{
+	cat /tests/cgroup.sh
+	echo 'cat /proc/self/cgroup /sys/fs/cgroup/recorder/memory.current'
+} > /tests/service.sh
+sh -e /tests/service.sh > /tmp/service
+step grep -qx '0::/recorder' /tmp/service
+step grep -qx '[1-9][0-9]*' /tmp/service
+step "$SCRIPT" stop

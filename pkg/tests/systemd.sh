@@ -60,6 +60,9 @@ step contents "/proc/$(show MainPID)/oom_score_adj" -1000
 step contents "/sys/fs/cgroup$(show ControlGroup)/memory.min" 2097152
 step contents "/sys/fs/cgroup$(show ControlGroup)/memory.low" 12582912
 
+# A drop-in as the docs have it.
+step is ReadWritePaths '/sys/fs/cgroup -/sys/fs/bpf -/proc/sys/vm /var/lib/product'
+
 first="$(show MainPID)"
 printf '[[group]]\nname = "more"\nkill = 1\ncgroups = ["more"]\n' > "$CONFIG"
 step systemctl reload lowtide

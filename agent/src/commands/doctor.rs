@@ -13,6 +13,7 @@ use crate::sense::choose::{self, Chosen, Wanted, no_memcgs};
 #[cfg(feature = "bpf")]
 use crate::sense::kfunc::{self, KFUNCS};
 use crate::sense::meminfo::Meminfo;
+use crate::sense::other_killers::other_killers;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
 use crate::sys;
@@ -127,6 +128,7 @@ impl Diagnosis {
         findings.push(mrelease());
         findings.push(compaction());
         findings.push(swap());
+        findings.push(alone());
         Ok(Self {
             release: rustix::system::uname()
                 .release()
@@ -359,6 +361,16 @@ fn swap() -> Finding {
         "no swap: memory ends with little warning; zram gives a warning and more room"
     };
     Finding::new("swap on zram", zram, lack)
+}
+
+/// Whether no other OOM killer runs.
+fn alone() -> Finding {
+    let others = other_killers();
+    let lack = format!(
+        "{} may kill first, and by another order; keep one of the two (systemctl disable --now NAME)",
+        others.join(" and ")
+    );
+    Finding::new("the only OOM killer", others.is_empty(), lack)
 }
 
 /// Lines of at most 90 characters.

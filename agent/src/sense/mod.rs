@@ -19,6 +19,7 @@ pub mod limited;
 pub mod members;
 pub mod meminfo;
 mod names;
+pub mod other_killers;
 pub mod process;
 pub mod procfs;
 pub mod psi;

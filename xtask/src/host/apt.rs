@@ -82,6 +82,8 @@ impl Apt {
             format!("Dir::Etc::SourceList={dir}/sources.list"),
             "Dir::Etc::SourceParts=/dev/null".into(),
             format!("Dir::State::Lists={dir}/lists"),
+            // What is installed on this machine, from other sources, would be preferred.
+            "Dir::State::Status=/dev/null".into(),
             format!("Dir::Cache={dir}/cache"),
             "Acquire::Languages=none".into(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),

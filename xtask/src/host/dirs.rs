@@ -36,6 +36,21 @@ pub fn tree_text(path: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|e| panic!("cannot read {}: {e}", file.display()))
 }
 
+/// The one block of code in a page of the docs that has this in it, for scenarios that run it.
+///
+/// # Panics
+/// Where there is none, or more than one.
+pub fn doc_block(page: &str, with: &str) -> String {
+    let text = tree_text(page);
+    let blocks = text.split("\n```").skip(1).step_by(2);
+    let bodies = blocks.map(|block| block.split_once('\n').map_or("", |(_, body)| body));
+    let found: Vec<_> = bodies.filter(|body| body.contains(with)).collect();
+    let [block] = found[..] else {
+        panic!("{page}: {} blocks with {with:?}", found.len());
+    };
+    format!("{block}\n")
+}
+
 /// Where cargo puts what it builds.
 pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)

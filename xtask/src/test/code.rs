@@ -20,7 +20,7 @@ const HOT: [&str; 6] = [
     "lowtide_rules",
 ];
 /// What the start, a reload or a person's command runs; also where it lies in one of those.
-const COLD: [&str; 16] = [
+const COLD: [&str; 17] = [
     "aya_obj",
     "lowtide::act::reflex::Reflex::load",
     "lowtide::act::reflex::Reflex::open",
@@ -33,6 +33,7 @@ const COLD: [&str; 16] = [
     "lowtide::sense::bpf::object",
     "lowtide::sense::choose",
     "lowtide::sense::kfunc::Kfunc::open",
+    "lowtide::sense::other_killers",
     "lowtide::sense::watch::Watch::open",
     "lowtide::tell::table",
     "lowtide_config",

@@ -1,14 +1,19 @@
 //! What firmware images start the agent with, run in a guest: scripts by BusyBox, the unit by systemd.
 
 use super::{Case, PLAIN};
+use crate::build::dist::Parts;
+use crate::build::programs::{self, Profile};
 use crate::host::apt::Apt;
-use crate::host::dirs;
+use crate::host::dirs::{self, doc_block};
+use crate::host::shell::run;
 use crate::host::toolchain::Arch;
 use crate::scenario::scripts::{TEST, passed};
 use crate::vm::AGENT;
 use anyhow::Result;
 use lowtide_guest::{Scenario, Service};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The cases of this topic.
 pub const CASES: &[Case] = &[
@@ -25,10 +30,25 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "tarball_installs_and_leaves_nothing",
+        scenario: tarball,
+        files: release,
+        check: passed,
+        ..PLAIN
+    },
+    Case {
         name: "unit_under_systemd",
         memory_mb: 512,
         scenario: unit,
-        files: systemd,
+        files: || systemd(&TRIXIE),
+        check: passed,
+        ..PLAIN
+    },
+    Case {
+        name: "unit_under_systemd_252",
+        memory_mb: 512,
+        scenario: unit,
+        files: || systemd(&BOOKWORM),
         check: passed,
         ..PLAIN
     },
@@ -36,7 +56,7 @@ pub const CASES: &[Case] = &[
 
 /// For sysvinit and BusyBox init: start, reload, stop, and again after a kill of the agent.
 fn init_script() -> Scenario {
-    scenario(
+    let mut scenario = scenario(
         "/tests/init.sh",
         &[
             ("pkg/lowtide.init", "/etc/init.d/S02lowtide"),
@@ -44,7 +64,17 @@ fn init_script() -> Scenario {
             ("pkg/tests/init.sh", "/tests/init.sh"),
             ("pkg/tests/steps.sh", "/tests/steps.sh"),
         ],
-    )
+    );
+    let page = "docs/buildroot.md";
+    scenario.files.extend([
+        (
+            "/tests/start.sh".into(),
+            doc_block(page, "S02lowtide start"),
+        ),
+        ("/tests/cgroup.sh".into(), doc_block(page, "cgroup.procs")),
+        ("/etc/fstab".into(), doc_block(page, "cgroup2  ")),
+    ]);
+    scenario
 }
 
 /// For OpenWrt: UCI becomes TOML, a mistake in it changes nothing.
@@ -69,7 +99,7 @@ fn openwrt_scripts() -> Scenario {
 
 /// For systemd: ready, reload, watchdog, and again after a kill of the agent.
 fn unit() -> Scenario {
-    let scenario = scenario(
+    let mut scenario = scenario(
         "/tests/container.sh",
         &[
             (
@@ -86,6 +116,10 @@ fn unit() -> Scenario {
             ("pkg/tests/steps.sh", "/os/tests/steps.sh"),
         ],
     );
+    scenario.files.insert(
+        "/os/etc/systemd/system/lowtide.service.d/commands.conf".into(),
+        doc_block("docs/yocto.md", "commands.conf"),
+    );
     Scenario {
         watchdog: true,
         limit_s: 180,
@@ -93,9 +127,73 @@ fn unit() -> Scenario {
     }
 }
 
+/// What a release puts on a device by hand, and takes from it again, as the docs have it.
+fn tarball() -> Scenario {
+    let mut scenario = scenario(
+        "/tests/tarball.sh",
+        &[
+            ("pkg/tests/tarball.sh", "/tests/tarball.sh"),
+            ("pkg/tests/steps.sh", "/tests/steps.sh"),
+        ],
+    );
+    let page = "docs/install.md";
+    scenario.files.extend([
+        ("/tests/install.sh".into(), doc_block(page, "cp -R root")),
+        (
+            "/tests/remove.sh".into(),
+            doc_block(page, "S02lowtide stop"),
+        ),
+    ]);
+    scenario
+}
+
+/// The tarball, with the program of the guests in it.
+fn release() -> Result<Vec<(PathBuf, String)>> {
+    let arch = Arch::X86_64;
+    let out = dirs::target().join("guest-tarball");
+    fs::create_dir_all(&out)?;
+    let parts = Parts {
+        arch,
+        binary: programs::build(arch, Profile::Guest)?.agent,
+        sbom: String::new(),
+        third_party: String::new(),
+    };
+    let name = parts.tarball(0, &out)?;
+    Ok(vec![(out.join(&name), format!("/tests/{name}"))])
+}
+
+/// A release of Debian, and what of its systemd others have not.
+struct Release {
+    suite: &'static str,
+    packages: &'static [&'static str],
+    parts: &'static [&'static str],
+}
+
+/// systemd 257.
+const TRIXIE: Release = Release {
+    suite: "trixie",
+    packages: &["libssl3t64"],
+    parts: &["lib/systemd/systemd-executor"],
+};
+/// systemd 252, which Raspberry Pi OS has as well.
+const BOOKWORM: Release = Release {
+    suite: "bookworm",
+    packages: &[
+        "libcryptsetup12",
+        "libgcrypt20",
+        "libgpg-error0",
+        "libip4tc2",
+        "libkmod2",
+        "liblz4-1",
+        "liblzma5",
+        "libssl3",
+    ],
+    parts: &[],
+};
+
 /// systemd as Debian has it, with what it needs to run as PID 1 of a container in `/os`.
-fn systemd() -> Result<Vec<(PathBuf, String)>> {
-    const PACKAGES: [&str; 18] = [
+fn systemd(release: &Release) -> Result<Vec<(PathBuf, String)>> {
+    const PACKAGES: [&str; 17] = [
         "libacl1",
         "libapparmor1",
         "libaudit1",
@@ -109,18 +207,16 @@ fn systemd() -> Result<Vec<(PathBuf, String)>> {
         "libpcre2-8-0",
         "libseccomp2",
         "libselinux1",
-        "libssl3t64",
         "libsystemd-shared",
         "libzstd1",
         "systemd",
         "zlib1g",
     ];
-    const PARTS: [&str; 13] = [
+    const PARTS: [&str; 12] = [
         "bin/journalctl",
         "bin/systemctl",
         "bin/systemd-analyze",
         "lib/systemd/systemd",
-        "lib/systemd/systemd-executor",
         "lib/systemd/systemd-journald",
         "lib/systemd/system/local-fs.target",
         "lib/systemd/system/sysinit.target",
@@ -130,12 +226,27 @@ fn systemd() -> Result<Vec<(PathBuf, String)>> {
         "lib/x86_64-linux-gnu",
         "lib64",
     ];
-    let dir = dirs::cache("systemd")?.join("trixie");
+    let dir = dirs::cache("systemd")?.join(release.suite);
     dirs::make_once(&dir, |into| {
-        Apt::open("trixie", Arch::X86_64.debian())?.unpack(&PACKAGES, into)
+        let packages = [&PACKAGES, release.packages].concat();
+        Apt::open(release.suite, Arch::X86_64.debian())?.unpack(&packages, into)?;
+        merge_into_usr(into)
     })?;
-    let place = |part| (dir.join("usr").join(part), format!("/os/usr/{part}"));
-    Ok(PARTS.map(place).to_vec())
+    let place = |part: &&str| (dir.join("usr").join(part), format!("/os/usr/{part}"));
+    Ok(PARTS.iter().chain(release.parts).map(place).collect())
+}
+
+/// Packages older than Debian 13 have `/bin` and `/lib` beside `/usr`, not in it.
+fn merge_into_usr(root: &Path) -> Result<()> {
+    for dir in ["bin", "lib", "lib64"] {
+        if root.join(dir).exists() {
+            run(Command::new("cp")
+                .args(["--archive", "--link"])
+                .arg(root.join(dir))
+                .arg(root.join("usr")))?;
+        }
+    }
+    Ok(())
 }
 
 /// A guest that runs a test script, and has these files of the source tree at these places.
