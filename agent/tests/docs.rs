@@ -10,29 +10,122 @@ fn tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Blocks of code in one language, with the name of their file.
-fn blocks(language: &str) -> Vec<(String, String)> {
-    let mut files = vec![
-        tree().join("README.md"),
-        tree().join("yocto-layer/README.md"),
-    ];
-    files.extend(
-        fs::read_dir(tree().join("docs"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path()),
-    );
-    files.retain(|path| path.extension().is_some_and(|kind| kind == "md"));
-    let mut blocks = Vec::new();
-    for path in files {
-        let text = fs::read_to_string(&path).unwrap();
-        let opening = format!("```{language}\n");
-        let found = text
-            .split(&opening)
-            .skip(1)
-            .map(|rest| rest.split("```").next().unwrap());
-        blocks.extend(found.map(|block| (path.display().to_string(), block.to_owned())));
+/// A block of code that a reader may copy.
+struct Block {
+    /// File and line.
+    place: String,
+    language: String,
+    /// The comment above it, which says what runs it or why nothing does: see
+    /// [`every_block_is_run_or_says_why_not`].
+    remark: Option<String>,
+    text: String,
+}
+
+/// What people read who use or build lowtide.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = ["README.md", "CONTRIBUTING.md", "yocto-layer/README.md"]
+        .map(|page| tree().join(page))
+        .to_vec();
+    let docs = fs::read_dir(tree().join("docs")).unwrap();
+    pages.extend(docs.map(|entry| entry.unwrap().path()));
+    pages.retain(|path| path.extension().is_some_and(|kind| kind == "md"));
+    pages.sort();
+    pages
+}
+
+fn all_blocks() -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let (mut open, mut before) = (false, "");
+        for (number, line) in text.lines().enumerate() {
+            match line.trim_start().strip_prefix("```") {
+                Some(_) if open => open = false,
+                Some(language) => {
+                    open = true;
+                    let remark = before.strip_prefix("<!-- ");
+                    let remark = remark.and_then(|rest| rest.strip_suffix(" -->"));
+                    blocks.push(Block {
+                        place: format!("{}:{}", page.display(), number + 1),
+                        language: language.to_owned(),
+                        remark: remark.map(str::to_owned),
+                        text: String::new(),
+                    });
+                }
+                None if open => {
+                    let block = blocks.last_mut().expect("one is open");
+                    block.text.push_str(line);
+                    block.text.push('\n');
+                }
+                None => {}
+            }
+            before = line;
+        }
+        assert!(!open, "{}: a block does not end", page.display());
     }
     blocks
+}
+
+/// Blocks in one language, with their place.
+fn blocks(language: &str) -> Vec<(String, String)> {
+    let mut blocks = all_blocks();
+    blocks.retain(|block| block.language == language);
+    blocks.into_iter().map(|b| (b.place, b.text)).collect()
+}
+
+/// A test of the agent or in a guest, a check of the lints.
+fn is_a_test(name: &str) -> bool {
+    let sources = ["agent/tests/docs.rs", "xtask/src/test/lint.rs"].map(PathBuf::from);
+    let guest = fs::read_dir(tree().join("xtask/src/test/guest")).unwrap();
+    let guest = guest.map(|entry| entry.unwrap().path());
+    sources.into_iter().chain(guest).any(|source| {
+        let text = fs::read_to_string(tree().join(source)).unwrap();
+        text.contains(&format!("name: \"{name}\"")) || text.contains(&format!("fn {name}("))
+    })
+}
+
+/// Configs and lowtide's own commands are run by the tests below, and `text` is nothing to copy. Any other
+/// block has a comment above it: `<!-- run by TEST -->`, or `<!-- not run here: WHY -->`.
+#[test]
+fn every_block_is_run_or_says_why_not() {
+    for Block {
+        place,
+        language,
+        remark,
+        text,
+    } in all_blocks()
+    {
+        if let Some(remark) = remark {
+            let by = remark.strip_prefix("run by ");
+            assert!(
+                by.is_some_and(is_a_test) || remark.starts_with("not run here: "),
+                "{place}: `{remark}` names no test"
+            );
+            continue;
+        }
+        let of_ours = || {
+            let mut lines = text.lines().filter(|line| !line.is_empty());
+            lines.all(|line| line.starts_with("lowtide ") || line.starts_with("cargo "))
+        };
+        match language.as_str() {
+            "toml" | "text" => {}
+            // Looked at by the lints, as parts of a layer.
+            "bitbake" | "bbappend" => {}
+            "sh" => assert!(of_ours(), "{place}: what runs this?\n{text}"),
+            _ => panic!("{place}: a block in {language:?}: what runs this?"),
+        }
+    }
+}
+
+/// Nothing is to be replaced by hand but the home of the source tree.
+#[test]
+fn nothing_in_a_command_is_left_to_guess() {
+    for (place, text) in blocks("sh") {
+        assert!(!text.contains("..."), "{place}: {text}");
+        if text.contains("$LOWTIDE") {
+            assert!(text.contains("LOWTIDE=$HOME/lowtide\n"), "{place}: {text}");
+        }
+    }
 }
 
 #[test]
@@ -59,29 +152,49 @@ fn configs_in_the_docs_can_be_used() {
     }
 }
 
+/// Those that look at files alone are run, where the files that they name are; the others have the options
+/// that they are given.
 #[test]
-fn commands_in_the_docs_exist() {
-    let mut seen = 0;
+fn commands_in_the_docs_work() {
+    let here = tempfile::tempdir().unwrap();
+    for file in ["new.toml", "50-mine.toml"] {
+        fs::write(
+            here.path().join(file),
+            "[[group]]\nname = \"a\"\nkill = 1\n",
+        )
+        .unwrap();
+    }
+    for root in ["rootfs", "device"] {
+        fs::create_dir(here.path().join(root)).unwrap();
+    }
+    let lowtide = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lowtide"));
+        let command = command.args(arguments).current_dir(here.path());
+        command.output().unwrap()
+    };
+    let (mut run, mut seen) = (0, 0);
     for (doc, text) in blocks("sh") {
         for line in text
             .lines()
             .filter_map(|line| line.strip_prefix("lowtide "))
         {
-            let line = line.split('#').next().unwrap();
-            let (command, arguments) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
-            let output = Command::new(env!("CARGO_BIN_EXE_lowtide"))
-                .args([command, "--help"])
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{doc}: lowtide {command}");
-            let help = String::from_utf8(output.stdout).unwrap();
-            for option in arguments.split(' ').filter(|word| word.starts_with("--")) {
-                assert!(help.contains(option), "{doc}: lowtide {command} {option}");
+            let line = line.split(['#', '>', '|']).next().unwrap();
+            let words: Vec<_> = line.split_whitespace().collect();
+            let help = lowtide(&[words[0], "--help"]);
+            assert!(help.status.success(), "{doc}: lowtide {}", words[0]);
+            let help = String::from_utf8(help.stdout).unwrap();
+            for option in words.iter().filter(|word| word.starts_with("--")) {
+                assert!(help.contains(option), "{doc}: lowtide {line}");
             }
             seen += 1;
+            if ["check", "config"].contains(&words[0]) {
+                let output = lowtide(&words);
+                assert!(output.status.success(), "{doc}: lowtide {line}: {output:?}");
+                run += 1;
+            }
         }
     }
-    assert!(seen > 0);
+    assert!(seen > 20 && run > 8, "{seen} of them, {run} run");
 }
 
 /// The text as a person reads it: without marks, and on one line.

@@ -20,7 +20,7 @@ const PICTURE: &str = "peers.svg";
 const BEGIN: &str = "<!-- made by cargo xtask bench report -->";
 const END: &str = "<!-- end -->";
 
-/// make the tables in README.md and docs/peers.md, the picture docs/peers.svg, and docs/peers.html,
+/// make the tables in docs/peers.md, the picture docs/peers.svg, and docs/peers.html,
 /// which has all of it, from docs/bench/peers.jsonl
 #[derive(FromArgs)]
 #[argh(subcommand, name = "report")]
@@ -44,7 +44,6 @@ impl Report {
         }
         let top = dirs::workspace();
         let by_load = by_load(&places)?;
-        put(&top.join("README.md"), &by_load)?;
         let page = top.join("docs/peers.md");
         put(
             &page,
