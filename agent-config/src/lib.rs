@@ -26,6 +26,7 @@ pub use device::Device;
 pub use engine::{EngineChoice, EngineKind};
 pub use lowtide_rules::{Commands, Lookup, Matcher, ProcessInfo, rule};
 pub use problem::{Problem, Problems, Severity};
+pub use read::nearest;
 pub use source::{MAX_FILE, Paths};
 
 use lowtide_judge::{Policy, Trigger};

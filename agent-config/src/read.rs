@@ -276,8 +276,8 @@ macro_rules! table {
 }
 pub(super) use table;
 
-/// The known word that `word` is most likely meant to be.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+/// The known word that `word` is most likely meant to be; none that is far from all.
+pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     if word.len() > 32 {
         return None;
     }

@@ -99,7 +99,7 @@ fn check_with_a_file_reads_it_in_its_place() {
     let output = lowtide(&["check", "--root", root, tried]);
     assert!(text(&output.stdout).contains("without the files of the system"));
     let output = lowtide(&["check", tried, "--with", tried]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]
@@ -267,4 +267,31 @@ fn a_copy_of_a_device_is_explained_on_the_desk() {
     assert!(lines.any(|line| line.contains("never")), "{said}");
     let output = lowtide(&["explain", "--root", "/nowhere"]);
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// 2 for a wrong call, 1 for what was found.
+#[test]
+fn a_wrong_call_is_told_from_a_finding() {
+    let output = lowtide(&["chek"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no command `chek`; did you mean `check`?"));
+    for wrong in [&["check", "--no-such"][..], &["no-such-thing-at-all"], &[]] {
+        assert_eq!(lowtide(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    let output = lowtide(&["check", bad().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn short_options_and_values_behind_an_equals_sign_are_taken() {
+    let long = lowtide(&["check", "--help"]);
+    let short = lowtide(&["check", "-h"]);
+    assert!(short.status.success());
+    assert_eq!(short.stdout, long.stdout);
+    let version = lowtide(&["-V"]);
+    let wanted = concat!("lowtide ", env!("CARGO_PKG_VERSION"), " (");
+    assert!(text(&version.stdout).starts_with(wanted), "{version:?}");
+    let root = scratch("equals");
+    let option = format!("--root={}", root.display());
+    assert!(lowtide(&["check", &option]).status.success());
 }

@@ -1,6 +1,6 @@
 # Written from the code: UPDATE_EXPECT=1 cargo test -p lowtide commands
 complete -c lowtide -f -n __fish_use_subcommand -a --help -d 'display usage information'
-complete -c lowtide -f -n __fish_use_subcommand -a --version -d 'print the version'
+complete -c lowtide -f -n __fish_use_subcommand -a --version -d 'print the version, the commit, the features and the target that it is built for'
 complete -c lowtide -f -n __fish_use_subcommand -a run -d 'Runs the agent until SIGTERM; SIGHUP reads the config anew.'
 complete -c lowtide -f -n __fish_use_subcommand -a check -d 'Says what is wrong with the config, and whether it can fire on this device at all.'
 complete -c lowtide -f -n __fish_use_subcommand -a config -d 'Prints the config in force, each value with the file and line that set it.'

@@ -29,6 +29,7 @@ enum Command {
     Build(build::Build),
     BuildEbpf(build::ebpf::BuildEbpf),
     Demo(demo::Demo),
+    Dist(build::dist::Dist),
     Faults(test::faults::Faults),
     Footprint(bench::idle::Footprint),
     Fuzz(test::fuzz::Fuzz),
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Build(command) => command.run(),
         Command::BuildEbpf(command) => command.run(),
         Command::Demo(command) => command.run(),
+        Command::Dist(command) => command.run(),
         Command::Faults(command) => command.run(),
         Command::Footprint(command) => command.run(),
         Command::Fuzz(command) => command.run(),
@@ -78,4 +80,37 @@ fn setup() -> anyhow::Result<()> {
     vm::busybox(arch)?;
     toolchain::prepare(arch)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use host::dirs::workspace;
+
+    /// In the docs as in the workflow of a developer.
+    #[test]
+    fn commands_in_the_docs_are_taken() -> anyhow::Result<()> {
+        let mut pages = vec![
+            workspace().join("README.md"),
+            workspace().join("CONTRIBUTING.md"),
+        ];
+        for entry in std::fs::read_dir(workspace().join("docs"))? {
+            pages.push(entry?.path());
+        }
+        pages.retain(|page| page.extension().is_some_and(|kind| kind == "md"));
+        let mut seen = 0;
+        for page in pages {
+            let text = std::fs::read_to_string(&page)?;
+            for line in text.lines().filter_map(|l| l.strip_prefix("cargo xtask ")) {
+                let line = line.split('#').next().unwrap_or_default();
+                let words: Vec<_> = line.split_whitespace().collect();
+                let taken = Xtask::from_args(&["xtask"], &words);
+                let refused = taken.err().map(|early| early.output);
+                assert_eq!(refused, None, "{}: {line}", page.display());
+                seen += 1;
+            }
+        }
+        assert!(seen > 5, "{seen}");
+        Ok(())
+    }
 }

@@ -72,7 +72,7 @@ impl Check {
     pub fn run(self) -> ExitCode {
         if !self.files.is_empty() && (self.with.is_some() || !self.drop_in.is_empty()) {
             complain("lowtide: a file is checked alone, or in its place: not both");
-            return ExitCode::FAILURE;
+            return ExitCode::from(super::USAGE);
         }
         let root = self.root.clone();
         let mut paths = Paths::new(self.root, self.files);

@@ -15,6 +15,8 @@ mod tests;
 mod top;
 
 use crate::act::commands;
+use crate::config::nearest;
+use crate::tell::version::Version;
 use argh::FromArgs as _;
 use output::{complain, print};
 use std::process::ExitCode;
@@ -23,12 +25,17 @@ use std::process::ExitCode;
 #[derive(argh::FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 struct Lowtide {
-    /// print the version
+    /// print the version, the commit, the features and the target that it is built for
     #[argh(switch)]
     version: bool,
     #[argh(subcommand)]
     command: Option<Command>,
 }
+
+/// Their names, for one that is mistyped.
+const COMMANDS: &[&str] = &[
+    "run", "check", "config", "doctor", "explain", "status", "top", "log", "record",
+];
 
 #[derive(argh::FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
@@ -45,6 +52,9 @@ enum Command {
     Record(record::Record),
 }
 
+/// Ends a program that was called in a wrong way; 1 is for what was found.
+const USAGE: u8 = 2;
+
 /// What the command line asks for; or the code to end with, where that was for help or is wrong.
 #[inline(never)]
 fn arguments() -> Result<Lowtide, ExitCode> {
@@ -52,22 +62,55 @@ fn arguments() -> Result<Lowtide, ExitCode> {
     let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
     let Some(words) = words.into_iter().collect::<Option<Vec<_>>>() else {
         complain("lowtide: an argument is no UTF-8");
-        return Err(ExitCode::FAILURE);
+        return Err(ExitCode::from(USAGE));
     };
     if let Some(word @ ("replay" | "plot" | "export")) = words.first().copied() {
         complain(format_args!(
             "lowtide: `{word}` is for the desk: lowtide-desk {word}"
         ));
-        return Err(ExitCode::FAILURE);
+        return Err(ExitCode::from(USAGE));
+    }
+    let words = usual(&words);
+    if let Some(unknown) = words.first().filter(|word| !is_known(word)) {
+        let meant = nearest(unknown, COMMANDS);
+        let meant = meant.map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
+        complain(format_args!("lowtide: no command `{unknown}`{meant}"));
+        complain("Run lowtide --help for more information.");
+        return Err(ExitCode::from(USAGE));
     }
     Lowtide::from_args(&["lowtide"], &words).map_err(|early| match early.status {
         Ok(()) => print(early.output, ExitCode::SUCCESS),
         Err(()) => {
             complain(early.output.trim_end());
             complain("Run lowtide --help for more information.");
-            ExitCode::FAILURE
+            ExitCode::from(USAGE)
         }
     })
+}
+
+/// Writes `-h`, `-V` and `--option=value` as the parser knows them.
+fn usual<'w>(words: &[&'w str]) -> Vec<&'w str> {
+    let mut usual = Vec::new();
+    let mut words = words.iter().copied();
+    while let Some(word) = words.next() {
+        match (word, word.split_once('=')) {
+            ("-h", _) => usual.push("--help"),
+            ("-V", _) => usual.push("--version"),
+            ("--", _) => {
+                usual.push(word);
+                usual.extend(words.by_ref());
+            }
+            (_, Some((option, value))) if option.starts_with("--") => {
+                usual.extend([option, value]);
+            }
+            _ => usual.push(word),
+        }
+    }
+    usual
+}
+
+fn is_known(word: &str) -> bool {
+    word.starts_with('-') || word == "help" || COMMANDS.contains(&word)
 }
 
 /// The whole of the program.
@@ -80,12 +123,11 @@ pub fn main() -> ExitCode {
         Err(code) => return code,
     };
     if asked.version {
-        let version = format_args!("lowtide {}", env!("CARGO_PKG_VERSION"));
-        return print(version, ExitCode::SUCCESS);
+        return print(format_args!("lowtide {Version}"), ExitCode::SUCCESS);
     }
     let Some(command) = asked.command else {
         complain("lowtide: no command; `lowtide --help` lists them");
-        return ExitCode::FAILURE;
+        return ExitCode::from(USAGE);
     };
     // None of them is inlined: the frames of all would lie below the agent's, and their code be a part
     // of what stays in memory.

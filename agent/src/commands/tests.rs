@@ -1,7 +1,7 @@
 //! The manual page and the completions agree with what the program takes.
 //! `UPDATE_EXPECT=1 cargo test -p lowtide commands` writes them anew.
 
-use super::Lowtide;
+use super::{COMMANDS, Lowtide, usual};
 use crate::mdoc::{assert_page, literal, prose};
 use argh::{ArgsInfo as _, CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 use expect_test::expect_file;
@@ -37,6 +37,23 @@ fn value(flag: &FlagInfo<'static>) -> Option<&'static str> {
 fn option(flag: &FlagInfo<'static>) -> String {
     let value = value(flag).map_or_else(String::new, |value| format!(" Ar {value}"));
     format!("Fl {}{value}", literal(&flag.long[1..]))
+}
+
+#[test]
+fn every_command_is_known_by_its_name() {
+    let names: Vec<_> = commands().iter().map(|command| command.name).collect();
+    assert_eq!(names, COMMANDS);
+}
+
+#[test]
+fn options_may_be_written_as_is_usual() {
+    assert_eq!(usual(&["-h"]), ["--help"]);
+    assert_eq!(usual(&["check", "--root=a=b"]), ["check", "--root", "a=b"]);
+    assert_eq!(
+        usual(&["check", "--", "--a=b", "-h"]),
+        ["check", "--", "--a=b", "-h"]
+    );
+    assert_eq!(usual(&["check", "a=b"]), ["check", "a=b"]);
 }
 
 #[test]

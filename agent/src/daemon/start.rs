@@ -14,6 +14,7 @@ use crate::sense::alarms::Alarms;
 use crate::sense::arm::{self, WantedBallast};
 use crate::sense::choose::{self, Wanted};
 use crate::sense::meminfo::Meminfo;
+use crate::sense::other_killers::other_killers;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
 use crate::stack;
@@ -24,6 +25,7 @@ use crate::tell::journal::{REFUSED, RELOADED};
 use crate::tell::manager::Manager;
 use crate::tell::recorder::{self, Recorder};
 use crate::tell::socket::{SOCKET, Socket};
+use crate::tell::version::Version;
 use crate::tell::words::Many;
 use lowtide_common::NO_GROUP;
 use lowtide_judge::{Memory, Unit};
@@ -102,13 +104,14 @@ impl Daemon {
         let ruled = surveyor.classify_all(&config.matcher, fallback);
         let ruled = ruled.unwrap_or_else(|error| unclassified(&error, &mut log));
         let status = status_line(&surveyor, &alarms, &config, ruled);
-        log.info(format_args!("{status}"));
+        log.info(format_args!("{status}; lowtide {Version}"));
         manager.status(format_args!("{status}"));
         let has_psi = memory.psi;
         alarms.correct(&mut memory);
         tell_of_missing_alarms(&config, has_psi, &memory, &mut log);
         rights::tell_missing(&config, &mut log);
         tell_of_reach(&surveyor.tree, &mut log);
+        tell_of_other_killers(&mut log);
         let settings = Settings::open(&surveyor.tree, &mut log)?;
         let mut this = Box::new(Self {
             config,
@@ -381,6 +384,15 @@ fn tell_of_missing_alarms(config: &Loaded, has_psi: bool, memory: &Memory, log: 
     } else if !told && !config.policy.is_warned(memory) {
         log.info(format_args!(
             "hardly any file cache and no swap: no stall would warn of the end, so memory is also looked at by time"
+        ));
+    }
+}
+
+/// Those that start later are for `lowtide doctor` to name.
+fn tell_of_other_killers(log: &mut Log) {
+    for name in other_killers() {
+        log.warning(format_args!(
+            "{name} runs as well: it may kill first, and by another order; keep one of the two"
         ));
     }
 }

@@ -21,7 +21,9 @@ const INTERPRETER: &[u8] = b"python";
 pub fn other_killers() -> Vec<&'static str> {
     let mut found: Vec<&'static str> = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if !entry.file_name().as_bytes()[0].is_ascii_digit() {
+        // All else in /proc is no process.
+        let name = entry.file_name();
+        if !name.as_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
         if let Some(name) = killer(&entry.path()).filter(|name| !found.contains(name)) {

@@ -10,6 +10,7 @@ pub mod recorder;
 pub mod recording;
 pub mod socket;
 pub mod table;
+pub mod version;
 pub mod words;
 
 use journal::{Field, Journal};

@@ -9,15 +9,17 @@ LOWTIDE_SITE = $(realpath $(BR2_EXTERNAL_LOWTIDE_PATH)/..)
 LOWTIDE_VERSION = $(shell git -C $(LOWTIDE_SITE) rev-parse HEAD)
 LOWTIDE_SITE_METHOD = git
 LOWTIDE_SUBDIR = agent
-# The BPF program inside is loaded into the kernel, hence its second choice.
-LOWTIDE_LICENSE = MIT or Apache-2.0 (agent), MIT or GPL-2.0 (BPF program)
-LOWTIDE_LICENSE_FILES = LICENSE-MIT LICENSE-APACHE
+# The BPF programs inside are loaded into the kernel, hence their second choice.
+LOWTIDE_LICENSE = MIT or Apache-2.0 (agent), MIT or GPL-2.0 (BPF programs)
+LOWTIDE_LICENSE_FILES = LICENSE-MIT LICENSE-APACHE LICENSE-GPL
 
 # As in its own release profile; Buildroot sets these for the speed of programs.
 LOWTIDE_CARGO_ENV = \
 	CARGO_PROFILE_RELEASE_OPT_LEVEL="z" \
 	CARGO_PROFILE_RELEASE_LTO="fat" \
-	CARGO_PROFILE_RELEASE_CODEGEN_UNITS="1"
+	CARGO_PROFILE_RELEASE_CODEGEN_UNITS="1" \
+	CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS="false" \
+	CARGO_PROFILE_RELEASE_PANIC="abort"
 
 LOWTIDE_PROFILE = $(call qstrip,$(BR2_PACKAGE_LOWTIDE_PROFILE))
 
@@ -56,6 +58,15 @@ define LOWTIDE_INSTALL_INIT_SYSTEMD
 		$(TARGET_DIR)/usr/lib/systemd/catalog/lowtide.catalog
 endef
 
+# An image whose config the agent would refuse is not built.
+ifeq ($(BR2_PACKAGE_LOWTIDE_CHECK),y)
+LOWTIDE_DEPENDENCIES += host-lowtide
+define LOWTIDE_CHECK_CONFIG
+	$(HOST_DIR)/bin/lowtide check --root $(TARGET_DIR)
+endef
+LOWTIDE_ROOTFS_PRE_CMD_HOOKS += LOWTIDE_CHECK_CONFIG
+endif
+
 define LOWTIDE_LINUX_CONFIG_FIXUPS
 	$(call KCONFIG_ENABLE_OPT,CONFIG_PSI)
 	$(call KCONFIG_DISABLE_OPT,CONFIG_PSI_DEFAULT_DISABLED)
@@ -71,3 +82,4 @@ define LOWTIDE_LINUX_CONFIG_FIXUPS
 endef
 
 $(eval $(cargo-package))
+$(eval $(host-cargo-package))

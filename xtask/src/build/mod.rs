@@ -1,7 +1,11 @@
 //! `cargo xtask build`: the agent as it is shipped.
 
+mod debian;
+pub mod dist;
 pub mod ebpf;
+pub mod packaging;
 pub mod programs;
+pub mod source;
 pub mod yocto;
 
 use self::programs::Profile;

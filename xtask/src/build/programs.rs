@@ -3,7 +3,8 @@
 use crate::host::dirs;
 use crate::host::shell::{run, say};
 use crate::host::toolchain::{self, Arch};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use std::fs;
 use std::path::PathBuf;
 
 /// Cargo profile that a program is built with.
@@ -34,7 +35,8 @@ pub struct Programs {
 
 /// Builds agent and guest program.
 pub fn build(arch: Arch, profile: Profile) -> Result<Programs> {
-    let built = cargo_build(arch, profile, &["lowtide", "lowtide-guest"], &[])?;
+    let packages = ["lowtide", "lowtide-guest"];
+    let built = cargo_build(arch, profile, &packages, &[], None)?;
     Ok(Programs {
         agent: built.join("lowtide"),
         guest: built.join("lowtide-guest"),
@@ -43,7 +45,26 @@ pub fn build(arch: Arch, profile: Profile) -> Result<Programs> {
 
 /// Builds the agent alone.
 pub fn build_agent(arch: Arch, profile: Profile) -> Result<PathBuf> {
-    Ok(cargo_build(arch, profile, &["lowtide"], &[])?.join("lowtide"))
+    Ok(cargo_build(arch, profile, &["lowtide"], &[], None)?.join("lowtide"))
+}
+
+/// Builds the agent alone, as shipped, and has it know its commit.
+pub fn build_release(arch: Arch, commit: &str) -> Result<PathBuf> {
+    let built = cargo_build(arch, Profile::Release, &["lowtide"], &[], Some(commit))?;
+    Ok(built.join("lowtide"))
+}
+
+/// Where cargo unpacks the crates of registries.
+pub fn registry_sources() -> Result<Vec<PathBuf>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let sources = home.context("HOME is not set")?.join("registry/src");
+    let entries = fs::read_dir(&sources).with_context(|| format!("{}", sources.display()))?;
+    let mut found = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    found.sort();
+    Ok(found)
 }
 
 /// What the linker put where, when the agent was built last.
@@ -54,17 +75,17 @@ pub fn link_map(arch: Arch, profile: Profile) -> PathBuf {
 /// Builds what measures the agent's engines, as they are shipped.
 pub fn build_bench(arch: Arch) -> Result<PathBuf> {
     let features = ["--features=lowtide-guest/bench"];
-    let built = cargo_build(arch, Profile::Release, &["lowtide-guest"], &features)?;
+    let built = cargo_build(arch, Profile::Release, &["lowtide-guest"], &features, None)?;
     Ok(built.join("lowtide-bench"))
 }
 
 /// For rust-lld: an eighth of a program is for unwinding, which never happens, also in the standard
 /// library as rustup ships it; functions of the same code are kept once; and where the musl that comes
 /// with the compiler (1.2.5) knows packed relocations, they are a thirtieth.
-fn smaller() -> Result<Vec<&'static str>> {
+fn smaller() -> Result<Vec<String>> {
     let mut flags = vec![
-        "-Clink-arg=-Tcross/no-unwind-tables.ld",
-        "-Clink-arg=--icf=all",
+        "-Clink-arg=-Tcross/no-unwind-tables.ld".to_owned(),
+        "-Clink-arg=--icf=all".to_owned(),
     ];
     let version = toolchain::version()?;
     let minor = version
@@ -72,7 +93,7 @@ fn smaller() -> Result<Vec<&'static str>> {
         .nth(1)
         .and_then(|n| n.parse::<u32>().ok());
     if minor.is_some_and(|minor| minor >= 93) {
-        flags.push("-Clink-arg=--pack-dyn-relocs=relr");
+        flags.push("-Clink-arg=--pack-dyn-relocs=relr".to_owned());
     }
     Ok(flags)
 }
@@ -87,6 +108,7 @@ fn cargo_build(
     profile: Profile,
     packages: &[&str],
     features: &[&str],
+    commit: Option<&str>,
 ) -> Result<PathBuf> {
     let toolchain = toolchain::prepare(arch)?;
     say(format_args!(
@@ -94,20 +116,27 @@ fn cargo_build(
         packages.join(" and "),
         arch.triple()
     ));
+    let mut flags = smaller()?;
+    if profile == Profile::Release {
+        // The places of panics in them; those of the workspace are relative.
+        let crates = registry_sources()?;
+        flags.extend(
+            crates
+                .iter()
+                .map(|dir| format!("--remap-path-prefix={}=/crates", dir.display())),
+        );
+    }
     run(toolchain
         .cargo()
         .current_dir(dirs::workspace())
+        .envs(commit.map(|commit| ("LOWTIDE_COMMIT", commit)))
         .env("LOWTIDE_LINK_MAP", link_map(arch, profile))
         .args(["build", "--quiet", "--locked", "--profile", profile.name()])
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .args(features)
         .args((profile == Profile::Guest).then_some("--features=lowtide/abort-on-alloc"))
         .arg("--config")
-        .arg(format!(
-            "target.{}.rustflags={:?}",
-            arch.triple(),
-            smaller()?
-        ))
+        .arg(format!("target.{}.rustflags={:?}", arch.triple(), flags))
         .args(["--target", arch.triple(), "--target-dir"])
         .arg(dirs::target()))?;
     Ok(built(arch, profile))

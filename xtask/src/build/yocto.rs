@@ -36,7 +36,7 @@ impl YoctoCrates {
 }
 
 /// Like `bitbake -c update_crates`, which needs a build directory.
-fn list(lock: &str) -> Result<String> {
+pub fn list(lock: &str) -> Result<String> {
     let lock = DeTable::parse(lock).context("Cargo.lock")?;
     let packages = lock
         .get_ref()

@@ -52,7 +52,7 @@ pub fn test(archs: &[Arch], filter: Option<&str>) -> Result<Tally> {
         let map = programs::link_map(arch, Profile::Release);
         let result = is_as_shipped(&binary, arch)
             .and_then(|()| code::is_where_it_belongs(&map))
-            .and_then(|()| runs(lowtide));
+            .and_then(|()| runs(arch, lowtide));
         println!("test {name} ... {}", verdict(result.is_ok()));
         if let Err(e) = &result {
             println!("    {e:#}");
@@ -105,7 +105,7 @@ fn can_give_back_code(file: &object::File<'_>) -> Result<()> {
     Ok(())
 }
 
-fn runs(lowtide: impl Fn() -> Command) -> Result<()> {
+fn runs(arch: Arch, lowtide: impl Fn() -> Command) -> Result<()> {
     let run = |arguments: &[&Path]| -> Result<Output> {
         let mut command = lowtide();
         command.args(arguments);
@@ -114,9 +114,11 @@ fn runs(lowtide: impl Fn() -> Command) -> Result<()> {
             .with_context(|| format!("cannot run {command:?}"))
     };
     let version = run(&["--version".as_ref()])?;
+    let said = String::from_utf8_lossy(&version.stdout).into_owned();
     ensure!(
         version.status.success()
-            && version.stdout == format!("lowtide {}\n", env!("CARGO_PKG_VERSION")).as_bytes(),
+            && said.starts_with(concat!("lowtide ", env!("CARGO_PKG_VERSION"), " ("))
+            && said.ends_with(&format!("bpf, {})\n", arch.triple())),
         "--version: {version:?}"
     );
     let router = dirs::workspace().join("config/profiles/router.toml");

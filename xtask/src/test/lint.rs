@@ -1,9 +1,13 @@
 //! Checks of what the compiler does not see: dependencies, shell scripts, manual pages, the Yocto layer.
 
+use crate::build::dist::{self, Parts};
+use crate::build::packaging;
+use crate::build::programs::{self, Profile};
 use crate::build::yocto::YoctoCrates;
 use crate::host::apt;
 use crate::host::dirs::{self, workspace};
 use crate::host::shell::{exists, output, run, say};
+use crate::host::toolchain::Arch;
 use anyhow::{Context as _, Result, bail, ensure};
 use argh::FromArgs;
 use std::fs;
@@ -25,7 +29,7 @@ pub struct Check {
     pub check: fn(()) -> Result<()>,
 }
 
-pub const LINTS: [Check; 5] = [
+pub const LINTS: [Check; 7] = [
     Check {
         name: "crates and files that the recipes name",
         get: || Ok(()),
@@ -88,9 +92,78 @@ pub const LINTS: [Check; 5] = [
                 .current_dir(workspace().join(LAYER)))
         },
     },
+    Check {
+        name: "recipes that others take: of a release, and in the docs",
+        get: || oelint().map(drop),
+        check: |()| recipes_of_others(),
+    },
+    Check {
+        name: "the Debian package",
+        get: || {
+            dist::cyclonedx()?;
+            apt::need("lintian", || exists("lintian"))
+        },
+        check: |()| debian_package(),
+    },
 ];
 
-/// check dependencies (cargo-deny), shell scripts (shellcheck), manual pages (mandoc) and the Yocto layer (oelint-adv)
+/// Each in a layer of its own, as it would be there.
+fn recipes_of_others() -> Result<()> {
+    let layer = tempfile::tempdir()?;
+    let put = |file: &str, text: String| -> Result<PathBuf> {
+        let file = layer.path().join("recipes-core/lowtide").join(file);
+        fs::create_dir_all(file.parent().context("no parent directory")?)?;
+        fs::write(&file, text)?;
+        Ok(file)
+    };
+    let page = "docs/yocto.md";
+    put("files/50-product.toml", String::new())?;
+    put("lowtide/run-ptest", String::new())?;
+    put(
+        "lowtide-crates.inc",
+        dirs::tree_text("yocto-layer/recipes-core/lowtide/lowtide-crates.inc"),
+    )?;
+    let files = [
+        put(
+            "lowtide_%.bbappend",
+            dirs::doc_block(page, "FILESEXTRAPATHS"),
+        )?,
+        put(
+            &format!("lowtide_{}.bb", dist::VERSION),
+            packaging::recipe()?,
+        )?,
+    ];
+    let site = oelint()?;
+    run(Command::new("python3")
+        .env("PYTHONPATH", &site)
+        .arg(site.join("bin/oelint-adv"))
+        .arg("--quiet")
+        .args(files)
+        .current_dir(workspace().join(LAYER)))
+}
+
+/// Looked at by lintian, whose errors count.
+fn debian_package() -> Result<()> {
+    let out = tempfile::tempdir()?;
+    let arch = Arch::X86_64;
+    let binary = programs::build_agent(arch, Profile::Release)?;
+    Parts::gather(arch, binary)?.assemble(dist::epoch()?, out.path())?;
+    let packages = fs::read_dir(out.path())?.collect::<Result<Vec<_>, _>>()?;
+    let packages = packages.iter().map(fs::DirEntry::path);
+    let package = packages.filter(|file| file.extension().is_some_and(|e| e == "deb"));
+    run(Command::new("lintian")
+        .args([
+            "--allow-root",
+            "--fail-on",
+            "error",
+            "--display-level",
+            ">=warning",
+        ])
+        .args(package))
+}
+
+/// check dependencies (cargo-deny), shell scripts (shellcheck), manual pages (mandoc), recipes (oelint-adv) and the
+/// Debian package (lintian)
 #[derive(FromArgs)]
 #[argh(subcommand, name = "lint")]
 pub struct Lint {}

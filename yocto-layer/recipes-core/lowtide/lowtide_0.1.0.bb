@@ -5,11 +5,12 @@ it reclaims, throttles or kills what the config ranks first, verifies the relief
 and can say afterwards why."
 SECTION = "base"
 CVE_PRODUCT = "lowtide"
-# The BPF program inside is loaded into the kernel, hence its second choice.
+# The BPF programs inside are loaded into the kernel, hence their second choice.
 LICENSE = "(MIT | Apache-2.0) & (MIT | GPL-2.0-only)"
 LIC_FILES_CHKSUM = "\
     file://LICENSE-MIT;md5=251ea8cbda337d5b0b2ae39700267aa8 \
     file://LICENSE-APACHE;md5=3b83ef96387f14655fc854ddc3c6bd57 \
+    file://LICENSE-GPL;md5=b234ee4d69f5fce4486a80fdaf4a4263 \
 "
 
 require lowtide-crates.inc
@@ -20,6 +21,7 @@ SRC_URI += "\
     file://Cargo.toml;subdir=${BP} \
     file://Cargo.lock;subdir=${BP} \
     file://LICENSE-APACHE;subdir=${BP} \
+    file://LICENSE-GPL;subdir=${BP} \
     file://LICENSE-MIT;subdir=${BP} \
     file://agent;subdir=${BP} \
     file://agent-common;subdir=${BP} \
@@ -54,7 +56,8 @@ SYSTEMD_SERVICE:${PN} = "lowtide.service"
 # The profile of the image: router, gateway, camera or kiosk. A config in /etc goes over it.
 LOWTIDE_PROFILE ??= ""
 
-do_install:append() {
+# On the machine that builds it is for `lowtide check`, see lowtide_check.bbclass, and needs no files.
+do_install:append:class-target() {
     install -Dm 0644 ${S}/pkg/config.toml ${D}${sysconfdir}/lowtide/config.toml
     install -d ${D}${nonarch_libdir}/lowtide/profiles
     install -m 0644 ${S}/config/lowtide.schema.json ${D}${nonarch_libdir}/lowtide
@@ -79,8 +82,17 @@ do_install:append() {
 PACKAGE_BEFORE_PN += "${PN}-profiles"
 
 # nooelint: oelint.var.filesoverride
-FILES:${PN}-profiles = "${nonarch_libdir}/lowtide"
+FILES:${PN}-profiles = "\
+    ${nonarch_libdir}/lowtide/lowtide.schema.json \
+    ${nonarch_libdir}/lowtide/profiles \
+"
+# Drop-ins of other layers, and the profile that is chosen.
+FILES:${PN} += "${nonarch_libdir}/lowtide"
 CONFFILES:${PN} = "${sysconfdir}/lowtide/config.toml"
 
 RDEPENDS:${PN}-ptest += "${PN}-profiles"
-RRECOMMENDS:${PN} = "${PN}-profiles"
+# A config that names a profile cannot be used without it.
+RDEPENDS:${PN}:append:class-target = " ${@'${PN}-profiles' if d.getVar('LOWTIDE_PROFILE') else ''}"
+RRECOMMENDS:${PN}:append:class-target = " ${PN}-profiles"
+
+BBCLASSEXTEND = "native"
