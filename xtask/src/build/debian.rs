@@ -15,6 +15,7 @@ const MAINTAINER: &str = "The lowtide developers <maintainers@lowtide.example>";
 /// Of the package, for the same version of lowtide.
 const REVISION: &str = "1";
 const UNIT: &str = "usr/lib/systemd/system/lowtide.service";
+const CATALOG: &str = "usr/lib/systemd/catalog/lowtide.catalog";
 const DOC: &str = "usr/share/doc/lowtide";
 
 /// Enabled at the first installation, started and started anew where systemd runs; as debhelper would write it.
@@ -61,6 +62,7 @@ pub fn package(parts: &Parts, epoch: u64, out: &Path) -> Result<()> {
     let root = stage.path().join("root");
     parts.install(&root)?;
     put(&root.join(UNIT), &tree_text("pkg/lowtide.service"))?;
+    put(&root.join(CATALOG), &tree_text("pkg/lowtide.catalog"))?;
     put(
         &root.join("usr/share/zsh/vendor-completions/_lowtide"),
         &tree_text("pkg/completions/_lowtide"),

@@ -109,7 +109,7 @@ const INSTALLED: [(&str, &str); 6] = [
 ];
 const PROFILES: &str = "config/profiles";
 /// Files of the tree, and where they lie in a tarball, outside of what is copied to `/`.
-const BESIDE: [(&str, &str); 12] = [
+const BESIDE: [(&str, &str); 14] = [
     ("docs/install.md", "INSTALL.md"),
     ("CHANGELOG.md", "CHANGELOG.md"),
     ("LICENSE-MIT", "LICENSE-MIT"),
@@ -117,7 +117,9 @@ const BESIDE: [(&str, &str); 12] = [
     ("LICENSE-GPL", "LICENSE-GPL"),
     ("config/config.toml", "defaults.toml"),
     ("pkg/lowtide.service", "init/lowtide.service"),
+    ("pkg/lowtide.catalog", "init/lowtide.catalog"),
     ("pkg/lowtide.init", "init/lowtide.init"),
+    ("pkg/lowtide-snapshot", "lowtide-snapshot"),
     ("pkg/lowtide.procd", "init/openwrt/lowtide.procd"),
     ("pkg/lowtide.uci", "init/openwrt/lowtide.uci"),
     ("pkg/lowtide-uci", "init/openwrt/lowtide-uci"),
