@@ -170,7 +170,7 @@ pub const CASES: &[Case] = &[
         scenario: recorded,
         check: |run| {
             only_the_hog_goes(run)?;
-            let tape = taped(run)?;
+            let tape = taped(run, "recorded")?;
             let shown = desk(&["replay"], &tape, 0)?;
             ensure!(
                 shown.contains("The same decisions at the same times."),
@@ -181,6 +181,7 @@ pub const CASES: &[Case] = &[
                 .lines()
                 .any(|line| was.iter().all(|part| line.contains(part)));
             ensure!(done, "no line about what was done:\n{shown}");
+            std::fs::write(tape.with_extension("toml"), crate::scenario::DEVICE)?;
             // By the same config as a file, and so by rules that the desk works out itself.
             let shown = desk(&["replay", "--config", "CONFIG"], &tape, 0)?;
             ensure!(shown.contains("The same decisions"), "{shown}");
@@ -192,6 +193,30 @@ pub const CASES: &[Case] = &[
             std::fs::write(&tape, &bytes[..bytes.len() - 3])?;
             let shown = desk(&["replay"], &tape, 1)?;
             ensure!(shown.contains("terminate /apps/media"), "{shown}");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "a_recording_shows_which_config_takes_the_right_one",
+        scenario: tuned,
+        check: |run| {
+            // The player holds most, so with equal numbers it goes before what grows.
+            says(run, "kill /apps/player")?;
+            says(run, "reloaded: ")?;
+            let tape = taped(run, "tuned")?;
+            let shown = desk(&["replay"], &tape, 0)?;
+            ensure!(shown.contains("The same decisions"), "{shown}");
+            std::fs::write(tape.with_extension("toml"), TUNED)?;
+            let shown = desk(&["replay", "--config", "CONFIG"], &tape, 2)?;
+            let mut decisions = shown.lines().filter(|line| line.contains("differs"));
+            let first = decisions.next().context(shown.clone())?;
+            let wanted = ["kill /apps/player", "kill /apps/sync (sync)"];
+            ensure!(wanted.iter().all(|part| first.contains(part)), "{shown}");
+            let told = run
+                .lines("recorder")
+                .any(|(_, line)| line.contains("sync") && line.contains("800"));
+            ensure!(told, "the reloaded agent does not rank by the new config");
             Ok(())
         },
         ..PLAIN
@@ -267,11 +292,69 @@ fn recorded() -> Scenario {
     }
 }
 
+/// What nobody has said yet: all that is not the lifeline has the same number.
+const UNTUNED: &str =
+    "[[group]]\nname = \"lifeline\"\nkill = \"never\"\ncgroups = [\"lifeline/**\"]\n";
+/// The device is for its player, and can do without the sync.
+const TUNED: &str =
+    "[[group]]\nname = \"lifeline\"\nkill = \"never\"\ncgroups = [\"lifeline/**\"]\n
+[[group]]\nname = \"player\"\nkill = 100\ncgroups = [\"apps/player\"]\n
+[[group]]\nname = \"sync\"\nkill = 800\ncgroups = [\"apps/sync\"]\n";
+
+/// A kiosk on which the wrong one goes, as its recording shows, and the right one after a change of the
+/// file: docs/tuning.md has what it says.
+fn tuned() -> Scenario {
+    let script = format!(
+        "export PATH=/bin
+        lowtide record /run/kiosk.lowtide --every 1s & recorder=$!
+        until lowtide log | busybox grep -q 'kill /apps/player'; do busybox sleep 1; done
+        busybox sleep 3; kill $recorder; wait
+        busybox base64 /run/kiosk.lowtide
+        busybox cp /etc/tuned.toml {CONFIG}
+        busybox kill -HUP $(busybox pidof lowtide)
+        busybox sleep 1; lowtide status"
+    );
+    let mut scenario = idle();
+    scenario
+        .services
+        .retain(|service| [LIFELINE, "lowtide"].contains(&service.name.as_str()));
+    scenario.files.insert(CONFIG.into(), UNTUNED.into());
+    scenario
+        .files
+        .insert("/etc/tuned.toml".into(), TUNED.into());
+    let after = |after: &str, service: Service| Service {
+        after: Some(after.into()),
+        ..service
+    };
+    let grows = ["hog", "--rate", "20M"];
+    scenario.services.extend([
+        load("player", "apps/player", &["sleeper", "--size", "90M"]),
+        Service {
+            name: "recorder".into(),
+            command: ["/bin/busybox", "sh", "-c", &script]
+                .map(String::from)
+                .to_vec(),
+            cgroup: "shell".into(),
+            after: Some("lowtide".into()),
+            ..Service::default()
+        },
+        after("recorder", load("sync", "apps/sync", &grows)),
+    ]);
+    Scenario {
+        until: Some("recorder".into()),
+        linger_ms: 0,
+        limit_s: 90,
+        counted: true,
+        ..scenario
+    }
+}
+
 /// What the recorder of the run handed out, in a file beside what else is kept of it.
-fn taped(run: &Run) -> Result<PathBuf> {
+fn taped(run: &Run, name: &str) -> Result<PathBuf> {
     let lines = run.lines("recorder").map(|(_, line)| line);
+    // Other lines are sentences, or empty.
     let base64: String = lines.filter(|line| !line.contains(' ')).collect();
-    let tape = dirs::target().join("guest-tests/recorded.lowtide");
+    let tape = dirs::target().join(format!("guest-tests/{name}.lowtide"));
     std::fs::write(&tape, decoded(&base64)?)?;
     Ok(tape)
 }
