@@ -8,7 +8,7 @@ _lowtide() {
 	*:-*:config) words='--help --root --json' ;;
 	*:-*:doctor) words='--help --config --json' ;;
 	*:-*:explain) words='--help --with --drop-in --config --root --json' ;;
-	*:-*:status) words='--help --json --openmetrics' ;;
+	*:-*:status) words='--help --json --openmetrics --output' ;;
 	*:-*:top) words='--help' ;;
 	*:-*:log) words='--help --boot --since --json --file' ;;
 	*:-*:record) words='--help --minutes --every --size' ;;

@@ -37,6 +37,7 @@ complete -c lowtide -n '__fish_seen_subcommand_from explain' -l json -d 'print J
 complete -c lowtide -n '__fish_seen_subcommand_from status' -l help -d 'display usage information'
 complete -c lowtide -n '__fish_seen_subcommand_from status' -l json -d 'print JSON'
 complete -c lowtide -n '__fish_seen_subcommand_from status' -l openmetrics -d 'print figures as OpenMetrics text, for Prometheus and others'
+complete -c lowtide -n '__fish_seen_subcommand_from status' -l output -r -d 'write it into this file, as a whole, and only when it is different from what is there'
 complete -c lowtide -n '__fish_seen_subcommand_from top' -l help -d 'display usage information'
 complete -c lowtide -n '__fish_seen_subcommand_from log' -l help -d 'display usage information'
 complete -c lowtide -n '__fish_seen_subcommand_from log' -l boot -r -d 'of this boot alone: 0 is the last one on record, -1 the one before it'

@@ -9,7 +9,9 @@ use crate::tell::socket;
 use crate::tell::table::{Column, Table};
 use crate::units::Size;
 use std::fmt::{self, Display, Formatter, Write as _};
+use std::fs;
 use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -25,6 +27,9 @@ pub struct Status {
     /// print figures as OpenMetrics text, for Prometheus and others
     #[argh(switch)]
     openmetrics: bool,
+    /// write it into this file, as a whole, and only when it is different from what is there
+    #[argh(option, arg_name = "file")]
+    output: Option<PathBuf>,
 }
 
 impl Status {
@@ -40,6 +45,12 @@ impl Status {
                 state.to_string()
             }
         });
+        let shown = shown.and_then(|text| match &self.output {
+            Some(file) => replace(file, &text)
+                .map(|()| String::new())
+                .map_err(|error| format!("{}: {error}", file.display())),
+            None => Ok(text),
+        });
         match shown {
             Ok(text) => print(text, ExitCode::SUCCESS),
             Err(error) => {
@@ -48,6 +59,17 @@ impl Status {
             }
         }
     }
+}
+
+/// Readers find the old text or the new one, and no write where nothing is new.
+fn replace(file: &Path, text: &str) -> io::Result<()> {
+    if fs::read(file).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    let mut name = file.as_os_str().to_owned();
+    name.push(".new");
+    fs::write(&name, text)?;
+    fs::rename(&name, file)
 }
 
 /// The running agent's answer; the error is for a person.
@@ -355,5 +377,27 @@ impl Display for State {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::replace;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn a_file_is_written_when_something_is_new_and_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lowtide.prom");
+        let inode = || fs::metadata(&file).unwrap().ino();
+        replace(&file, "one").unwrap();
+        let first = inode();
+        replace(&file, "one").unwrap();
+        assert_eq!(inode(), first);
+        replace(&file, "two").unwrap();
+        assert_ne!(inode(), first, "it was not replaced as a whole");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "two");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
