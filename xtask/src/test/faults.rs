@@ -77,6 +77,18 @@ const FAULTS: &[Fault] = &[
         ..PLAIN
     },
     Fault {
+        name: "no_btf",
+        injected: "the kernel shows no BTF",
+        wanted: "said; cgroupfs engine; the configured victim goes, nothing else",
+        scenario: || shell(fast_hog(), "mount -t tmpfs tmpfs /sys/kernel/btf"),
+        check: |run| {
+            says(run, "no kernel BTF")?;
+            says(run, "cgroupfs engine")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Fault {
         name: "open_by_handle_refused",
         injected: "open_by_handle_at(2) fails with EPERM",
         wanted: "said; cgroups are looked for by name; the configured victim goes, nothing else",
@@ -468,6 +480,18 @@ const FAULTS: &[Fault] = &[
         check: |run| {
             says(run, "reload refused, the running config stays")?;
             only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Fault {
+        name: "the_clock_jumps",
+        injected: "the time of day jumps by years, back and forth, ten times a second",
+        wanted: VICTIM,
+        scenario: || {
+            beside(
+                fast_hog(),
+                "while :; do date -s @1000000000; date -s @2000000000; usleep 100000; done > /dev/null",
+            )
         },
         ..PLAIN
     },
