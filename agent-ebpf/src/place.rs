@@ -1,6 +1,20 @@
-//! What the rules say about one memcg of a walk: the same for all programs.
+//! Where a walk stands, and what the rules say about the memcg there: the same for all programs.
 
+use crate::best::copy;
+use crate::kernel::{Memcg, Node};
 use lowtide_common::{Above, MAX_DEPTH, NEVER, Request, Row, Rule};
+
+/// State of one walk; too large for the stack.
+pub struct Place {
+    pub request: Request,
+    /// Entry 0 stands above the root; that of level n is entry n + 1.
+    above: [Above; MAX_DEPTH],
+    /// The memcg that the walk has come to.
+    pub row: Row,
+    /// What else is known of it, see [`Node`].
+    children: u64,
+    pub populated: u64,
+}
 
 /// What may be done to a memcg as it stands.
 pub struct Placed {
@@ -12,24 +26,48 @@ pub struct Placed {
     pub reclaimable: bool,
 }
 
-/// Finds the rule in force for a row whose `id` and `level` are known, given what is `listed` for it;
-/// `above` is kept by level, for the memcgs below.
-#[inline(always)]
-pub fn place(row: &mut Row, above: &mut [Above; MAX_DEPTH], request: &Request, listed: Option<Rule>, leaf: bool, populated: bool) -> Placed {
-    let level = (row.level as usize).min(MAX_DEPTH - 2);
-    let new = listed.is_none() && level > 0 && row.id > request.classified_up_to;
-    let own = listed.filter(|rule| rule.flags & Rule::INHERIT == 0);
-    let (over, own) = request.begins_at(row.id, above[level], own);
-    let child = over.child(row.id, own, new);
-    above[level + 1] = child;
-    row.parent = over.id;
-    row.flags = over.row_flags(own, leaf, populated);
-    row.rule = child.rule;
-    let may = |flag| child.is_decided() && row.flags & flag != 0;
-    Placed {
-        new,
-        killable: may(Row::KILLABLE) && row.rule.kill != NEVER,
-        never: may(Row::KILLABLE) && row.rule.kill == NEVER,
-        reclaimable: may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER,
+impl Place {
+    /// A walk begins that ranks as `request` says.
+    #[inline(always)]
+    pub fn begin(&mut self, request: &Request) {
+        copy(&mut self.request, request);
+        self.above[0] = Above::root(&self.request);
+    }
+
+    /// The walk comes to a memcg; takes the figures that ranking needs of every one.
+    #[inline(always)]
+    pub fn enter(&mut self, node: Node, memcg: Memcg) {
+        self.children = node.children();
+        self.populated = node.populated();
+        let row = &mut self.row;
+        row.id = node.id;
+        row.level = node.level;
+        row.usage = memcg.usage();
+        row.file = memcg.file();
+        row.shmem = memcg.shmem();
+        row.swap = memcg.swap();
+    }
+
+    /// Finds the rule in force for the row, given what is `listed` for it; those above are kept by level,
+    /// for the memcgs below.
+    #[inline(always)]
+    pub fn place(&mut self, listed: Option<Rule>) -> Placed {
+        let Self { request, above, row, .. } = self;
+        let level = (row.level as usize).min(MAX_DEPTH - 2);
+        let new = listed.is_none() && level > 0 && row.id > request.classified_up_to;
+        let own = listed.filter(|rule| rule.flags & Rule::INHERIT == 0);
+        let (over, own) = request.begins_at(row.id, above[level], own);
+        let child = over.child(row.id, own, new);
+        above[level + 1] = child;
+        row.parent = over.id;
+        row.flags = over.row_flags(own, self.children == 0, self.populated != 0);
+        row.rule = child.rule;
+        let may = |flag| child.is_decided() && row.flags & flag != 0;
+        Placed {
+            new,
+            killable: may(Row::KILLABLE) && row.rule.kill != NEVER,
+            never: may(Row::KILLABLE) && row.rule.kill == NEVER,
+            reclaimable: may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER,
+        }
     }
 }

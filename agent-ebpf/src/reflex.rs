@@ -8,11 +8,11 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::ptr::{read_volatile, write_volatile};
-use lowtide_common::{Above, Deed, Hook, MAX_DEPTH, Reflex, Request, Row, Rule};
+use lowtide_common::{Deed, Hook, Reflex, Rule};
 use lowtide_ebpf::best::copy;
 use lowtide_ebpf::kernel::{self, Css, Node, with_memcg};
 use lowtide_ebpf::memory::{self, Free};
-use lowtide_ebpf::place::place;
+use lowtide_ebpf::place::Place;
 use lowtide_ebpf::replace;
 use lowtide_ebpf::task::{self, Oom};
 
@@ -37,11 +37,7 @@ static DEEDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 static RUN: Array<Run> = Array::with_max_entries(1, 0);
 
 struct Run {
-    request: Request,
-    above: [Above; MAX_DEPTH],
-    row: Row,
-    leaf: u64,
-    populated: u64,
+    place: Place,
     best_key: u64,
     /// The last victim, while it must not be taken for another.
     last: u64,
@@ -212,8 +208,7 @@ extern "C" fn begin() -> i32 {
     // SAFETY: only called by the run that is busy.
     let Some(run) = (unsafe { run() }) else { return 0 };
     // SAFETY: a torn read is bounded to this run: ids only grow, and the rest is as configured.
-    copy(&mut run.request, unsafe { &(*shared).request });
-    run.above[0] = Above::root(&run.request);
+    run.place.begin(unsafe { &(*shared).request });
     run.best_key = 0;
     run.lives = 0;
     let passed = run.deed.at_ns - get!(shared.victim_ns);
@@ -235,19 +230,11 @@ fn visit(css: *mut Css) {
     with_memcg(css, |memcg| {
         // SAFETY: only called by the run that is busy; not used beyond the next call.
         let Some(run) = (unsafe { run() }) else { return };
-        run.leaf = node.children();
-        run.populated = node.populated();
-        run.row.id = node.id;
-        run.row.level = node.level;
+        run.place.enter(node, memcg);
         // The page counter is exact, and statistics may be two seconds old here, where nothing can
         // flush them: what the file cache leaves of it is what a kill frees.
-        let usage = memcg.usage();
-        let (file, shmem) = (memcg.file(), memcg.shmem());
-        run.row.usage = usage;
-        run.row.file = file;
-        run.row.shmem = shmem;
-        run.row.anon = usage.saturating_sub(file.max(shmem));
-        run.row.swap = memcg.swap();
+        let row = &mut run.place.row;
+        row.anon = row.usage.saturating_sub(row.file.max(row.shmem));
         rank();
     });
 }
@@ -260,11 +247,11 @@ extern "C" fn rank() -> i32 {
     // SAFETY: only called by the run that is busy.
     let Some(run) = (unsafe { run() }) else { return 0 };
     // SAFETY: the value is read once; a torn read is bounded to this run.
-    let listed = unsafe { RULES.get(run.row.id) }.copied();
-    let placed = place(&mut run.row, &mut run.above, &run.request, listed, run.leaf == 0, run.populated != 0);
-    let row = &run.row;
+    let listed = unsafe { RULES.get(run.place.row.id) }.copied();
+    let placed = run.place.place(listed);
+    let (row, worth) = (&run.place.row, run.place.request.worth);
     if row.id == run.last {
-        run.lives = (run.populated != 0) as u64;
+        run.lives = (run.place.populated != 0) as u64;
         return 0;
     }
     // The processes of one are candidates by themselves: which of them, only the agent can say.
@@ -272,10 +259,10 @@ extern "C" fn rank() -> i32 {
         return 0;
     }
     let freed = row.freed_by_kill();
-    if freed < run.request.worth {
+    if freed < worth {
         return 0;
     }
-    let key = row.kill_key(run.request.worth);
+    let key = row.kill_key(worth);
     if key > run.best_key || (key == run.best_key && row.id < run.deed.victim) {
         run.best_key = key;
         run.deed.victim = row.id;

@@ -7,8 +7,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use lowtide_ebpf::best::{Best, copy};
 use lowtide_ebpf::kernel::{self, Css, Node, with_memcg};
-use lowtide_common::{Above, MAX_DEPTH, Request, Row, Rule, Survey, UNCLASSIFIED};
-use lowtide_ebpf::place::place;
+use lowtide_common::{Request, Row, Rule, Survey, UNCLASSIFIED};
+use lowtide_ebpf::place::Place;
 
 /// `BPF_F_NO_PREALLOC`: entries cost memory only once there are any.
 const NO_PREALLOC: u32 = 1;
@@ -29,14 +29,8 @@ static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 
 /// State of one run; too large for the stack.
 struct Walk {
-    request: Request,
-    /// Entry 0 stands above the root; that of level n is entry n + 1.
-    above: [Above; MAX_DEPTH],
-    row: Row,
-    /// What else is known of the memcg of that row, see [`Node`].
-    children: u64,
-    populated: u64,
-    /// Its ranks; 0 where it is none of the best.
+    place: Place,
+    /// Ranks of the memcg that it has come to; 0 where it is none of the best.
     kill_key: u64,
     reclaim_key: u64,
     /// What the largest that is never killed would free, and whether the row is that.
@@ -66,7 +60,7 @@ pub fn survey(request: *const Request) -> i32 {
     // SAFETY: nothing else is running; `request` is the context that the kernel copied in.
     let Some((_, walk)) = (unsafe { maps() }) else { return 1 };
     // SAFETY: as above.
-    copy(&mut walk.request, unsafe { &*request });
+    walk.place.begin(unsafe { &*request });
     begin();
     let found_root = kernel::walk::<true>(visit);
     finish();
@@ -90,7 +84,6 @@ extern "C" fn begin() -> i32 {
     out.rows_len = 0;
     copy(&mut out.largest_never, &Row::ZERO);
     walk.never_frees = 0;
-    walk.above[0] = Above::root(&walk.request);
     walk.kill.clear();
     walk.reclaim.clear();
     1
@@ -107,23 +100,15 @@ fn visit(css: *mut Css) {
         return;
     }
     with_memcg(css, |memcg| {
-        walk.children = node.children();
-        walk.populated = node.populated();
-        let row = &mut walk.row;
-        row.id = node.id;
-        row.level = node.level;
-        row.usage = memcg.usage();
-        row.anon = memcg.anon();
-        row.file = memcg.file();
-        row.file_mapped = memcg.file_mapped();
-        row.shmem = memcg.shmem();
-        row.swap = memcg.swap();
+        walk.place.enter(node, memcg);
+        walk.place.row.anon = memcg.anon();
         if rank() == 0 {
             return;
         }
         // SAFETY: as above.
         let Some((_, walk)) = (unsafe { maps() }) else { return };
-        let row = &mut walk.row;
+        let row = &mut walk.place.row;
+        row.file_mapped = memcg.file_mapped();
         row.refault_anon = memcg.refault_anon();
         row.refault_file = memcg.refault_file();
         row.event_high = memcg.event_high();
@@ -141,11 +126,11 @@ fn visit(css: *mut Css) {
 extern "C" fn rank() -> i32 {
     // SAFETY: the caller uses them no more.
     let Some((out, walk)) = (unsafe { maps() }) else { return 0 };
-    let (row, request) = (&mut walk.row, &walk.request);
     // SAFETY: the value is read once, and a torn read is bounded to one survey: only the agent
     // writes, and it does not while it runs the program.
-    let listed = unsafe { RULES.get(row.id) }.copied();
-    let placed = place(row, &mut walk.above, request, listed, walk.children == 0, walk.populated != 0);
+    let listed = unsafe { RULES.get(walk.place.row.id) }.copied();
+    let placed = walk.place.place(listed);
+    let (row, request) = (&walk.place.row, &walk.place.request);
     if placed.new {
         let at = out.unclassified_len as usize;
         if at < UNCLASSIFIED {
@@ -176,22 +161,22 @@ extern "C" fn rank() -> i32 {
 extern "C" fn keep() -> i32 {
     // SAFETY: the caller uses them no more.
     let Some((out, walk)) = (unsafe { maps() }) else { return 0 };
-    if walk.row.level == 0 {
-        copy(&mut out.system, &walk.row);
+    if walk.place.row.level == 0 {
+        copy(&mut out.system, &walk.place.row);
     }
     if walk.is_largest_never != 0 {
-        copy(&mut out.largest_never, &walk.row);
+        copy(&mut out.largest_never, &walk.place.row);
     }
     if walk.kill_key != 0 {
-        walk.kill.keep(walk.kill_key, &walk.row);
+        walk.kill.keep(walk.kill_key, &walk.place.row);
     }
     if walk.reclaim_key != 0 {
-        walk.reclaim.keep(walk.reclaim_key, &walk.row);
+        walk.reclaim.keep(walk.reclaim_key, &walk.place.row);
     }
-    if walk.request.flags & Request::ALL_ROWS != 0 {
+    if walk.place.request.flags & Request::ALL_ROWS != 0 {
         if let Some(slot) = ROWS.get_ptr_mut(out.rows_len) {
             // SAFETY: the map's own element.
-            copy(unsafe { &mut *slot }, &walk.row);
+            copy(unsafe { &mut *slot }, &walk.place.row);
         }
         out.rows_len += 1;
     }

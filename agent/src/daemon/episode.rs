@@ -12,7 +12,7 @@ use crate::tell::journal::{Field, RELIEF};
 use crate::units::Size;
 use heapless::Vec;
 use lowtide_common::{CANDIDATES, NO_GROUP, Survey};
-use lowtide_judge::{Level, Memory, Millis, Outcome, Verdict};
+use lowtide_judge::{Level, Memory, Millis, Outcome, Unit, Verdict};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -241,7 +241,12 @@ impl Daemon {
             self.meminfo.refresh_boost();
             self.prepare_commands();
             if self.surveyor.take_found_new() {
-                self.upkeep.passes.cgroup_made(Instant::now());
+                let now = Instant::now();
+                match self.surveyor.unit() {
+                    Unit::Cgroup => self.upkeep.passes.cgroup_made(now),
+                    // A process is there as soon as it is seen: one pass is enough.
+                    Unit::Process => self.upkeep.passes.woken(now),
+                }
             }
             self.tell_of_room();
         }

@@ -109,6 +109,13 @@ pub const CASES: &[Case] = &[
         check: |run| asleep(run, "cgroupfs engine, woken by ballast, "),
         ..PLAIN
     },
+    Case {
+        name: "asleep_with_the_procfs_engine_and_the_watch_alone",
+        append: "psi=0",
+        scenario: || quiet("[engine]\nkind = \"procfs\"\n"),
+        check: |run| asleep(run, "procfs engine, woken by watch, "),
+        ..PLAIN
+    },
 ];
 
 /// A service eats so much a second, and nothing can be reclaimed: no stall comes before the end.
