@@ -8,6 +8,8 @@ mod explain;
 mod log;
 mod output;
 mod record;
+#[cfg(feature = "bpf")]
+mod reflex;
 mod run;
 mod status;
 #[cfg(test)]
@@ -50,6 +52,8 @@ enum Command {
     Top(top::Top),
     Log(log::Log),
     Record(record::Record),
+    #[cfg(feature = "bpf")]
+    Reflex(reflex::Reflex),
 }
 
 /// Ends a program that was called in a wrong way; 1 is for what was found.
@@ -141,5 +145,7 @@ pub fn main() -> ExitCode {
         Command::Top(top) => top.run(),
         Command::Log(log) => log.run(),
         Command::Record(record) => record.run(),
+        #[cfg(feature = "bpf")]
+        Command::Reflex(reflex) => reflex.run(),
     }
 }

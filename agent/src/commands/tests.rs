@@ -73,7 +73,10 @@ fn the_manual_page_has_every_command() {
             }
         }
         for positional in command.positionals {
-            page += &format!(" Op Ar {} ...", positional.name);
+            page += &match positional.optionality {
+                Optionality::Required => format!(" Ar {}", positional.name),
+                _ => format!(" Op Ar {} ...", positional.name),
+            };
         }
         page += &format!("\n{}", prose(command.description));
         if flags.is_empty() && command.positionals.is_empty() {
@@ -143,7 +146,10 @@ fn zsh_completes_every_option() {
             );
         }
         for positional in command.positionals {
-            script += &format!(" \\\n\t\t'*:{}:_files'", positional.name);
+            script += &match positional.optionality {
+                Optionality::Required => format!(" \\\n\t\t'1:{}:'", positional.name),
+                _ => format!(" \\\n\t\t'*:{}:_files'", positional.name),
+            };
         }
         script += "\n\t;;\n";
     }

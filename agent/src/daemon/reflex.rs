@@ -7,7 +7,7 @@ use std::time::Duration;
 
 #[cfg(feature = "bpf")]
 use {
-    crate::act::reflex::{Orders, Reflex, deeds, unpin},
+    crate::act::reflex::{Orders, PINS, Reflex, deeds_but, remove_all_but},
     crate::config::rule,
     crate::sense::tree::PATH,
     crate::tell::words::{Target, Whom},
@@ -62,7 +62,7 @@ impl Guard {
     pub fn end(&mut self) {
         if let Some(reflex) = self.reflex.take() {
             reflex.get_ref().disarm();
-            let _ = unpin();
+            let _ = remove_all_but(None);
         }
     }
 }
@@ -105,33 +105,30 @@ impl Daemon {
 #[cfg(feature = "bpf")]
 impl Daemon {
     /// Has the reflex that the config asks for, or none; why not is said where it is asked for by
-    /// name. What an agent before left armed goes when the new one is there.
+    /// name. The one before, also of an agent that has died, goes when the new one is armed.
     pub(super) fn open_reflex(&mut self, verifier_log: bool) {
         let wanted = self.config.reflex;
-        self.guard.reflex = None;
-        for deed in deeds() {
-            self.log.notice(format_args!(
-                "while no agent was there, of the reflex that was left armed:"
-            ));
-            self.tell_of_deed(&deed);
-        }
-        if wanted.kill == ReflexKill::Off {
-            self.unpin_reflex();
-            return;
-        }
-        match self.load_reflex(&wanted, verifier_log) {
-            Ok(reflex) => self.guard.reflex = Some(reflex),
-            Err(why) => {
-                self.unpin_reflex();
-                let text = format_args!("no reflex, the kernel's own OOM killer is next: {why}");
-                if wanted.kill == ReflexKill::On || wanted.survive {
-                    self.log.warning(text);
-                } else {
-                    self.log.info(text);
-                }
-            }
-        }
+        self.tell_of_reflex();
+        let before = self.guard.reflex.take();
+        let loaded = match wanted.kill {
+            ReflexKill::Off => None,
+            _ => self.load_reflex(&wanted, verifier_log).map_or_else(
+                |why| {
+                    let text =
+                        format_args!("no reflex, the kernel's own OOM killer is next: {why}");
+                    if wanted.kill == ReflexKill::On || wanted.survive {
+                        self.log.warning(text);
+                    } else {
+                        self.log.info(text);
+                    }
+                    None
+                },
+                Some,
+            ),
+        };
+        self.guard.reflex = loaded;
         self.arm_reflex();
+        self.replace_pinned(before.is_some());
     }
 
     fn load_reflex(
@@ -152,20 +149,27 @@ impl Daemon {
                  `mount -t bpf none /sys/fs/bpf` before it starts"
             ));
         }
-        if !reflex.is_pinned() {
-            self.unpin_reflex();
-        }
         Ok(Async::new_nonblocking(reflex)?)
     }
 
-    fn unpin_reflex(&mut self) {
-        match unpin() {
-            Ok(true) => self.log.info(format_args!(
+    /// What is pinned beside the reflex in force has had its time: what it did is told, and it goes.
+    /// `own`: it is this agent's.
+    fn replace_pinned(&mut self, own: bool) {
+        let reflex = self.guard.reflex.as_ref();
+        let kept = reflex.and_then(|reflex| reflex.get_ref().generation());
+        for deed in deeds_but(kept) {
+            self.log.notice(format_args!(
+                "while no agent was there, of the reflex that was left armed:"
+            ));
+            self.tell_of_deed(&deed);
+        }
+        match remove_all_but(kept) {
+            Ok(true) if !own => self.log.info(format_args!(
                 "the reflex that an agent before had left armed is gone"
             )),
-            Ok(false) => {}
+            Ok(_) => {}
             Err(error) => self.log.error(format_args!(
-                "the reflex that an agent before had left armed stays: {error}"
+                "the reflex that was left armed stays: {error}; `rm -r {PINS}` ends it"
             )),
         }
     }

@@ -15,12 +15,13 @@ use lowtide_judge::Marks;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::param::page_size;
 use rustix::time::{ClockId, clock_gettime};
+use std::io;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
 
-pub use pins::{PINS, deeds, unpin};
+pub use pins::{PINS, deeds_but, remove_all_but};
 
 /// The programs, the functions that they run in, and whether they belong to the floor: those run
 /// where the kernel's OOM killer may come next, the others also before.
@@ -78,6 +79,21 @@ pub struct Orders {
     pub budget: u32,
 }
 
+/// Name of the map that the programs and the agent share.
+const SHARED: &str = "REFLEX";
+
+/// Disarms every reflex there is in the kernel, whatever became of its agent, and takes away what keeps
+/// it; returns how many there were.
+pub fn disarm_all() -> io::Result<usize> {
+    let maps = bpf::maps_named(SHARED, size_of::<Shared>() as u32)?;
+    for map in &maps {
+        let shared = Mapped::words(map.as_fd(), page_size(), 0, true)?;
+        shared.word(offset_of!(Shared, mode) / 8).store(0, Release);
+    }
+    remove_all_but(None)?;
+    Ok(maps.len())
+}
+
 /// Loaded and attached; closing it ends it, unless it is pinned.
 pub struct Reflex {
     shared: Mapped,
@@ -86,7 +102,8 @@ pub struct Reflex {
     links: Vec<OwnedFd>,
     /// Kept so that the kernel shows what verifying them took (/proc/PID/fdinfo).
     _programs: Vec<OwnedFd>,
-    pinned: bool,
+    /// Of its pins, where it is to outlive the agent.
+    generation: Option<u64>,
 }
 
 impl Reflex {
@@ -125,7 +142,7 @@ impl Reflex {
             links.push(attach(&program).map_err(|error| Missing::Attach(function, error))?);
             programs.push(program);
         }
-        let shared = object.take_map("REFLEX")?;
+        let shared = object.take_map(SHARED)?;
         let deeds = object.take_map("DEEDS")?;
         let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(refused);
         let maps = [own(shared.fd().as_fd())?, own(deeds.fd().as_fd())?];
@@ -136,7 +153,7 @@ impl Reflex {
             maps,
             links,
             _programs: programs,
-            pinned: false,
+            generation: None,
         })
     }
 
@@ -177,11 +194,6 @@ impl Reflex {
     pub fn attend(&self, long: Duration) {
         let until = now().saturating_add(long);
         self.set(offset_of!(Shared, attended_ns), nanos(until));
-    }
-
-    /// Whether it outlives the agent.
-    pub fn is_pinned(&self) -> bool {
-        self.pinned
     }
 
     /// The agent has a victim of its own on its way out, for at most so long; zero: not any more.

@@ -17,11 +17,12 @@ pub const PINS: &str = "/sys/fs/bpf/lowtide";
 const DEEDS: &str = "deeds";
 
 impl Reflex {
-    /// Keeps it after the agent's end, in place of what an agent before left there: that goes only
-    /// now, so that there is no gap. `NotFound` where no bpffs is mounted.
+    /// Keeps it after the agent's end, beside what an agent before left there: that is to go once this
+    /// one is armed, so that there is no gap. Until then both are, and as they rank alike they take the
+    /// same victim. `NotFound` where no bpffs is mounted.
     pub fn pin(&mut self) -> io::Result<()> {
-        let old = generations();
-        let next = old.iter().map(|(number, _)| number + 1).max().unwrap_or(0);
+        let numbers = generations().into_iter().map(|(number, _)| number);
+        let next = numbers.max().map_or(0, |number| number + 1);
         let dir = Path::new(PINS).join(next.to_string());
         fs::create_dir_all(&dir)?;
         for (index, link) in self.links.iter().enumerate() {
@@ -30,18 +31,21 @@ impl Reflex {
         for (name, map) in ["shared", DEEDS].into_iter().zip(&self.maps) {
             bpf::pin(map.as_fd(), &c_path(&dir.join(name))?)?;
         }
-        self.pinned = true;
-        for (_, dir) in old {
-            remove(&dir)?;
-        }
+        self.generation = Some(next);
         Ok(())
+    }
+
+    /// Which of the pinned ones it is.
+    pub fn generation(&self) -> Option<u64> {
+        self.generation
     }
 }
 
-/// What a pinned reflex did since the agent that left it had a look, the oldest first. It is told once.
-pub fn deeds() -> Vec<Deed> {
+/// What pinned reflexes, but for one generation, did since the agents that left them had a look, the oldest
+/// first. It is told once.
+pub fn deeds_but(of: Option<u64>) -> Vec<Deed> {
     let mut deeds = Vec::new();
-    for (_, dir) in generations() {
+    for (_, dir) in generations_but(of) {
         let map = c_path(&dir.join(DEEDS)).and_then(|path| bpf::pinned(&path));
         let ring = map.map(|map| Ring::new(map.as_fd(), Ring::smallest()));
         if let Ok(Ok(ring)) = ring {
@@ -51,25 +55,35 @@ pub fn deeds() -> Vec<Deed> {
     deeds
 }
 
-/// Ends what is pinned; whether anything was.
-pub fn unpin() -> io::Result<bool> {
-    let pinned = generations();
-    for (_, dir) in &pinned {
+/// Ends all that is pinned, but for one generation; whether anything was.
+pub fn remove_all_but(kept: Option<u64>) -> io::Result<bool> {
+    let others = generations_but(kept);
+    for (_, dir) in &others {
         remove(dir)?;
     }
+    // Not empty where one is kept.
     let _ = fs::remove_dir(PINS);
-    Ok(!pinned.is_empty())
+    Ok(!others.is_empty())
+}
+
+fn generations_but(left_out: Option<u64>) -> Vec<(u64, PathBuf)> {
+    let mut found = generations();
+    found.retain(|(number, _)| Some(*number) != left_out);
+    found
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
 }
 
+/// By age.
 fn generations() -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(PINS).into_iter().flatten().flatten();
-    entries
+    let mut found: Vec<_> = entries
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
-        .collect()
+        .collect();
+    found.sort();
+    found
 }
 
 /// bpffs removes no directory that something is in.

@@ -4,7 +4,7 @@
 use super::Kind;
 use crate::sys::check;
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_prog_type,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_map_info, bpf_prog_type,
 };
 use lowtide_common::Request;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -150,6 +150,56 @@ pub fn pinned(path: &CStr) -> io::Result<OwnedFd> {
     let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes)?;
     // SAFETY: the kernel just gave this descriptor to us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// All maps in the kernel that have this name and values of so many bytes, of whatever process.
+pub fn maps_named(name: &str, value_size: u32) -> io::Result<Vec<OwnedFd>> {
+    let mut found = Vec::new();
+    let mut id = 0;
+    while let Some(next) = map_after(id)? {
+        id = next;
+        // One that has gone meanwhile cannot be opened.
+        let Ok(map) = map_of(id) else { continue };
+        let info = map_info(map.as_fd())?;
+        let bytes = info.name.map(|byte| byte as u8);
+        let named =
+            CStr::from_bytes_until_nul(&bytes).is_ok_and(|own| own.to_bytes() == name.as_bytes());
+        if named && info.value_size == value_size {
+            found.push(map);
+        }
+    }
+    Ok(found)
+}
+
+/// The id of the next map; `None` after the last.
+fn map_after(id: u32) -> io::Result<Option<u32>> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
+    match bpf(bpf_cmd::BPF_MAP_GET_NEXT_ID, &mut attributes) {
+        // SAFETY: the kernel wrote this member of the union.
+        Ok(_) => Ok(Some(unsafe { attributes.__bindgen_anon_6.next_id })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn map_of(id: u32) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
+    let fd = bpf(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attributes)?;
+    // SAFETY: the kernel just gave this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
+    // SAFETY: plain integers, for which all zero is a value.
+    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+    let mut attributes = zeroed();
+    attributes.info.bpf_fd = map.as_raw_fd() as u32;
+    attributes.info.info = &raw mut info as u64;
+    attributes.info.info_len = size_of::<bpf_map_info>() as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(info)
 }
 
 /// Runs the program once and waits for it; returns what it returned.

@@ -16,7 +16,7 @@ mod object;
 mod ring;
 
 pub use btf::{Btf, Wanted};
-pub use call::{attach, pin, pinned, run};
+pub use call::{attach, maps_named, pin, pinned, run};
 pub use mapped::Mapped;
 pub use object::{Kind, Object};
 pub use ring::Ring;

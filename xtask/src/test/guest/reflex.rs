@@ -3,14 +3,15 @@
 
 use super::{Case, PLAIN};
 use crate::scenario::checks::{
-    kernel_kills, live, never_says, no_kernel_kill, only_the_hog_goes, says,
+    ends, kernel_kills, live, never_says, no_kernel_kill, only_the_hog_goes, says,
 };
 use crate::scenario::scripts::{TEST, passed, scripted, without_cache};
+use crate::scenario::tree::{Kill, Tree};
 use crate::scenario::variants::{in_one_cgroup, with_more_config};
 use crate::scenario::{CONFIG, DEVICE, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, fast_hog, load};
-use crate::vm::GUEST;
-use anyhow::ensure;
-use lowtide_guest::{Scenario, Service};
+use crate::vm::{GUEST, Run};
+use anyhow::{Result, ensure};
+use lowtide_guest::{CGROUP_ROOT, Scenario, Service};
 
 /// The cases of this topic.
 pub const CASES: &[Case] = &[
@@ -85,16 +86,117 @@ pub const CASES: &[Case] = &[
         name: "a_reflex_that_survives_takes_the_victim_of_a_dead_agent",
         scenario: || without_answer(SURVIVES, KILL, &["hog", "--rate", "200M"]),
         check: |run| {
-            let told = run
-                .lines(STOPPER)
-                .any(|(_, line)| line.contains("the reflex killed /apps/media (group media, "));
-            ensure!(told, "the next agent does not tell of it");
-            let mut lines = run.lines(STOPPER);
-            ensure!(
-                lines.any(|(_, line)| line == "pins after the end: 0"),
-                "something stays pinned"
-            );
+            tells(run, "the reflex killed /apps/media (group media, ")?;
+            tells(run, "generation: 1")?;
+            let gaps = run.lines(STOPPER).filter(|(_, line)| *line == "a gap");
+            ensure!(gaps.count() == 0, "for a moment nothing was pinned");
+            tells(run, "pins after the end: 0")?;
             live(run, &[SENSOR, GATEWAY, LIFELINE])?;
+            no_kernel_kill(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "a_reflex_that_is_disarmed_by_hand_kills_nobody",
+        scenario: || without_answer("", DISARM, &["hog", "--rate", "200M"]),
+        check: |run| {
+            tells(run, "the reflex is disarmed")?;
+            never_says(run, "the reflex killed")?;
+            kernel_kills(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "a_pinned_reflex_that_is_disarmed_by_hand_kills_nobody",
+        scenario: || without_answer(SURVIVES, DISARM_PINNED, &["hog", "--rate", "200M"]),
+        check: |run| {
+            tells(run, "the reflex is disarmed")?;
+            tells(run, "pins left: 0")?;
+            kernel_kills(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "a_process_without_its_first_thread_is_found_by_the_others",
+        scenario: || {
+            let hog = ["as", "--leader-ends", "hog", "--rate", "200M"];
+            without_answer("", STOP, &hog)
+        },
+        check: |run| {
+            says(run, "the reflex killed /apps/media (group media, ")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "an_agent_that_never_gets_the_cpu_is_stood_in_for",
+        scenario: || starved(""),
+        check: |run| {
+            says(run, "the reflex killed /apps/media (group media, ")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "without_a_reflex_an_agent_that_never_gets_the_cpu_is_too_late",
+        scenario: || starved(OFF),
+        check: kernel_kills,
+        ..PLAIN
+    },
+    Case {
+        name: "in_a_dry_run_there_is_no_reflex",
+        scenario: || {
+            let mut scenario = without_answer(ON, STOP, &["hog", "--rate", "200M"]);
+            for service in &mut scenario.services {
+                if service.name == "lowtide"
+                    && let Some(command) = service.command.last_mut()
+                {
+                    command.push_str(" --dry-run");
+                }
+            }
+            scenario
+        },
+        check: |run| {
+            never_says(run, "the reflex")?;
+            kernel_kills(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "on_two_processors_the_reflex_takes_the_victim",
+        scenario: || Scenario {
+            counted: false,
+            ..without_answer("", STOP, &["forkstorm", "--rate", "50", "--size", "8M"])
+        },
+        check: |run| {
+            says(run, "the reflex killed /apps/media (group media, ")?;
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_next_in_order_go_for_one_that_never_does",
+        scenario: || for_one_that_never_goes(10),
+        check: |run| {
+            gone(run, &["media", "known"])?;
+            no_kernel_kill(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "with_its_budget_used_up_the_reflex_stands_down",
+        scenario: || for_one_that_never_goes(1),
+        check: |run| {
+            says(run, "had used up its budget of 1 kills in 10 s")?;
+            kernel_kills(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "of_equals_the_largest_goes_but_not_one_with_a_score_of_never",
+        scenario: as_upstream,
+        check: |run| {
+            gone(run, &["thirty"])?;
             no_kernel_kill(run)
         },
         ..PLAIN
@@ -116,10 +218,18 @@ const STOPPER: &str = "stopper";
 /// The agent goes on after a while.
 const STOP: &str = "kill -STOP $(pidof lowtide); echo stopped; sleep 5; \
     kill -CONT $(pidof lowtide); sleep 1";
-/// Another agent comes after a while, and is stopped in order.
+/// Another agent comes after a while, and is stopped in order. That a link is pinned is looked at all the
+/// time in between.
 const KILL: &str = "kill -KILL $(pidof lowtide); echo killed; sleep 5; \
-    lowtide run --config /etc/lowtide/config.toml & sleep 3; kill $!; wait $!; \
+    while [ ! -e /run/seen ]; do ls /sys/fs/bpf/lowtide/*/link1 >/dev/null 2>&1 || echo a gap; done & \
+    lowtide run --config /etc/lowtide/config.toml & agent=$!; sleep 3; touch /run/seen; \
+    echo generation: $(ls /sys/fs/bpf/lowtide); kill $agent; wait $agent; \
     echo pins after the end: $(ls /sys/fs/bpf/lowtide 2>/dev/null | wc -l)";
+/// The first line of it is the command's.
+const DISARM: &str = "kill -STOP $(pidof lowtide); lowtide reflex off; sleep 5; \
+    kill -CONT $(pidof lowtide); sleep 1";
+const DISARM_PINNED: &str = "kill -KILL $(pidof lowtide); lowtide reflex off; \
+    echo pins left: $(ls /sys/fs/bpf/lowtide 2>/dev/null | wc -l); sleep 5";
 
 /// The device with a load that grows without end in place of the hog.
 fn with_hog(config: &str, arguments: &[&str]) -> Scenario {
@@ -147,17 +257,140 @@ fn without_answer(config: &str, script: &str, arguments: &[&str]) -> Scenario {
             service.command = ["/bin/sh", "-c", &run].map(String::from).to_vec();
         }
     }
-    scenario.services.push(Service {
+    scenario.services.push(stopper(script));
+    Scenario {
+        until: Some(STOPPER.into()),
+        counted: true,
+        ..scenario
+    }
+}
+
+fn stopper(script: &str) -> Service {
+    Service {
         name: STOPPER.into(),
         command: ["/bin/sh", "-c", script].map(String::from).to_vec(),
         cgroup: "shell".into(),
         after: Some("lowtide".into()),
         start_ms: 1000,
         ..Service::default()
-    });
+    }
+}
+
+/// Beside the stopper exactly these services ended, in this order, each by SIGKILL.
+fn gone(run: &Run, wanted: &[&str]) -> Result<()> {
+    let ended: Vec<_> = ends(run).filter(|(_, name, _)| *name != STOPPER).collect();
+    let killed = ended.iter().all(|(_, _, signal)| *signal == Some(9));
+    let names: Vec<_> = ended.into_iter().map(|(_, name, _)| name).collect();
+    ensure!(
+        killed && names == wanted,
+        "ended: {names:?}, not {wanted:?} by SIGKILL"
+    );
+    Ok(())
+}
+
+/// The script of the stopper says so.
+fn tells(run: &Run, words: &str) -> Result<()> {
+    let mut lines = run.lines(STOPPER);
+    ensure!(
+        lines.any(|(_, line)| line.contains(words)),
+        "{STOPPER} does not say {words:?}"
+    );
+    Ok(())
+}
+
+/// The hog is eight processes that take the CPU before the agent, and all of it.
+fn starved(config: &str) -> Scenario {
+    let mut scenario = with_hog(config, &[]);
+    let all = format!(
+        "for i in 1 2 3 4 5 6 7 8; do {GUEST} hog --rate 50M --hot & done; exec {GUEST} hog --rate 50M --hot"
+    );
+    for service in &mut scenario.services {
+        if service.name == HOG {
+            let first = ["/bin/busybox", "chrt", "-f", "50", "/bin/sh", "-c", &all];
+            service.command = first.map(String::from).to_vec();
+        }
+    }
+    Scenario {
+        counted: true,
+        ..scenario
+    }
+}
+
+/// The agent is stopped, and then one that is never killed takes so much that two others have to go:
+/// media, and one that no group covers. Another one that none covers is in a cgroup that was made after
+/// the agent was stopped.
+fn for_one_that_never_goes(budget: u32) -> Scenario {
+    let late = format!(
+        "mkdir -p {CGROUP_ROOT}/late; echo $$ > {CGROUP_ROOT}/late/cgroup.procs; \
+         exec {GUEST} sleeper --size 15M"
+    );
+    let mut scenario = Tree::new()
+        .holds("sensor", Kill::At(100), "20M")
+        .holds("media", Kill::At(800), "30M")
+        .runs(
+            "grower",
+            Kill::Never,
+            &["hog", "--rate", "50M", "--cap", "112M"],
+        )
+        .last(|service| (service.after, service.start_ms) = (Some("late".into()), 500))
+        .config(&format!("[reflex]\nkill = \"on\"\nbudget = {budget}\n"))
+        .scenario();
+    scenario.services.extend([
+        Service {
+            after: Some("lowtide".into()),
+            ..load("known", "apps/known", &["sleeper", "--size", "30M"])
+        },
+        Service {
+            name: "late".into(),
+            command: ["/bin/sh", "-c", &late].map(String::from).to_vec(),
+            cgroup: "shell".into(),
+            after: Some(STOPPER.into()),
+            ..Service::default()
+        },
+        stopper(STOP),
+    ]);
     Scenario {
         until: Some(STOPPER.into()),
-        counted: true,
+        ..scenario
+    }
+}
+
+/// The tree of the kernel's own test of BPF OOM handlers (tools/testing/selftests/bpf, test_oom), without
+/// groups: two parents, below one of them 10 MB with the highest score and 40 MB with the lowest, below
+/// the other 30 and 20 MB.
+fn as_upstream() -> Scenario {
+    let mut scenario = Tree::new()
+        .runs(
+            "grower",
+            Kill::Never,
+            &["hog", "--rate", "50M", "--cap", "75M"],
+        )
+        .last(|service| (service.after, service.start_ms) = (Some(STOPPER.into()), 500))
+        .config(ON)
+        .scenario();
+    for service in &mut scenario.services {
+        if service.name == "lowtide" {
+            service.after = Some("twenty".into());
+            service.start_ms = 1000;
+        }
+    }
+    let leaf = |name: &str, cgroup: &str, size: &str, score: &str| {
+        let run =
+            format!("echo {score} > /proc/self/oom_score_adj; exec {GUEST} sleeper --size {size}");
+        Service {
+            command: ["/bin/sh", "-c", &run].map(String::from).to_vec(),
+            ..load(name, cgroup, &[])
+        }
+    };
+    scenario.services.extend([
+        leaf("ten", "one/ten", "10M", "1000"),
+        leaf("forty", "one/forty", "40M", "-1000"),
+        leaf("thirty", "two/thirty", "30M", "0"),
+        leaf("twenty", "two/twenty", "20M", "0"),
+        stopper(STOP),
+    ]);
+    Scenario {
+        until: Some(STOPPER.into()),
         ..scenario
     }
 }
