@@ -243,6 +243,11 @@ pub enum Report {
         cgroups: u64,
     },
     Footprint(Footprint),
+    /// How long something took that was done as fast as possible.
+    Took {
+        what: String,
+        ns: u64,
+    },
     /// What a look at all memcgs took, in one way.
     Looked {
         way: String,

@@ -292,7 +292,20 @@ fn reflex(chosen: &Chosen) -> Vec<Finding> {
         None => Some("it needs the kfunc engine; Linux 7.0".to_owned()),
     };
     let has = lack.is_none();
-    vec![Finding::new("reflex", has, lack.unwrap_or_default())]
+    let mut findings = vec![Finding::new("reflex", has, lack.unwrap_or_default())];
+    if asks_before_oom() {
+        findings.push(Finding::new("BPF OOM handlers (bpf_oom_ops)", true, ""));
+    }
+    findings
+}
+
+/// Whether the kernel can ask a BPF program before its own OOM killer chooses. None that is released can.
+#[cfg(feature = "bpf")]
+fn asks_before_oom() -> bool {
+    const HANDLER: bpf::Wanted<'_> = bpf::Wanted::Member("bpf_oom_ops", "handle_out_of_memory");
+    let kernel = bpf::KernelBtf::open();
+    let found = kernel.and_then(|kernel| Ok(kernel.types()?.find(&[HANDLER])));
+    found.is_ok_and(|found| found.iter().any(Option::is_some))
 }
 
 /// What is missing of it does not matter.

@@ -4,12 +4,14 @@
 mod cgroups;
 mod faulty;
 mod memory;
+mod micro;
 mod processes;
 mod soak;
 
 use self::cgroups::{Churn, Many};
 use self::faulty::Faulty;
 use self::memory::{Hog, KernelLeak, Sleeper, Tmpfs, touch};
+use self::micro::Micro;
 use self::processes::{As, Exec, Forkstorm, Supervise, Workers};
 use self::soak::Soak;
 use crate::footprint::Measure;
@@ -40,6 +42,7 @@ enum Kind {
     Heartbeat(Heartbeat),
     Sleeper(Sleeper),
     Many(Many),
+    Micro(Micro),
     Churn(Churn),
     KernelLeak(KernelLeak),
     Workers(Workers),
@@ -101,6 +104,7 @@ impl Load {
             Kind::Heartbeat(l) => l.run(),
             Kind::Sleeper(l) => l.run(),
             Kind::Many(l) => l.run(),
+            Kind::Micro(l) => l.run(),
             Kind::Churn(l) => l.run(),
             Kind::KernelLeak(l) => l.run(),
             Kind::Workers(l) => l.run(),

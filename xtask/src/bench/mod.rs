@@ -6,8 +6,10 @@ pub mod idle;
 mod latency;
 mod peers;
 mod record;
+mod reflex;
 mod report;
 mod survey;
+mod watch;
 
 use anyhow::Result;
 use argh::FromArgs;
@@ -27,8 +29,10 @@ enum What {
     Footprint(footprint::Footprint),
     Latency(latency::Latency),
     Peers(peers::Peers),
+    Reflex(reflex::Reflex),
     Report(report::Report),
     Survey(survey::Survey),
+    Watch(watch::Watch),
 }
 
 impl Bench {
@@ -37,8 +41,10 @@ impl Bench {
             What::Footprint(command) => command.run(),
             What::Latency(command) => command.run(),
             What::Peers(command) => command.run(),
+            What::Reflex(command) => command.run(),
             What::Report(command) => command.run(),
             What::Survey(command) => command.run(),
+            What::Watch(command) => command.run(),
         }
         .map(|()| ExitCode::SUCCESS)
     }
