@@ -2,7 +2,7 @@
 _lowtide() {
 	local words=
 	case $COMP_CWORD:$2:${COMP_WORDS[1]} in
-	1:*) words='--help --version run check config doctor explain status top log record' ;;
+	1:*) words='--help --version run check config doctor explain status top log record reflex' ;;
 	*:-*:run) words='--help --config --dry-run --verifier-log' ;;
 	*:-*:check) words='--help --with --drop-in --root --offline --strict --format --json' ;;
 	*:-*:config) words='--help --root --json' ;;
@@ -12,6 +12,7 @@ _lowtide() {
 	*:-*:top) words='--help' ;;
 	*:-*:log) words='--help --boot --since --json --file' ;;
 	*:-*:record) words='--help --minutes --every --size' ;;
+	*:-*:reflex) words='--help' ;;
 	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$2")
 }

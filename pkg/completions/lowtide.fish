@@ -10,6 +10,7 @@ complete -c lowtide -f -n __fish_use_subcommand -a status -d 'Says what the runn
 complete -c lowtide -f -n __fish_use_subcommand -a top -d 'Shows live what the running agent sees: memory, level, who would go next, and what was done. Keys: o, u, f sort by order, usage, what an end frees; q quits. Where the output is no terminal, it is shown once.'
 complete -c lowtide -f -n __fish_use_subcommand -a log -d 'Shows what was decided and why, oldest first, also before the last restart where a file or the kernel kept it.'
 complete -c lowtide -f -n __fish_use_subcommand -a record -d 'Records what the running agent sees, decides and does into a file, for `lowtide-desk` to judge again by another config. Ends at Ctrl-C, after the time given, or with the agent; the file is whole at any moment.'
+complete -c lowtide -f -n __fish_use_subcommand -a reflex -d 'Disarms the reflex at once, also one that outlived its agent, or whose agent does not answer. An agent that runs arms it anew when it reloads; to keep it off, set `kill = "off"` in [reflex].'
 complete -c lowtide -n '__fish_seen_subcommand_from run' -l help -d 'display usage information'
 complete -c lowtide -n '__fish_seen_subcommand_from run' -l config -r -d 'read this file alone, on top of what is built in; may be given more than once, later ones set single keys over earlier ones'
 complete -c lowtide -n '__fish_seen_subcommand_from run' -l dry-run -d 'only say what would be done: nothing is reclaimed, asked, killed or set'
@@ -48,3 +49,4 @@ complete -c lowtide -n '__fish_seen_subcommand_from record' -l help -d 'display 
 complete -c lowtide -n '__fish_seen_subcommand_from record' -l minutes -r -d 'end after so many minutes'
 complete -c lowtide -n '__fish_seen_subcommand_from record' -l every -r -d 'time between two looks at all cgroups, as 10s or 1m (10s)'
 complete -c lowtide -n '__fish_seen_subcommand_from record' -l size -r -d 'most bytes of the file, as 512K or 4M (4M); a full one becomes FILE.1 in the place of the one before'
+complete -c lowtide -n '__fish_seen_subcommand_from reflex' -l help -d 'display usage information'

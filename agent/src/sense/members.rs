@@ -2,11 +2,9 @@
 //! of one and what is sent to it is the same one's, whatever its pid means by then. Nothing here
 //! allocates.
 
-use super::process::{
-    Id, Name, ProcessInfo, directory, open_status, program, read_at, read_status,
-};
+use super::process::{Id, Name, ProcessInfo, directory, open_status, program, read_at};
 use super::status::{STATUS, Status};
-use super::text::signed;
+use super::text::{read_part, signed};
 use super::tree::{OwnRule, PATH, Ruled, Tree};
 use super::walk::{each_below, has_dirs};
 use lowtide_common::{NEVER, NO_GROUP, Row, Rule};
@@ -123,7 +121,8 @@ impl Process {
     }
 
     fn status<'a>(&self, buffer: &'a mut [u8; STATUS]) -> io::Result<Status<'a>> {
-        read_status(&open_status(&self.dir)?, buffer)
+        let (_, length) = open_status(&self.dir, buffer)?;
+        Ok(Status(read_part(buffer, length)))
     }
 }
 

@@ -11,6 +11,10 @@ use std::io;
 
 /// /proc/vmstat has about 200 lines; the fields needed stand in its first half.
 const BUFFER: usize = 8 * 1024;
+/// The counters of /proc/vmstat that are needed.
+const REFAULTS: [&[u8]; 2] = [b"workingset_refault_anon ", b"workingset_refault_file "];
+/// What the lines before the last of them may grow by, as each of some 30 gets more digits.
+const GROWTH: usize = 512;
 /// zram devices looked at; a device with more is not known.
 const ZRAMS: usize = 4;
 
@@ -31,6 +35,8 @@ const ACCOUNTED: [&[u8]; 10] = [
 pub struct Meminfo {
     meminfo: OwnedFd,
     vmstat: OwnedFd,
+    /// Bytes of it that are read: the kernel formats little more lines than are asked for.
+    vmstat_length: usize,
     /// Missing where PSI is, or where it is off by command line and reads fail.
     pressure: Option<OwnedFd>,
     zram: heapless::Vec<OwnedFd, ZRAMS>,
@@ -48,9 +54,19 @@ fn open(path: &str) -> io::Result<OwnedFd> {
     )?)
 }
 
-fn read(fd: impl AsFd, buffer: &mut [u8; BUFFER]) -> io::Result<&[u8]> {
-    let n = rustix::io::pread(fd, &mut buffer[..], 0)?;
+fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<&[u8]> {
+    let n = rustix::io::pread(fd, &mut *buffer, 0)?;
     Ok(read_part(buffer, n))
+}
+
+/// Up to where /proc/vmstat has to be read, given all of it.
+fn length_needed(vmstat: &[u8]) -> usize {
+    let ends = REFAULTS.iter().map(|key| {
+        let at = vmstat.windows(key.len()).position(|word| word == *key)?;
+        Some(at + key.len())
+    });
+    let last = ends.flatten().max().unwrap_or(BUFFER);
+    (last + GROWTH).min(BUFFER)
 }
 
 impl Meminfo {
@@ -58,6 +74,7 @@ impl Meminfo {
         let mut this = Self {
             meminfo: open("/proc/meminfo")?,
             vmstat: open("/proc/vmstat")?,
+            vmstat_length: BUFFER,
             pressure: open(super::psi::SYSTEM)
                 .ok()
                 .filter(|fd| read(fd, &mut [0; BUFFER]).is_ok()),
@@ -65,6 +82,7 @@ impl Meminfo {
             boost: None,
             unaccounted: 0,
         };
+        this.vmstat_length = read(&this.vmstat, &mut [0; BUFFER]).map_or(BUFFER, length_needed);
         this.find_zram();
         this.unaccounted = this.unaccounted()?;
         Ok(this)
@@ -81,6 +99,7 @@ impl Meminfo {
         Ok(Self {
             meminfo: open("proc/meminfo")?,
             vmstat: open("proc/vmstat")?,
+            vmstat_length: BUFFER,
             pressure: open("proc/pressure/memory").ok(),
             zram: heapless::Vec::new(),
             boost: None,
@@ -162,8 +181,8 @@ impl Meminfo {
         take_meminfo(&mut memory, text).ok_or(io::ErrorKind::InvalidData)?;
         memory.available = memory.available.saturating_sub(self.boost());
         memory.psi = self.has_psi();
-        let text = read(&self.vmstat, &mut buffer)?;
-        memory.refaults = refaults(text);
+        let part = buffer.get_mut(..self.vmstat_length);
+        memory.refaults = refaults(read(&self.vmstat, part.unwrap_or_default())?);
         if let Some(pressure) = &self.pressure {
             let text = read(pressure, &mut buffer)?;
             memory.psi_some_us = stall_total(text, b"some").unwrap_or(0);
@@ -190,8 +209,11 @@ pub(crate) fn take_meminfo(memory: &mut Memory, text: &[u8]) -> Option<()> {
 
 /// Pages that were read in again soon after they had been given up, from /proc/vmstat.
 pub(crate) fn refaults(text: &[u8]) -> u64 {
-    let count = |key| number_after(text, key).unwrap_or(0);
-    count(b"workingset_refault_anon ").saturating_add(count(b"workingset_refault_file "))
+    let count = |key: &[u8]| number_after(text, key).unwrap_or(0);
+    REFAULTS
+        .iter()
+        .map(|key| count(key))
+        .fold(0, u64::saturating_add)
 }
 
 /// Bytes by which the watermarks of all zones are raised (`boost` of /proc/zoneinfo, in pages);
@@ -218,6 +240,19 @@ mod tests {
             Node 0, zone    DMA32\n  pages free     20\n        boost    1024\n        min      400\n";
         assert_eq!(boosted_pages(zones), 1536);
         assert_eq!(boosted_pages(b""), 0);
+    }
+
+    #[test]
+    fn only_the_first_lines_of_vmstat_are_read() {
+        let text = b"nr_free_pages 1\nworkingset_refault_anon 2\nworkingset_refault_file 3\n";
+        assert_eq!(length_needed(text), text.len() - 2 + GROWTH);
+        assert_eq!(length_needed(b"nr_free_pages 1\n"), BUFFER);
+        let memory = Meminfo::open().unwrap();
+        let part = read(&memory.vmstat, &mut vec![0; memory.vmstat_length])
+            .unwrap()
+            .len();
+        let whole = read(&memory.vmstat, &mut [0; BUFFER]).unwrap().len();
+        assert!(part < whole, "{part} of {whole} bytes");
     }
 
     #[test]

@@ -108,17 +108,19 @@ pub fn read_at<'a>(
 }
 
 /// The status file of a process whose directory this is; where its first thread has ended, that of
-/// one that has not. `ESRCH` when all have. Allocates nothing.
-pub fn open_status(dir: impl AsFd) -> io::Result<OwnedFd> {
+/// one that has not; and how much of `buffer` is what it says. `ESRCH` when all have. Allocates nothing.
+pub fn open_status(dir: impl AsFd, buffer: &mut [u8; STATUS]) -> io::Result<(OwnedFd, usize)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let status = rustix::fs::openat(&dir, c"status", flags, Mode::empty())?;
-    if !is_headless(&status)? {
-        return Ok(status);
+    let text = read_status(&status, buffer)?;
+    let length = text.0.len();
+    if !text.is_headless() {
+        return Ok((status, length));
     }
     let flags = flags | OFlags::DIRECTORY;
     let tasks = rustix::fs::openat(&dir, c"task", flags, Mode::empty())?;
-    let mut buffer = [MaybeUninit::uninit(); 2048];
-    let mut entries = RawDir::new(&tasks, &mut buffer);
+    let mut listed = [MaybeUninit::uninit(); 2048];
+    let mut entries = RawDir::new(&tasks, &mut listed);
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let mut path = heapless::String::<24>::new();
@@ -131,16 +133,14 @@ pub fn open_status(dir: impl AsFd) -> io::Result<OwnedFd> {
         let status = rustix::fs::openat(&tasks, path.as_str(), flags, Mode::empty());
         // One that cannot be read has ended meanwhile.
         if let Ok(status) = status
-            && matches!(read_status(&status, &mut [0; STATUS]), Ok(text) if text.has_memory())
+            && let Ok(text) = read_status(&status, buffer)
+            && text.has_memory()
         {
-            return Ok(status);
+            let length = text.0.len();
+            return Ok((status, length));
         }
     }
     Err(Errno::SRCH.into())
-}
-
-fn is_headless(status: &OwnedFd) -> io::Result<bool> {
-    Ok(read_status(status, &mut [0; STATUS])?.is_headless())
 }
 
 /// What a status file says now.

@@ -2,7 +2,8 @@
 //! itself, read through a status file that stays open.
 
 use super::process::{Id, directory, open_status, read_status};
-use super::status::{Comm, STATUS};
+use super::status::{Comm, STATUS, Status};
+use super::text::read_part;
 use super::walk::open_dir;
 use super::{Engine, spare_descriptors};
 use lowtide_common::{CANDIDATES, NEVER, Request, Row, Rule, Survey};
@@ -201,9 +202,9 @@ impl Known {
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let dir = directory(pid)?;
         let id = Id::of(pid, &dir)?;
-        let status = open_status(&dir)?;
         let mut buffer = [0; STATUS];
-        let text = read_status(&status, &mut buffer)?;
+        let (status, length) = open_status(&dir, &mut buffer)?;
+        let text = Status(read_part(&buffer, length));
         let has_memory = text.has_memory();
         Ok(Self {
             id,

@@ -79,8 +79,7 @@ impl Watch {
             let program = object.load(program, Kind::Entry(id as u32), verifier_log)?;
             attach(&program).map_err(|error| Missing::Attach(function, error))
         };
-        let mut links = vec![hook(0)?];
-        let lacks = hook(1).map(|link| links.push(link)).err();
+        let (links, lacks) = attached(hook)?;
         let watching = object.take_map("WATCHING")?;
         let watching = Mapped::words(watching.fd().as_fd(), page_size(), 0, true);
         Ok(Self {
@@ -123,6 +122,16 @@ impl AsFd for Watch {
     }
 }
 
+/// Links of the hooks, each by its number: the first must be there, and why the other is not is the second
+/// value.
+fn attached<T>(
+    hook: impl Fn(usize) -> Result<T, Missing>,
+) -> Result<(Vec<T>, Option<Missing>), Missing> {
+    let mut links = vec![hook(0)?];
+    let lacks = hook(1).map(|link| links.push(link)).err();
+    Ok((links, lacks))
+}
+
 /// CLOCK_MONOTONIC.
 pub fn now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
@@ -153,4 +162,47 @@ pub fn memory_layout(places: &[Option<u64>]) -> Result<MemoryLayout, Missing> {
 pub fn as_bytes(layout: &MemoryLayout) -> &[u8] {
     // SAFETY: `repr(C)`, made of u64 only: no padding, and every byte is initialised.
     unsafe { std::slice::from_raw_parts((&raw const *layout).cast(), size_of::<MemoryLayout>()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind::PermissionDenied;
+
+    #[test]
+    fn without_its_first_hook_there_is_no_watch() {
+        let inlined = |index| match index {
+            0 => Err(Missing::Hook("page_counter_try_charge")),
+            _ => Ok(()),
+        };
+        let said = attached(inlined).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "the kernel has no function page_counter_try_charge that a program could run in"
+        );
+    }
+
+    #[test]
+    fn without_the_other_it_sees_what_is_charged() {
+        let refused = |index| match index {
+            0 => Ok(()),
+            _ => Err(Missing::Attach("wakeup_kswapd", PermissionDenied.into())),
+        };
+        let (links, lacks) = attached(refused).unwrap();
+        assert_eq!(links.len(), 1);
+        let said = lacks.unwrap().to_string();
+        assert!(said.starts_with("the kernel lets no program run in wakeup_kswapd: "));
+        assert!(!said.contains('\n'), "{said}");
+    }
+
+    #[test]
+    fn a_kernel_that_names_a_counter_otherwise_is_said() {
+        let places = [Some(0), Some(1), None, Some(3)];
+        let said = memory_layout(&places).unwrap_err().to_string();
+        let of_place = "the kernel's BTF has no NR_INACTIVE_FILE; ";
+        // This machine may hide its addresses.
+        let of_symbols = ["kallsyms", "hides its addresses"];
+        let known = said.starts_with(of_place) || of_symbols.iter().any(|word| said.contains(word));
+        assert!(known && !said.contains('\n'), "{said}");
+    }
 }

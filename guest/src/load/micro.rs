@@ -26,25 +26,24 @@ pub struct Micro {}
 
 impl Micro {
     pub fn run(self) -> io::Result<()> {
-        let loads: [(&str, fn() -> io::Result<()>); 3] = [
-            ("100 MB touched", touched),
-            ("65,536 page faults", faults),
-            ("50 times fork and exec", forks),
-        ];
-        for (what, load) in loads {
-            let mut least = u64::MAX;
-            for _ in 0..ROUNDS {
-                let start = Instant::now();
-                load()?;
-                least = least.min(start.elapsed().as_nanos() as u64);
-            }
-            report(&Report::Took {
-                what: what.to_owned(),
-                ns: least,
-            });
-        }
-        Ok(())
+        measure("100 MB touched", touched)?;
+        measure("65,536 page faults", faults)?;
+        measure("50 times fork and exec", forks)
     }
+}
+
+fn measure(what: &str, load: fn() -> io::Result<()>) -> io::Result<()> {
+    let mut least = u64::MAX;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        load()?;
+        least = least.min(start.elapsed().as_nanos() as u64);
+    }
+    report(&Report::Took {
+        what: what.to_owned(),
+        ns: least,
+    });
+    Ok(())
 }
 
 fn touched() -> io::Result<()> {

@@ -79,6 +79,9 @@ pub struct As {
     /// lock all that it has and will have in memory
     #[argh(switch)]
     mlock: bool,
+    /// run before all that has a lower priority than this, as SCHED_FIFO has it
+    #[argh(option)]
+    realtime: Option<i32>,
     /// user and group that it runs as
     #[argh(option)]
     uid: Option<u32>,
@@ -188,6 +191,13 @@ impl As {
         }
         if self.mlock {
             rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?;
+        }
+        if let Some(sched_priority) = self.realtime {
+            let priority = libc::sched_param { sched_priority };
+            // SAFETY: a plain call with a value that lives through it.
+            if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
         if let Some(uid) = self.uid {
             become_user(uid)?;

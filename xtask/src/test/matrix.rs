@@ -21,32 +21,39 @@ struct Platform {
     /// As [`kernel::find`] takes it.
     version: &'static str,
     engine: &'static str,
+    /// The alarms that it has to have.
+    woken_by: &'static str,
     /// Part of `cargo xtask test`; the others take too long for every run.
     every_run: bool,
 }
 
 const PLATFORMS: [Platform; 9] = [
-    platform(Arch::X86_64, "6.1", "cgroupfs", true),
-    platform(Arch::X86_64, "6.12", "cgroupfs", true),
-    platform(Arch::X86_64, "6.18", "cgroupfs", false),
-    platform(Arch::X86_64, "7.0", "kfunc", false),
-    platform(Arch::X86_64, "7", "kfunc", true),
-    platform(Arch::Aarch64, "6.12", "cgroupfs", false),
-    platform(Arch::Aarch64, "7", "kfunc", true),
-    platform(Arch::Riscv64, "6.12", "cgroupfs", false),
-    platform(Arch::Riscv64, "7", "kfunc", false),
+    platform(Arch::X86_64, "6.1", "cgroupfs", BALLAST, true),
+    platform(Arch::X86_64, "6.12", "cgroupfs", WATCH, true),
+    platform(Arch::X86_64, "6.18", "cgroupfs", WATCH, false),
+    platform(Arch::X86_64, "7.0", "kfunc", WATCH, false),
+    platform(Arch::X86_64, "7", "kfunc", WATCH, true),
+    platform(Arch::Aarch64, "6.12", "cgroupfs", WATCH, false),
+    platform(Arch::Aarch64, "7", "kfunc", WATCH, true),
+    platform(Arch::Riscv64, "6.12", "cgroupfs", WATCH, false),
+    platform(Arch::Riscv64, "7", "kfunc", WATCH, false),
 ];
+
+const WATCH: &str = "watch and PSI";
+const BALLAST: &str = "PSI and ballast";
 
 const fn platform(
     arch: Arch,
     version: &'static str,
     engine: &'static str,
+    woken_by: &'static str,
     every_run: bool,
 ) -> Platform {
     Platform {
         arch,
         version,
         engine,
+        woken_by,
         every_run,
     }
 }
@@ -55,8 +62,9 @@ const fn platform(
 type Make = fn(Kernel, &Programs) -> Result<Test>;
 
 /// What must be true on every platform.
-const CORE: [(&str, Make); 2] = [
+const CORE: [(&str, Make); 3] = [
     (VICTIM, guest::fast_hog),
+    ("it_wakes_before_the_end", guest::without_warning),
     ("a_refault_load_is_survived", |kernel, programs| {
         loads::refault(REFAULT_MB, kernel, programs)
     }),
@@ -84,11 +92,11 @@ impl Platform {
         let tests = CORE.iter().filter(|(name, _)| names.contains(name));
         let tests = tests.map(|(name, test)| {
             let test = test(kernel.clone(), &programs)?;
-            let (engine, arch) = (self.engine, self.arch);
+            let (engine, woken_by, arch) = (self.engine, self.woken_by, self.arch);
             Ok(Test {
                 name: format!("{self}_{name}"),
                 check: Box::new(move |run| {
-                    says(run, &format!("{engine} engine, "))?;
+                    says(run, &format!("{engine} engine, woken by {woken_by}, "))?;
                     if engine == "cgroupfs" {
                         says(run, "the kernel has no kfunc bpf_get_root_mem_cgroup")?;
                     } else if arch == Arch::Riscv64 {

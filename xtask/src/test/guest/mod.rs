@@ -141,6 +141,16 @@ pub fn fast_hog(kernel: Kernel, programs: &Programs) -> Result<Test> {
     Ok(test)
 }
 
+/// Something takes memory so fast that no stall comes before the end, on a device of 128 MB.
+pub fn without_warning(kernel: Kernel, programs: &Programs) -> Result<Test> {
+    let case = Case {
+        memory_mb: 128 + super::loads::KERNEL_MB,
+        scenario: || wake::without_warning("200M"),
+        ..PLAIN
+    };
+    case.test("without_warning".into(), kernel, programs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

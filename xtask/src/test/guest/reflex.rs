@@ -221,7 +221,8 @@ const STOP: &str = "kill -STOP $(pidof lowtide); echo stopped; sleep 5; \
 /// Another agent comes after a while, and is stopped in order. That a link is pinned is looked at all the
 /// time in between.
 const KILL: &str = "kill -KILL $(pidof lowtide); echo killed; sleep 5; \
-    while [ ! -e /run/seen ]; do ls /sys/fs/bpf/lowtide/*/link1 >/dev/null 2>&1 || echo a gap; done & \
+    cd /sys/fs/bpf/lowtide; \
+    while [ ! -e /run/seen ]; do [ -e 0/link1 ] || [ -e 1/link1 ] || echo a gap; sleep 0.01; done & \
     lowtide run --config /etc/lowtide/config.toml & agent=$!; sleep 3; touch /run/seen; \
     echo generation: $(ls /sys/fs/bpf/lowtide); kill $agent; wait $agent; \
     echo pins after the end: $(ls /sys/fs/bpf/lowtide 2>/dev/null | wc -l)";
@@ -265,10 +266,12 @@ fn without_answer(config: &str, script: &str, arguments: &[&str]) -> Scenario {
     }
 }
 
+/// Its script begins when the agent is armed: not before that it answers.
 fn stopper(script: &str) -> Service {
+    let script = format!("until lowtide status >/dev/null 2>&1; do sleep 0.1; done; {script}");
     Service {
         name: STOPPER.into(),
-        command: ["/bin/sh", "-c", script].map(String::from).to_vec(),
+        command: ["/bin/sh", "-c", &script].map(String::from).to_vec(),
         cgroup: "shell".into(),
         after: Some("lowtide".into()),
         start_ms: 1000,
@@ -301,13 +304,11 @@ fn tells(run: &Run, words: &str) -> Result<()> {
 /// The hog is eight processes that take the CPU before the agent, and all of it.
 fn starved(config: &str) -> Scenario {
     let mut scenario = with_hog(config, &[]);
-    let all = format!(
-        "for i in 1 2 3 4 5 6 7 8; do {GUEST} hog --rate 50M --hot & done; exec {GUEST} hog --rate 50M --hot"
-    );
+    let one = format!("{GUEST} as --realtime 50 hog --rate 50M --hot");
+    let all = format!("for i in 1 2 3 4 5 6 7; do {one} & done; exec {one}");
     for service in &mut scenario.services {
         if service.name == HOG {
-            let first = ["/bin/busybox", "chrt", "-f", "50", "/bin/sh", "-c", &all];
-            service.command = first.map(String::from).to_vec();
+            service.command = ["/bin/sh", "-c", &all].map(String::from).to_vec();
         }
     }
     Scenario {

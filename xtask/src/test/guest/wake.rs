@@ -112,14 +112,14 @@ pub const CASES: &[Case] = &[
     Case {
         name: "asleep_with_the_procfs_engine_and_the_watch_alone",
         append: "psi=0",
-        scenario: || quiet("[engine]\nkind = \"procfs\"\n"),
+        scenario: || quiet("[engine]\nkind = \"procfs\"\n", 0),
         check: |run| asleep(run, "procfs engine, woken by watch, "),
         ..PLAIN
     },
 ];
 
 /// A service eats so much a second, and nothing can be reclaimed: no stall comes before the end.
-fn without_warning(rate: &str) -> Scenario {
+pub fn without_warning(rate: &str) -> Scenario {
     let mut scenario = fast_hog();
     without_cache(&mut scenario);
     for service in &mut scenario.services {
