@@ -129,21 +129,6 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
-        name: "an_agent_that_never_gets_the_cpu_is_stood_in_for",
-        scenario: || starved(""),
-        check: |run| {
-            says(run, "the reflex killed /apps/media (group media, ")?;
-            only_the_hog_goes(run)
-        },
-        ..PLAIN
-    },
-    Case {
-        name: "without_a_reflex_an_agent_that_never_gets_the_cpu_is_too_late",
-        scenario: || starved(OFF),
-        check: kernel_kills,
-        ..PLAIN
-    },
-    Case {
         name: "in_a_dry_run_there_is_no_reflex",
         scenario: || {
             let mut scenario = without_answer(ON, STOP, &["hog", "--rate", "200M"]);
@@ -159,18 +144,6 @@ pub const CASES: &[Case] = &[
         check: |run| {
             never_says(run, "the reflex")?;
             kernel_kills(run)
-        },
-        ..PLAIN
-    },
-    Case {
-        name: "on_two_processors_the_reflex_takes_the_victim",
-        scenario: || Scenario {
-            counted: false,
-            ..without_answer("", STOP, &["forkstorm", "--rate", "50", "--size", "8M"])
-        },
-        check: |run| {
-            says(run, "the reflex killed /apps/media (group media, ")?;
-            only_the_hog_goes(run)
         },
         ..PLAIN
     },
@@ -299,22 +272,6 @@ fn tells(run: &Run, words: &str) -> Result<()> {
         "{STOPPER} does not say {words:?}"
     );
     Ok(())
-}
-
-/// The hog is eight processes that take the CPU before the agent, and all of it.
-fn starved(config: &str) -> Scenario {
-    let mut scenario = with_hog(config, &[]);
-    let one = format!("{GUEST} as --realtime 50 hog --rate 50M --hot");
-    let all = format!("for i in 1 2 3 4 5 6 7; do {one} & done; exec {one}");
-    for service in &mut scenario.services {
-        if service.name == HOG {
-            service.command = ["/bin/sh", "-c", &all].map(String::from).to_vec();
-        }
-    }
-    Scenario {
-        counted: true,
-        ..scenario
-    }
 }
 
 /// The agent is stopped, and then one that is never killed takes so much that two others have to go:
