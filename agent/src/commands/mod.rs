@@ -36,7 +36,17 @@ struct Lowtide {
 
 /// Their names, for one that is mistyped.
 const COMMANDS: &[&str] = &[
-    "run", "check", "config", "doctor", "explain", "status", "top", "log", "record",
+    "run",
+    "check",
+    "config",
+    "doctor",
+    "explain",
+    "status",
+    "top",
+    "log",
+    "record",
+    #[cfg(feature = "bpf")]
+    "reflex",
 ];
 
 #[derive(argh::FromArgs)]
