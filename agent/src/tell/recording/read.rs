@@ -1,7 +1,7 @@
 //! Reading a recording back, with the place of the first thing that is wrong with it.
 
 use super::{
-    ACTIONS, Begin, Cgroup, DONE, Decided, Event, FAILED, Looked, MAGIC, ROWS, VERSION, by,
+    ACTIONS, Begin, CRC, Cgroup, DONE, Decided, Event, FAILED, Looked, MAGIC, ROWS, VERSION, by,
     figures, kind, look, memory, op, row,
 };
 use lowtide_common::{CANDIDATES, Row, Survey};
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
         let Some((crc, after)) = after.split_first_chunk::<4>() else {
             return broken(Why::Cut);
         };
-        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        if CRC.checksum(body) != u32::from_le_bytes(*crc) {
             return broken(Why::Damaged);
         }
         let mut fields = Fields(body);

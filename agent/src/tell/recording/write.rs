@@ -1,8 +1,8 @@
 //! Writing bodies. What the agent writes allocates nothing.
 
 use super::{
-    ACTIONS, Begin, Cgroup, DONE, FAILED, LONGEST, MAGIC, ROWS, VERSION, by, figures, kind, look,
-    of_memory, op,
+    ACTIONS, Begin, CRC, Cgroup, DONE, FAILED, LONGEST, MAGIC, ROWS, VERSION, by, figures, kind,
+    look, of_memory, op,
 };
 use heapless::Vec as Few;
 use lowtide_common::{CANDIDATES, Row, Survey};
@@ -62,7 +62,7 @@ pub fn length(out: &mut Vec<u8>, body: &[u8]) {
 pub fn frame(out: &mut Vec<u8>, body: &[u8]) {
     length(out, body);
     out.extend_from_slice(body);
-    out.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+    out.extend_from_slice(&CRC.checksum(body).to_le_bytes());
 }
 
 /// LEB128.
