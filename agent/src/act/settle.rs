@@ -9,6 +9,7 @@ use crate::sense::births::Births;
 use crate::sense::interrupt::Interrupt;
 use crate::sense::members::Process;
 use crate::sense::tree::{Entry, OwnRule as _, Tree};
+use crate::sense::walk::{each_child, go_down, open_dir};
 use crate::sys;
 use crate::tell::Log;
 use lowtide_common::{MAX_DEPTH, NEVER, NO_GROUP, Rule};
@@ -16,8 +17,8 @@ use lowtide_judge::protection::{
     ADJ_NEVER_PROCESS, Asks, Cgroup, Knob, Plan, Planner, Scores, oom_score_adj,
 };
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags};
 use std::io;
+use std::ops::ControlFlow;
 
 /// Brings the kernel's order of processes in line with the config, where there are no cgroups to choose
 /// from, and undoes what no longer applies.
@@ -78,7 +79,7 @@ pub fn settle(
         ruled,
         total,
     } = *standard;
-    let root = rustix::fs::openat(root, c".", DIRECTORY, Mode::empty())?;
+    let root = open_dir(root, c".")?;
     let mut walk = Walk {
         interrupt,
         level: 0,
@@ -118,11 +119,6 @@ pub fn settle(
     });
     Ok(triggers)
 }
-
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 /// A knob that cgroups are planned by, as a setting; `None` for what is only read.
 const fn setting(knob: Knob) -> Option<Setting> {
@@ -166,29 +162,21 @@ impl Walk<'_, '_> {
         let mut below = Asks::default();
         // First, so that none is made unseen behind the walk.
         self.births.watch(dir.as_fd());
-        for entry in rustix::fs::Dir::read_from(dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
-                continue;
-            }
+        each_child(dir, &mut |name, _| {
             if self.interrupt.ends() {
-                break;
+                return ControlFlow::Break(());
             }
-            let length = path.len();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name.to_bytes());
+            let length = go_down(path, name);
             // One that vanishes at any step of this needs nothing any more.
             if self.level < MAX_DEPTH
-                && let Ok(child) = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
+                && let Ok(child) = open_dir(dir, name)
                 && let Ok(asks) = self.below(path, &child, above)
             {
                 below.add(&asks);
             }
             path.truncate(length);
-        }
+            ControlFlow::Continue(())
+        });
         Ok(below)
     }
 

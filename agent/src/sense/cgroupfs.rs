@@ -8,18 +8,19 @@
     reason = "indices are those of its own table, which is walked by them"
 )]
 
+use super::best::Best;
 use super::process::read_at;
 use super::text::{digits, number_after, pairs, read_part, stall_total};
 use super::tree::Tree;
-use super::walk::open_dir;
+use super::walk::{each_child, open_dir};
 use super::{Engine, spare_descriptors};
 use crate::sys;
 use lowtide_common::{Above, CANDIDATES, MAX_DEPTH, NEVER, Request, Row, Rule, Survey};
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, statx};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, statx};
 use std::ffi::CStr;
 use std::io;
-use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 
 /// Memcgs that have their files open at most, and the descriptors that each takes.
 const OPEN: usize = 32;
@@ -60,14 +61,8 @@ struct Files {
     swap: Option<OwnedFd>,
 }
 
-/// A row among the best, which still lacks the figures that ranking does not need.
-struct Candidate {
-    key: u64,
-    memcg: u32,
-    row: Row,
-}
-
-type Best = heapless::Vec<Candidate, CANDIDATES>;
+/// A row among the best, which still lacks the figures that ranking does not need, and its memcg.
+type Candidate = (Row, u32);
 
 pub struct Cgroupfs {
     memcgs: Vec<Memcg>,
@@ -180,43 +175,50 @@ impl Cgroupfs {
         if usize::from(level) > MAX_DEPTH {
             return;
         }
-        // A directory that has just gone has nobody in it.
+        // A directory that has just gone has none in it.
         let Ok(dir) = open_dir(&memcg.dir, c".") else {
             return;
         };
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut entries = RawDir::new(&dir, &mut buffer);
-        while let Some(Ok(entry)) = entries.next() {
-            let name = entry.file_name();
-            if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
-                continue;
-            }
-            let id = sys::cgroup_id_of_entry(dir.as_fd(), name, entry.ino());
-            if id.is_ok_and(|id| self.ids.binary_search(&id).is_ok()) {
-                continue;
-            }
-            let full = self.memcgs.len() == self.room;
-            if full {
-                self.left_out += 1;
-                let place = self.left_out;
-                if !(self.turn..self.turn + LOOKED_AT).contains(&place) {
-                    continue;
-                }
-            }
-            // It may vanish at any step; and where the controller is not enabled below its parent
-            // it is no memcg.
-            let child = open_dir(&dir, name).and_then(|dir| Memcg::open(dir, at as u32, level));
-            let Ok(mut child) = child else { continue };
-            if child.look(swaps).is_err() {
-                continue;
-            }
-            if !full {
-                self.memcgs.push(child);
-            } else if !self.make_room_for(&mut child) {
-                continue;
-            }
-            self.memcgs[at].children += 1;
+        each_child(&dir, &mut |name, inode| {
+            self.add_child(at, level, dir.as_fd(), name, inode, swaps);
+            ControlFlow::Continue(())
+        });
+    }
+
+    fn add_child(
+        &mut self,
+        at: usize,
+        level: u16,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        inode: u64,
+        swaps: bool,
+    ) {
+        let id = sys::cgroup_id_of_entry(dir, name, inode);
+        if id.is_ok_and(|id| self.ids.binary_search(&id).is_ok()) {
+            return;
         }
+        let full = self.memcgs.len() == self.room;
+        if full {
+            self.left_out += 1;
+            let place = self.left_out;
+            if !(self.turn..self.turn + LOOKED_AT).contains(&place) {
+                return;
+            }
+        }
+        // It may vanish at any step; and where the controller is not enabled below its parent it is
+        // no memcg.
+        let child = open_dir(dir, name).and_then(|dir| Memcg::open(dir, at as u32, level));
+        let Ok(mut child) = child else { return };
+        if child.look(swaps).is_err() {
+            return;
+        }
+        if !full {
+            self.memcgs.push(child);
+        } else if !self.make_room_for(&mut child) {
+            return;
+        }
+        self.memcgs[at].children += 1;
     }
 
     /// The place of the smallest memcg that has no children, for one that is larger. Whether it stands
@@ -278,7 +280,7 @@ impl Cgroupfs {
         survey.largest_never = Row::ZERO;
         rows.clear();
         above.clear();
-        let (mut kill, mut reclaim) = (Best::new(), Best::new());
+        let (mut kill, mut reclaim) = (Best::default(), Best::default());
         let over_root = Above::root(request);
         for (i, memcg) in memcgs.iter().enumerate() {
             let over = above.get(memcg.parent as usize).unwrap_or(&over_root);
@@ -328,10 +330,10 @@ impl Cgroupfs {
                     survey.largest_never = row;
                 }
             } else if may(Row::KILLABLE) {
-                keep(&mut kill, row.kill_key(request.worth), i, row);
+                kill.keep(row.kill_key(request.worth), row.id, (row, i as u32));
             }
             if may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER {
-                keep(&mut reclaim, row.reclaim_key(request.worth), i, row);
+                reclaim.keep(row.reclaim_key(request.worth), row.id, (row, i as u32));
             }
             if all {
                 if rows.len() < rows.capacity() {
@@ -523,29 +525,14 @@ fn number(file: Option<&OwnedFd>) -> u64 {
         .unwrap_or(0)
 }
 
-fn keep(best: &mut Best, key: u64, memcg: usize, row: Row) {
-    let at = best.partition_point(|kept| (kept.key, row.id) >= (key, kept.row.id));
-    if at == CANDIDATES || key == 0 {
-        return;
-    }
-    if best.is_full() {
-        best.pop();
-    }
-    let candidate = Candidate {
-        key,
-        memcg: memcg as u32,
-        row,
-    };
-    // There is room: the worst has just left.
-    let _ = best.insert(at, candidate);
-}
-
-fn copy_to(out: &mut [Row; CANDIDATES], best: &Best, memcgs: &[Memcg]) -> u32 {
-    for (out, candidate) in out.iter_mut().zip(best) {
-        *out = candidate.row;
-        if let Some(memcg) = memcgs.get(candidate.memcg as usize) {
+fn copy_to(out: &mut [Row; CANDIDATES], best: &Best<Candidate>, memcgs: &[Memcg]) -> u32 {
+    let mut kept = 0;
+    for (out, (row, memcg)) in out.iter_mut().zip(best.iter()) {
+        *out = *row;
+        if let Some(memcg) = memcgs.get(*memcg as usize) {
             memcg.rest(out);
         }
+        kept += 1;
     }
-    best.len() as u32
+    kept
 }

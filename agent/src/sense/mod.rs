@@ -6,6 +6,7 @@
 pub mod alarms;
 pub mod arm;
 pub mod ballast;
+mod best;
 pub mod births;
 #[cfg(feature = "bpf")]
 pub mod bpf;
@@ -30,6 +31,7 @@ pub mod walk;
 #[cfg(feature = "bpf")]
 pub mod watch;
 
+use best::Best;
 use interrupt::Interrupt;
 use lowtide_common::{NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
 use lowtide_judge::Unit;
@@ -317,11 +319,10 @@ impl Surveyor {
         }
         let out = &mut *self.one_by_one;
         *out = *survey;
-        out.kill_len = 0;
-        let mut left = PROCESSES;
+        let (mut kill, mut left) = (Best::default(), PROCESSES);
         for row in survey.kill() {
             if left == 0 || !is_one_by_one(row) {
-                procfs::keep(out, worth, row);
+                kill.keep(row.kill_key(worth), row.id, *row);
                 continue;
             }
             each_process(
@@ -332,13 +333,14 @@ impl Surveyor {
                 &mut left,
                 &mut |process| {
                     if process.rule.kill != NEVER {
-                        procfs::keep(out, worth, process);
+                        kill.keep(process.kill_key(worth), process.id, *process);
                     } else if process.freed_by_kill() > out.largest_never.freed_by_kill() {
                         out.largest_never = *process;
                     }
                 },
             );
         }
+        out.kill_len = kill.copy_to(&mut out.kill);
     }
 
     /// [`rows`](Self::rows) with the processes of those cgroups whose processes are ranked one by one.

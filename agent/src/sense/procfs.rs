@@ -1,12 +1,13 @@
 //! The engine for devices without memory cgroups to choose from: each process is a candidate by
 //! itself, read through a status file that stays open.
 
+use super::best::Best;
 use super::process::{Id, directory, open_status, read_status};
 use super::status::{Comm, STATUS, Status};
 use super::text::read_part;
 use super::walk::open_dir;
 use super::{Engine, spare_descriptors};
-use lowtide_common::{CANDIDATES, NEVER, Request, Row, Rule, Survey};
+use lowtide_common::{NEVER, Request, Row, Rule, Survey};
 use lowtide_judge::Unit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -141,6 +142,7 @@ impl Procfs {
             ..Survey::EMPTY
         };
         rows.clear();
+        let mut kill = Best::default();
         for known in known {
             let measured = known.measure().or_else(|error| {
                 if known.reopen() {
@@ -167,7 +169,7 @@ impl Procfs {
                     row.rule = if inherits { request.fallback } else { rule };
                     row.flags |= Row::KILLABLE;
                     if row.rule.kill != NEVER {
-                        keep(survey, request.worth, &row);
+                        kill.keep(row.kill_key(request.worth), row.id, row);
                     } else if row.freed_by_kill() > survey.largest_never.freed_by_kill() {
                         survey.largest_never = row;
                     }
@@ -180,6 +182,7 @@ impl Procfs {
                 survey.rows_len += 1;
             }
         }
+        survey.kill_len = kill.copy_to(&mut survey.kill);
     }
 
     fn find(&mut self, id: u64) -> Option<&mut Known> {
@@ -283,25 +286,6 @@ fn replace_smallest(known: &mut Vec<Known>, new: Known) {
     }
 }
 
-/// Keeps the row if it is among the best kill candidates.
-pub(super) fn keep(survey: &mut Survey, worth: u64, row: &Row) {
-    let key = row.kill_key(worth);
-    let kept = survey.kill_len as usize;
-    let at = survey
-        .kill()
-        .partition_point(|other| (other.kill_key(worth), row.id) >= (key, other.id));
-    let kept = CANDIDATES.min(kept + 1);
-    // Empty where it is behind all that there is room for.
-    let behind = survey.kill.get_mut(at..kept).unwrap_or_default();
-    if let Some(last) = behind.len().checked_sub(1) {
-        behind.copy_within(..last, 1);
-    }
-    if let Some(first) = behind.first_mut() {
-        *first = *row;
-    }
-    survey.kill_len = kept as u32;
-}
-
 impl Engine for Procfs {
     fn name(&self) -> &'static str {
         "procfs"
@@ -353,7 +337,6 @@ impl Engine for Procfs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn a_full_table_has_the_largest_after_some_surveys() {
@@ -375,40 +358,6 @@ mod tests {
         let kept = small.known.iter().map(|known| known.size).max();
         // Others run on this machine, and may have grown or ended meanwhile.
         assert!(kept.unwrap() >= largest / 2, "{kept:?} of {largest}");
-    }
-
-    fn process(id: u64, kill: u16, anon: u64) -> Row {
-        Row {
-            id,
-            anon,
-            rule: Rule {
-                kill,
-                ..Rule::UNTOUCHABLE
-            },
-            ..Row::ZERO
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_best_are_kept_in_order(
-            processes in proptest::collection::vec((0_u16..4, 0_u64..1 << 24), 0..100),
-            worth in 0_u64..1 << 24,
-        ) {
-            let rows: Vec<_> = processes
-                .iter()
-                .zip(1..)
-                .map(|(&(kill, anon), id)| process(id, kill, anon))
-                .collect();
-            let mut survey = Survey::EMPTY;
-            for row in &rows {
-                keep(&mut survey, worth, row);
-            }
-            let mut expected = rows;
-            expected.sort_by_key(|row| (std::cmp::Reverse(row.kill_key(worth)), row.id));
-            expected.truncate(CANDIDATES);
-            prop_assert_eq!(survey.kill(), &expected[..]);
-        }
     }
 
     #[test]

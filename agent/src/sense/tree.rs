@@ -4,13 +4,13 @@ use super::Engine;
 use super::interrupt::Interrupt;
 use super::members::Tally;
 use super::process::{ProcessInfo, read_at};
-use super::walk::{each_below, open_dir};
+use super::walk::{each_below, each_child, go_down, open_dir};
 use crate::sys;
 use lowtide_common::Rule;
 use lowtide_rules::Matcher;
 pub use lowtide_rules::{Chosen, Ruled, turn};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, RawDir};
+use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io;
@@ -448,27 +448,18 @@ impl Walk<'_, '_> {
         if here.depth == DEPTH {
             return Ok(());
         }
-        for entry in rustix::fs::Dir::read_from(dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
-                continue;
-            }
+        each_child(dir, &mut |name, _| {
             if self.interrupt.ends() {
-                break;
+                return ControlFlow::Break(());
             }
             // A cgroup may vanish at any step of this; then it needs no rule.
             let Ok(child) = open_dir(dir, name) else {
-                continue;
+                return ControlFlow::Continue(());
             };
             let Ok(id) = sys::cgroup_id(child.as_fd(), c"") else {
-                continue;
+                return ControlFlow::Continue(());
             };
-            let length = path.len();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name.to_bytes());
+            let length = go_down(path, name);
             let chosen = self
                 .tree
                 .chosen_by(child.as_fd(), here.names_by_root, here.rule);
@@ -494,7 +485,8 @@ impl Walk<'_, '_> {
             // One that vanishes has nobody below it.
             let _ = self.below(path, child.as_fd(), &place);
             path.truncate(length);
-        }
+            ControlFlow::Continue(())
+        });
         Ok(())
     }
 
@@ -535,14 +527,7 @@ fn each_uncounted(
         return Ok(());
     }
     let dir = open_dir(dir, c".")?;
-    let mut buffer = [MaybeUninit::uninit(); 1024];
-    let mut entries = RawDir::new(&dir, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
-            continue;
-        }
+    each_child(&dir, &mut |name, _| {
         let mut below = heapless::Vec::<u8, PATH>::new();
         let parts = [path, b"/", name.to_bytes()];
         let fits = parts
@@ -552,7 +537,8 @@ fn each_uncounted(
         if let (Ok(()), Ok(child)) = (fits, open_dir(&dir, name)) {
             f(&below, child.as_fd());
         }
-    }
+        ControlFlow::Continue(())
+    });
     Ok(())
 }
 

@@ -65,32 +65,67 @@ fn next_parent(
     level: usize,
     visit: &mut dyn FnMut(&Entry<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<(), Option<OwnedFd>> {
-    let mut buffer = [MaybeUninit::uninit(); LISTING];
-    if rustix::fs::seek(dir, SeekFrom::Start(*place)).is_err() {
-        return ControlFlow::Continue(None);
-    }
-    let mut entries = RawDir::new(dir, &mut buffer);
-    while let Some(Ok(entry)) = entries.next() {
-        let name = entry.file_name();
-        if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
-            continue;
-        }
+    let visited = each_listed(dir.as_fd(), *place, &mut |name, inode, next_place| {
         let found = Entry {
             parent: dir.as_fd(),
             name,
-            inode: entry.ino(),
+            inode,
             level,
         };
-        visit(&found)?;
+        if visit(&found).is_break() {
+            return ControlFlow::Break(None);
+        }
         if level < MAX_DEPTH
             && has_dirs(dir, name)
             && let Ok(below) = found.open()
         {
-            *place = entry.next_entry_cookie();
-            return ControlFlow::Continue(Some(below));
+            *place = next_place;
+            return ControlFlow::Break(Some(below));
+        }
+        ControlFlow::Continue(())
+    });
+    match visited {
+        ControlFlow::Break(None) => ControlFlow::Break(()),
+        ControlFlow::Break(below) => ControlFlow::Continue(below),
+        ControlFlow::Continue(()) => ControlFlow::Continue(None),
+    }
+}
+
+/// Calls `visit` with the name and the inode number of each cgroup right below an open directory. A
+/// listing that breaks off is that of a cgroup that has just gone.
+pub fn each_child(dir: impl AsFd, visit: &mut dyn FnMut(&CStr, u64) -> ControlFlow<()>) {
+    let _ = each_listed(dir.as_fd(), 0, &mut |name, inode, _| visit(name, inode));
+}
+
+/// Calls `visit` with the name and the inode number of each directory in one, from a place in its
+/// listing on, and with the place behind it.
+fn each_listed<B>(
+    dir: BorrowedFd<'_>,
+    from: u64,
+    visit: &mut dyn FnMut(&CStr, u64, u64) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let mut buffer = [MaybeUninit::uninit(); LISTING];
+    if rustix::fs::seek(dir, SeekFrom::Start(from)).is_err() {
+        return ControlFlow::Continue(());
+    }
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(Ok(entry)) = entries.next() {
+        let name = entry.file_name();
+        if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+            visit(name, entry.ino(), entry.next_entry_cookie())?;
         }
     }
-    ControlFlow::Continue(None)
+    ControlFlow::Continue(())
+}
+
+/// Appends one more name to a path from the root of the tree; its length before, to cut it to again.
+pub fn go_down(path: &mut Vec<u8>, name: &CStr) -> usize {
+    let length = path.len();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.to_bytes());
+    length
 }
 
 /// Whether there are directories in a directory, as its link count tells.
