@@ -155,8 +155,7 @@ fn buildroot(makefile: &str, release: &Release) -> Result<String> {
         "# The tree that this is a part of",
         "LOWTIDE_SUBDIR",
         &format!(
-            "LOWTIDE_VERSION = {VERSION}\nLOWTIDE_SOURCE = lowtide-$(LOWTIDE_VERSION).tar.gz\n\
-             LOWTIDE_SITE = {}\n",
+            "LOWTIDE_VERSION = {VERSION}\nLOWTIDE_SITE = {}\n",
             release.url
         ),
     )
