@@ -77,6 +77,16 @@ struct Exiting {
     pace: Option<u64>,
 }
 
+/// What was asked to stop last, from that moment on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    id: u64,
+    /// With that much left, half of what its end is to bring is back.
+    back: u64,
+    /// When it was found gone.
+    gone: Option<Millis>,
+}
+
 /// A victim that has exited, whose memory may still be on its way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Exited {
@@ -111,6 +121,7 @@ pub struct History {
     sizes_at: Option<Millis>,
     exiting: Vec<Exiting, CANDIDATES>,
     exited: Option<Exited>,
+    asked: Option<Asked>,
     /// A reboot was tried in vain.
     reboot_failed: bool,
 }
@@ -160,6 +171,7 @@ impl History {
             self.reclaiming_since = None;
             self.held = None;
             self.preparing = None;
+            self.asked = None;
             self.caches.clear();
             // Who was asked has gone, or has time again: in the next episode it is asked anew.
             self.attempts.retain(|a| a.step != Step::Terminate);
@@ -206,6 +218,12 @@ impl History {
                 self.preparing = None;
                 self.ended(policy, verdict, &target, *name);
                 self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
+                let frees = verdict.judged.first().map_or(0, |judged| judged.frees);
+                self.asked = Some(Asked {
+                    id: target.id,
+                    back: left(&verdict.memory).saturating_add(frees / 2),
+                    gone: None,
+                });
             }
             (Action::Terminate { target, .. }, Some(_)) => {
                 self.tried(target.id, Step::Terminate, now)
@@ -278,19 +296,27 @@ impl History {
             .record(row, name, verdict.newest_id, returns, verdict.at);
     }
 
-    /// Which candidates a survey found, and how large they are, for their growth. Sizes taken a
-    /// moment ago stay: too little can have grown since.
+    /// Which candidates a survey found: what was asked and is not among them has gone.
+    pub(crate) fn record_found(&mut self, rows: &[Row], now: Millis) {
+        if rows.is_empty() {
+            return;
+        }
+        let is_there = |id: u64| rows.iter().any(|row| row.id == id);
+        self.attempts
+            .retain(|a| a.step != Step::Terminate || is_there(a.id));
+        self.preparing = self.preparing.filter(|(id, _)| is_there(*id));
+        self.ends.record_rows(rows);
+        if let Some(asked) = self.asked.as_mut().filter(|asked| !is_there(asked.id)) {
+            asked.gone.get_or_insert(now);
+        }
+    }
+
+    /// How large candidates are, for their growth. Sizes taken a moment ago stay: too little can
+    /// have grown since.
     pub(crate) fn record_sizes(&mut self, rows: &[Row], now: Millis) {
         if rows.is_empty() {
             return;
         }
-        // What was asked and is there no more has gone.
-        self.attempts
-            .retain(|a| a.step != Step::Terminate || rows.iter().any(|row| row.id == a.id));
-        self.preparing = self
-            .preparing
-            .filter(|(id, _)| rows.iter().any(|row| row.id == *id));
-        self.ends.record_rows(rows);
         if self.sizes_at.is_some_and(|at| now < at + SAMPLE_MS) {
             return;
         }
@@ -359,6 +385,14 @@ impl History {
     pub fn exiting(&self, now: Millis) -> Option<u64> {
         let victim = self.exiting.iter().find(|e| now < e.until);
         victim.map(|e| e.id)
+    }
+
+    /// What was asked and has gone, while its memory is on its way back, and how long that may take
+    /// yet.
+    pub(crate) fn on_its_way(&self, memory: &Memory, now: Millis) -> Option<(u64, Millis)> {
+        let asked = self.asked.filter(|asked| left(memory) < asked.back)?;
+        let until = asked.gone? + BACK_MS;
+        (now < until).then(|| (asked.id, until - now))
     }
 
     fn tried(&mut self, id: u64, step: Step, until: Millis) {

@@ -97,6 +97,7 @@ impl<'a> Look<'a> {
     /// `actions`; the first step that can do something is the verdict. What destroys work (throttle
     /// and harder) needs the level's condition to hold right now; reclaim goes on until relief.
     pub fn judge(self, survey: &Survey, names: &Names) -> Verdict {
+        self.history.record_found(survey.kill(), self.now);
         let verdict = self.verdict(survey, names);
         self.history.record_sizes(survey.kill(), self.now);
         verdict
@@ -131,6 +132,13 @@ impl<'a> Look<'a> {
             .extend(named.map(|(row, name)| Judged::named(row, *name)));
         self.rank_kill(&mut verdict.judged);
         if let Some(id) = self.history.exiting(self.now) {
+            verdict.acting = self.history.acting();
+            verdict.why = Why::StillExiting { id };
+            return verdict;
+        }
+        if let Some((id, ms)) = self.history.on_its_way(&self.memory, self.now)
+            && self.available_ms().is_none_or(|left| left >= ms)
+        {
             verdict.acting = self.history.acting();
             verdict.why = Why::StillExiting { id };
             return verdict;
@@ -327,21 +335,26 @@ impl<'a> Look<'a> {
     }
 
     /// How many go at once: one, or the first of the order until they free enough, where there is
-    /// no time for one after the other.
+    /// no time for one after the other. A lower number goes along only where what the higher ones
+    /// free leaves no time to look again.
     fn together(&self, verdict: &Verdict) -> usize {
-        let mut sum = 0_u64;
-        let mut few = verdict.judged.iter();
-        let few = few.by_ref().take_while(|judged| {
+        let has_time = |bytes: u64, count: usize| {
+            let ms = self.lasts_ms(self.memory.available.saturating_add(bytes));
+            ms.is_none_or(|ms| ms >= TURN_MS * count as u64)
+        };
+        let (mut few, mut sum) = (0, 0_u64);
+        let mut number = None;
+        for judged in &verdict.judged {
             let goes = judged.reason.is_in_order() && judged.frees >= verdict.worth;
-            let goes = goes && sum < verdict.enough;
+            let is_lower = number.is_some_and(|above| judged.row.rule.kill < above);
+            if !goes || sum >= verdict.enough || is_lower && has_time(sum, few + 1) {
+                break;
+            }
+            number = Some(judged.row.rule.kill);
             sum = sum.saturating_add(judged.frees);
-            goes
-        });
-        let few = few.count().max(1);
-        let no_time = self
-            .available_ms()
-            .is_some_and(|ms| ms < TURN_MS * few as u64);
-        if no_time { few } else { 1 }
+            few += 1;
+        }
+        if has_time(0, few) { 1 } else { few.max(1) }
     }
 
     /// Files in a tmpfs count for what grows by them alone. Whether one does that would go before

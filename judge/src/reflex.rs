@@ -2,8 +2,8 @@
 
 use crate::policy::{Level, Policy, Step, Term};
 
-/// Part of a level's mark at which the reflex acts: half. Above it the agent has its turn, which is
-/// woken at the mark itself.
+/// Part of a level's marks at which the reflex acts: half of each. Above them the agent has its turn,
+/// for which the level holds at the marks themselves.
 const PART: u64 = 2;
 
 /// Below how much it may act.
@@ -28,7 +28,7 @@ pub fn reflex_marks(policy: &Policy, ram: u64, swap: u64) -> Option<Marks> {
         for term in clause {
             match term {
                 Term::AvailableBelow(mark) => available = Some(mark.of(ram)),
-                Term::SwapFreeBelow(mark) => swap_free = mark.of(swap),
+                Term::SwapFreeBelow(mark) => swap_free = mark.of(swap) / PART,
                 _ => return None,
             }
         }

@@ -215,7 +215,10 @@ fn nobody_else_goes_while_who_was_asked_exits() {
         assert_eq!(exiting.why, Why::InGrace { id: 7, until: 300 });
     }
     let gone = [row(8, 500, 60 * MIB, 0)];
-    let next = judged(&policy, 8 * MIB, &gone, &mut history, 150);
+    // Its memory comes back a moment after it has left the survey.
+    let back = judged(&policy, 8 * MIB, &gone, &mut history, 150);
+    assert_eq!(back.why, Why::StillExiting { id: 7 });
+    let next = judged(&policy, 8 * MIB, &gone, &mut history, 250);
     assert!(
         matches!(next.action, Action::Kill { target } if target.id == 8),
         "{:?}",
@@ -536,6 +539,24 @@ fn several_go_together_where_there_is_no_time_for_one_after_the_other() {
     }
     let verdict = judged(&policy, 5 * MIB, &rows[6..], &mut history, 520);
     assert_eq!(verdict.action.target().map(|t| t.id), Some(106));
+}
+
+#[test]
+fn a_lower_number_goes_along_only_where_the_higher_ones_buy_no_time() {
+    let (policy, mut history) = (policy(), History::default());
+    let storm = (0..3).map(|i| row(100 + i, 600, 4 * MIB, 0));
+    let rows: Vec<_> = storm.chain([row(7, 100, 60 * MIB, 0)]).collect();
+    // 50 MiB a second: the 5 MiB that are left last 100 ms, with 12 MiB more 340 ms.
+    let mut slower = history.clone();
+    judged(&policy, 30 * MIB, &rows, &mut slower, 0);
+    let verdict = judged(&policy, 5 * MIB, &rows, &mut slower, 500);
+    let victims: Vec<_> = verdict.victims().map(|v| v.row.id).collect();
+    assert_eq!(victims, [100, 101, 102]);
+    // 200 MiB a second: with 12 MiB more they last 85 ms, too little for another look and its victim.
+    judged(&policy, 105 * MIB, &rows, &mut history, 0);
+    let verdict = judged(&policy, 5 * MIB, &rows, &mut history, 500);
+    let victims: Vec<_> = verdict.victims().map(|v| v.row.id).collect();
+    assert_eq!(victims, [100, 101, 102, 7]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn half_of_the_mark_of_the_level_that_kills() {
 }
 
 #[test]
-fn with_swap_left_it_waits_as_the_level_does() {
+fn with_swap_left_it_waits_for_half_of_that_mark_too() {
     let mut policy = policy();
     policy.levels[CRITICAL].confirm = Condition::all(&[
         Term::AvailableBelow(Amount::Permyriad(400)),
@@ -24,7 +24,7 @@ fn with_swap_left_it_waits_as_the_level_does() {
     ])
     .unwrap();
     let marks = reflex_marks(&policy, TOTAL, SWAP).unwrap();
-    assert_eq!(marks.swap_free, 10 * MIB);
+    assert_eq!(marks.swap_free, 5 * MIB);
 }
 
 #[test]
