@@ -91,6 +91,11 @@ proptest! {
             let pace = verdict.rates.map_or(0, |rates| rates.pace);
             let lasts_ms = available * 1_000 / pace.max(1);
             prop_assert!(lasts_ms < 50 * victims.len() as u64, "there is time for one after the other");
+            for (goes, higher) in (1..).zip(victims.windows(2)).filter(|(_, two)| two[1].row.rule.kill < two[0].row.rule.kill) {
+                let sum: u64 = victims[..goes].iter().map(|victim| victim.frees).sum();
+                let lasts_ms = (available + sum) * 1_000 / pace;
+                prop_assert!(lasts_ms < 50 * (goes as u64 + 1), "{higher:?}: the higher ones buy the time to look again");
+            }
         }
     }
 
@@ -109,6 +114,28 @@ proptest! {
             history.record_exit(rows[0].id, Some(&memory((4 + size) * MIB)), now + 5);
             now += ms;
         }
+    }
+
+    #[test]
+    fn an_end_that_brought_nothing_is_not_tried_twice(sizes in prop::collection::vec(4..60u64, 2..8), a_second in 0..2u64) {
+        let (policy, mut history) = (policy(), History::default());
+        let mut rows: Vec<_> = (7..).zip(sizes).map(|(id, size)| row(id, 500 + id as u16, size * MIB, 0)).collect();
+        let mut ended = Vec::new();
+        judged(&policy, (4 + a_second / 2) * MIB, &rows, &mut history, 0);
+        // Each comes back with the id it had, as a cgroup does.
+        for turn in 1..20 {
+            let now = turn * 500;
+            let verdict = judged(&policy, 4 * MIB, &rows, &mut history, now);
+            let Action::Kill { target } = verdict.action else { break };
+            prop_assert!(!ended.contains(&target.id), "{} twice", target.id);
+            ended.push(target.id);
+            let outcomes: Vec<_> = verdict.victims().map(|_| KILLED).collect();
+            history.record(&policy, &verdict, &outcomes);
+            history.record_exit(target.id, Some(&memory(4 * MIB)), now + 20);
+            judged(&policy, 4 * MIB, &rows, &mut history, now + 200);
+            rows.rotate_left(1);
+        }
+        prop_assert_eq!(ended.len(), rows.len());
     }
 
     #[test]

@@ -109,3 +109,37 @@ fn the_schema_refuses_what_the_reader_refuses() {
         );
     }
 }
+
+/// What is said of the order, without line ends and marks of the format it stands in.
+fn order_as_said(path: &str) -> Option<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    let text = fs::read_to_string(path).unwrap();
+    let text = ["\\fB", "\\fP", "\\(ga", "`", "#"]
+        .iter()
+        .fold(text, |text, mark| text.replace(mark, ""));
+    let plain = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    let said = &plain[plain.find("The highest kill goes first")?..];
+    Some(said[..said.find(" never goes")?].to_owned())
+}
+
+#[test]
+fn the_order_is_said_in_the_same_words_everywhere() {
+    let places = [
+        "README.md",
+        "docs/tuning.md",
+        "docs/man/lowtide.toml.5",
+        "config/config.toml",
+        "config/lowtide.schema.json",
+    ];
+    for path in places {
+        let said = order_as_said(path);
+        assert_eq!(
+            said.as_deref(),
+            Some(
+                "The highest kill goes first, of equal numbers what frees most; what frees less than a \
+                 sixteenth of what is missing (limits.worth) comes last, and what frees less than 256K"
+            ),
+            "{path}"
+        );
+    }
+}

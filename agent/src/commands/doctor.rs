@@ -12,13 +12,14 @@ use crate::sense::bpf;
 use crate::sense::choose::{self, Chosen, Wanted, no_memcgs};
 #[cfg(feature = "bpf")]
 use crate::sense::kfunc::{self, KFUNCS};
-use crate::sense::meminfo::Meminfo;
+use crate::sense::meminfo::{Meminfo, raised_marks};
 use crate::sense::other_killers::other_killers;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
 use crate::sys;
 use crate::tell::table::{Column, Table};
-use lowtide_judge::{Memory, Stall, Trigger};
+use crate::units::Size;
+use lowtide_judge::{Memory, Policy, Stall, Trigger};
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
@@ -54,9 +55,12 @@ impl Doctor {
             trigger: Some(TRIGGER),
             ballast: Ballast::Auto,
         };
-        let (wanted, wake) = config::load(&Paths::new(None, self.config))
+        let config = config::load(&Paths::new(None, self.config)).ok();
+        let policy = config.as_ref().map(|config| &config.policy);
+        let (wanted, wake) = config
+            .as_ref()
             .map_or((any, all), |config| (config.engine.into(), config.wake));
-        match Diagnosis::make(&wanted, &wake) {
+        match Diagnosis::make(&wanted, &wake, policy) {
             Ok(diagnosis) if self.json => print(diagnosis.json(), ExitCode::SUCCESS),
             Ok(diagnosis) => print(diagnosis.text(), ExitCode::SUCCESS),
             Err(error) => {
@@ -106,7 +110,7 @@ impl Finding {
 }
 
 impl Diagnosis {
-    fn make(wanted: &Wanted, wake: &Wake) -> io::Result<Self> {
+    fn make(wanted: &Wanted, wake: &Wake, policy: Option<&Policy>) -> io::Result<Self> {
         let tree = Tree::open()?;
         let memory = Meminfo::open()?.read()?;
         let mut findings = vec![
@@ -129,6 +133,7 @@ impl Diagnosis {
         findings.push(compaction());
         findings.push(swap());
         findings.push(alone());
+        findings.extend(policy.and_then(|policy| critical(policy, memory.total, raised_marks())));
         Ok(Self {
             release: rustix::system::uname()
                 .release()
@@ -386,6 +391,25 @@ fn alone() -> Finding {
     Finding::new("the only OOM killer", others.is_empty(), lack)
 }
 
+/// Whether the level that kills holds before the kernel's OOM killer comes. That comes with `raised`
+/// bytes available: MemAvailable leaves out the kernel's own marks, and not by how much they are raised
+/// for a while after a shortage. `None` where it does not depend on available memory.
+fn critical(policy: &Policy, total: u64, raised: u64) -> Option<Finding> {
+    let level = policy.levels.last()?;
+    let mark = level.confirm.available_mark(total)?;
+    Some(Finding::new(
+        "critical before the OOM killer",
+        mark > raised,
+        format!(
+            "critical holds below {} available, and the kernel's OOM killer comes at about {}: its marks \
+             are raised by so much after a shortage; a higher available_below, or sysctl \
+             vm.watermark_boost_factor=0",
+            Size(mark),
+            Size(raised)
+        ),
+    ))
+}
+
 /// Lines of at most 90 characters.
 fn wrapped(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
@@ -407,4 +431,23 @@ fn wrapped(text: &str) -> Vec<String> {
 fn command_line(word: &str) -> bool {
     fs::read_to_string("/proc/cmdline")
         .is_ok_and(|line| line.split_ascii_whitespace().any(|w| w == word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_below_the_kernels_is_said() {
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/config.toml");
+        let Ok(config) = config::load(&Paths::new(None, vec![shipped.into()])) else {
+            panic!("the shipped config");
+        };
+        let policy = &config.policy;
+        let total = 128 << 20;
+        assert!(critical(policy, total, 0).unwrap().has);
+        let raised = critical(policy, total, 12 << 20).unwrap();
+        assert!(!raised.has);
+        assert!(raised.lack.contains("at about 12M"), "{}", raised.lack);
+    }
 }

@@ -123,7 +123,7 @@ impl Meminfo {
     /// From now on what is below raised watermarks does not count as available: the kernel's OOM
     /// killer comes before it can be had, and MemAvailable leaves that out.
     pub fn follow_boost(&mut self) {
-        self.boost = Some(boost());
+        self.boost = Some(raised_marks());
     }
 
     /// Looks anew how far the watermarks are raised, where that counts. Allocates.
@@ -218,7 +218,7 @@ pub(crate) fn refaults(text: &[u8]) -> u64 {
 
 /// Bytes by which the watermarks of all zones are raised (`boost` of /proc/zoneinfo, in pages);
 /// 0 where that cannot be read.
-fn boost() -> u64 {
+pub fn raised_marks() -> u64 {
     let zones = std::fs::read("/proc/zoneinfo").unwrap_or_default();
     boosted_pages(&zones).saturating_mul(rustix::param::page_size() as u64)
 }
