@@ -11,8 +11,8 @@ use crate::scenario::variants::{in_one_cgroup, without_agent};
 use crate::scenario::{LIFELINE, load};
 use crate::test::loads::KERNEL_MB;
 use crate::vm::Run;
-use anyhow::{Result, ensure};
-use lowtide_guest::{Scenario, Service, Zram};
+use anyhow::{Context as _, Result, ensure};
+use lowtide_guest::{Scenario, Service, What, Zram};
 
 /// The cases of this topic.
 pub const CASES: &[Case] = &[
@@ -155,10 +155,19 @@ pub const CASES: &[Case] = &[
             scenario
         },
         check: |run| {
+            // Of whom the kernel took before the agent was there, the agent is not guilty.
+            let starts = run.events.iter().find_map(|e| match &e.what {
+                What::Started { service, .. } if service == "lowtide" => Some(e.t),
+                _ => None,
+            });
+            let starts = starts.context("the agent did not start")?;
+            let samples = run.samples().take_while(|(t, _)| *t <= starts);
+            let before = samples.last().map_or(0, |(_, sample)| sample.oom_kills);
             let kills = oom_kills(run);
+            ensure!(before >= 2, "only {before} OOM kills before the agent");
             ensure!(
-                kills == 2,
-                "the kernel counts {kills} OOM kills, not the two before"
+                kills == before,
+                "the kernel counts {kills} OOM kills, {before} of them before the agent"
             );
             live(run, &["sensor", LIFELINE, "lowtide"])?;
             says(run, "kill /apps/media").or_else(|_| says(run, "terminate /apps/media"))
