@@ -192,8 +192,10 @@ impl As {
         if self.mlock {
             rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?;
         }
-        if let Some(sched_priority) = self.realtime {
-            let priority = libc::sched_param { sched_priority };
+        if let Some(realtime) = self.realtime {
+            // SAFETY: plain integers, for which all zero is a value; musl has more of them than glibc.
+            let mut priority: libc::sched_param = unsafe { std::mem::zeroed() };
+            priority.sched_priority = realtime;
             // SAFETY: a plain call with a value that lives through it.
             if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
                 return Err(io::Error::last_os_error());
