@@ -38,6 +38,9 @@ impl Rule {
     pub const INHERIT: u16 = 2;
     /// Candidates are this memcg's processes, not the memcg.
     pub const PROCESS: u16 = 4;
+    /// systemd asks that it be spared (`ManagedOOMPreference=`): it is the last of its number, or
+    /// [`NEVER`] killed.
+    pub const AVOID: u16 = 8;
 
     /// Nothing is known about it, so nothing may happen to it.
     pub const UNTOUCHABLE: Self = Self {
@@ -46,6 +49,12 @@ impl Rule {
         group: NO_GROUP,
         flags: 0,
     };
+
+    /// The kill priority with what is to be avoided behind the others of its number: twice the
+    /// number, and one more unless [`Rule::AVOID`]. 0..=2001, or more for [`NEVER`].
+    pub const fn kill_turn(&self) -> u16 {
+        (self.kill << 1) | (self.flags & Self::AVOID == 0) as u16
+    }
 }
 
 /// What the walk from the root passes down to the memcgs below one.
@@ -229,7 +238,7 @@ impl Row {
     /// The priority decides, then what is freed. A row that frees less than `worth` comes after all
     /// that free as much.
     pub const fn kill_key(&self, worth: u64) -> u64 {
-        key(self.rule.kill, self.freed_by_kill(), worth)
+        key(self.rule.kill_turn(), self.freed_by_kill(), worth)
     }
 
     /// Rank among reclaim candidates, by the same order as [`Row::kill_key`] over the file cache

@@ -8,7 +8,7 @@ use super::value::{Process, User};
 use lowtide_common::NEVER;
 use lowtide_judge::Policy;
 use lowtide_rules::Layer;
-use lowtide_rules::{At, AttributePattern, CgroupPattern, Glob, Matcher, ProcessPattern};
+use lowtide_rules::{At, AttributePattern, Glob, GlobPattern, Matcher, ProcessPattern};
 use std::cell::OnceCell;
 
 /// The kernel keeps this much of a process's name (TASK_COMM_LEN without the end).
@@ -36,6 +36,9 @@ pub(super) fn drop_taken_over(document: &mut Document, sources: &Sources) {
     let groups = &mut document.group.0;
     let cgroups = groups.iter_mut().filter_map(|(_, g)| g.cgroups.as_mut());
     let lists: Vec<_> = cgroups.map(|set| &mut set.value.0).collect();
+    drop_from(lists, sources, Glob::same_as);
+    let containers = groups.iter_mut().filter_map(|(_, g)| g.containers.as_mut());
+    let lists: Vec<_> = containers.map(|set| &mut set.value.0).collect();
     drop_from(lists, sources, Glob::same_as);
     let processes = groups.iter_mut().filter_map(|(_, g)| g.processes.as_mut());
     let lists: Vec<_> = processes.map(|set| &mut set.value.0).collect();
@@ -78,7 +81,8 @@ impl Claims<'_> {
 
     fn matcher(&mut self, document: &Document, policy: &Policy) -> Matcher {
         let mut attributes: Vec<AttributePattern> = Vec::new();
-        let mut cgroups: Vec<CgroupPattern> = Vec::new();
+        let mut containers: Vec<GlobPattern> = Vec::new();
+        let mut cgroups: Vec<GlobPattern> = Vec::new();
         let mut processes: Vec<ProcessPattern> = Vec::new();
         for (index, (_, table)) in document.group.0.iter().enumerate() {
             // A policy holds no more than GROUPS.
@@ -99,23 +103,16 @@ impl Claims<'_> {
                     layer,
                 });
             }
+            for set in table.containers.iter().flat_map(|globs| &globs.value.0) {
+                let pattern = self.glob("group.containers", set, group, &containers);
+                containers.push(pattern);
+            }
             for set in table.cgroups.iter().flat_map(|globs| &globs.value.0) {
-                let (glob, at) = (set.value.clone(), set.at);
-                let layer = self.sources.layer(at.source);
-                let rival = cgroups
-                    .iter()
-                    .filter(|p| p.group != group && p.layer == layer)
-                    .find(|p| p.glob.same_as(&glob));
-                self.contested("group.cgroups", at, rival.map(|p| p.at));
+                let pattern = self.glob("group.cgroups", set, group, &cgroups);
                 if policy.group(group).kill == NEVER {
-                    self.anywhere(&glob, at, layer);
+                    self.anywhere(&pattern.glob, pattern.at, pattern.layer);
                 }
-                cgroups.push(CgroupPattern {
-                    glob,
-                    group,
-                    at,
-                    layer,
-                });
+                cgroups.push(pattern);
             }
             for set in table.processes.iter().flat_map(|list| &list.value.0) {
                 let others = table.processes.iter().flat_map(|list| &list.value.0);
@@ -133,7 +130,30 @@ impl Claims<'_> {
                 processes.push(pattern);
             }
         }
-        Matcher::new(policy, attributes, cgroups, processes)
+        Matcher::new(policy, attributes, containers, cgroups, processes)
+    }
+
+    /// A pattern of a list, with an error where one of `others` is the same.
+    fn glob(
+        &mut self,
+        key: &str,
+        set: &Set<Glob>,
+        group: u16,
+        others: &[GlobPattern],
+    ) -> GlobPattern {
+        let (glob, at) = (set.value.clone(), set.at);
+        let layer = self.sources.layer(at.source);
+        let rival = others
+            .iter()
+            .filter(|p| p.group != group && p.layer == layer)
+            .find(|p| p.glob.same_as(&glob));
+        self.contested(key, at, rival.map(|p| p.at));
+        GlobPattern {
+            glob,
+            group,
+            at,
+            layer,
+        }
     }
 
     /// Two groups cannot have the same pattern, unless a higher layer takes it over.

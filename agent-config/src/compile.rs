@@ -297,17 +297,21 @@ impl Compiler<'_> {
                 .cgroups
                 .as_ref()
                 .is_some_and(|c| !c.value.0.is_empty());
+            let containers = table
+                .containers
+                .as_ref()
+                .is_some_and(|c| !c.value.0.is_empty());
             let processes = table
                 .processes
                 .as_ref()
                 .is_some_and(|p| !p.value.0.is_empty());
             // What was given may be among what could not be read.
             let all_read = !self.problems.fatal();
-            if all_read && !listed && !processes && table.xattr.is_none() {
+            if all_read && !listed && !containers && !processes && table.xattr.is_none() {
                 self.warning(
                     *at,
                     "group",
-                    "no `cgroups`, `xattr` or `processes`: the group covers nothing",
+                    "no `cgroups`, `containers`, `xattr` or `processes`: the group covers nothing",
                 );
             }
         }

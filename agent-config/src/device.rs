@@ -5,7 +5,7 @@ use super::problem::{Problem, Problems};
 use super::source::Root;
 use lowtide_common::{NEVER, NO_GROUP};
 use lowtide_judge::{DOMAINS, Group, Level, Trigger};
-use lowtide_rules::{At, Layer, ProcessInfo, escaped::Escaped};
+use lowtide_rules::{At, CONTAINER, CONTAINER_NAME, Layer, ProcessInfo, escaped::Escaped};
 use std::ffi::CStr;
 use std::path::Path;
 
@@ -16,8 +16,11 @@ const NAMED: usize = 8;
 pub trait Device {
     /// Paths below the cgroup root, depth first; empty where there is no cgroup2.
     fn cgroups(&self) -> &[Vec<u8>];
-    /// Reads an extended attribute of the cgroup at a path.
+    /// Reads an extended attribute of the cgroup at a path, or for [`CONTAINER`] the name of the
+    /// container in it.
     fn attribute(&self, path: &[u8], name: &CStr, value: &mut [u8]) -> Option<usize>;
+    /// Containers whose names cannot be known.
+    fn unnamed_containers(&self) -> usize;
     fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool;
     /// RAM in bytes.
     fn total(&self) -> u64;
@@ -45,6 +48,7 @@ impl Loaded {
         self.unlimited(device, &mut problems);
         self.missing_programs(&|program| device.has_program(program), &mut problems);
         self.unmatched(device, &mut problems);
+        self.unnamed(device, &mut problems);
         self.ties(device.cgroups(), &mut problems);
         self.all_never(device, &mut problems);
         problems
@@ -108,6 +112,7 @@ impl Loaded {
     pub fn unmatched_in(&self, device: &dyn Device) -> Problems {
         let mut problems = Problems::default();
         self.unmatched(device, &mut problems);
+        self.unnamed(device, &mut problems);
         self.ties(device.cgroups(), &mut problems);
         problems
     }
@@ -200,6 +205,14 @@ impl Loaded {
                 let matched = device.cgroups().iter().any(|path| p.glob.matches(path));
                 count(matched, p.glob.as_written().to_owned(), p.layer, p.at);
             }
+            for p in self.matcher.containers.iter().filter(|p| p.group == group) {
+                let matched = device.cgroups().iter().any(|path| {
+                    let mut name = [0; CONTAINER_NAME];
+                    let length = device.attribute(path, CONTAINER, &mut name);
+                    length.is_some_and(|length| p.glob.matches(&name[..length]))
+                });
+                count(matched, p.glob.as_written().to_owned(), p.layer, p.at);
+            }
             for p in self.matcher.processes.iter().filter(|p| p.group == group) {
                 let matched = device.has_process(&|process| p.matches(process));
                 count(matched, p.to_string(), p.layer, p.at);
@@ -234,6 +247,21 @@ impl Loaded {
                     unmatched.join(", ")
                 ),
             );
+        }
+    }
+
+    /// Containers that no name can be found for, where groups go by names.
+    fn unnamed(&self, device: &dyn Device, problems: &mut Problems) {
+        let mut groups = self.effective.document.group.0.iter();
+        let set = groups.find_map(|(_, group)| group.containers.as_ref());
+        let unnamed = device.unnamed_containers();
+        if let Some(set) = set.filter(|_| unnamed > 0) {
+            let message = format!(
+                "the names of {unnamed} containers here cannot be known: their runtime keeps them \
+                 elsewhere than Docker, Podman and containerd usually do. What works is `cgroups` with a \
+                 slice of their own (cgroup_parent, --cgroup-parent), or `xattr`"
+            );
+            self.warn(problems, set.at, "group.containers".to_owned(), message);
         }
     }
 

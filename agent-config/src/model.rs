@@ -187,6 +187,8 @@ table! {
         pub cgroups: Setting<Globs>,
         /// The same, besides those that a lower layer has for this group: `cgroups` alone takes their place.
         pub cgroups_add: Setting<Globs>,
+        /// Containers by name, `*` and `?` as above: of Docker, Podman, containerd and k3s as far as they keep it where they usually do, of LXC, Incus and systemd-nspawn. It counts before `cgroups`, and only for a container that root's runtime has made; `lowtide check` says where a name cannot be known.
+        pub containers: Setting<Globs>,
         /// Attribute set on the cgroup's directory, `user.NAME` or `user.NAME=VALUE`; ranks above any glob. Only where the directory is root's does anything go later for it.
         pub xattr: Setting<Attribute>,
         /// Processes by name, program or user, wherever they run. A cgroup that no pattern names goes with the group when all its processes belong to it; where they differ, or one is `never`, its processes go one by one. Only root's processes, and those of the user that the pattern names, go later for it.

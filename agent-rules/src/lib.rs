@@ -8,12 +8,15 @@ pub mod escaped;
 mod matcher;
 mod pattern;
 mod place;
+mod preference;
 mod trust;
 
 pub use commands::{Commands, Pair};
 pub use matcher::{
-    ATTRIBUTE, AttributePattern, CgroupPattern, Lookup, Matcher, ProcessInfo, ProcessPattern, rule,
+    ATTRIBUTE, AttributePattern, CONTAINER, CONTAINER_NAME, GlobPattern, Lookup, Matcher,
+    ProcessInfo, ProcessPattern, rule,
 };
 pub use pattern::Glob;
 pub use place::{At, Layer};
+pub use preference::Preference;
 pub use trust::{Chosen, Ruled, turn};

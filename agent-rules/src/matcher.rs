@@ -2,6 +2,7 @@
 
 use super::pattern::Glob;
 use super::place::{At, Layer};
+use super::preference::Preference;
 use super::trust::{Chosen, Ruled, turn};
 use lowtide_common::{NO_GROUP, Rule};
 use lowtide_judge::{Policy, Unit};
@@ -12,8 +13,15 @@ use std::fmt;
 /// Longest value of an attribute that is compared.
 pub const ATTRIBUTE: usize = 64;
 
-/// Reads an extended attribute of the cgroup in question into the buffer; `None` when it has none
-/// of that name.
+/// In the place of an attribute's name, which begins with `user.`: what the container in the cgroup is
+/// called.
+pub const CONTAINER: &CStr = c"container";
+
+/// Longest name of a container.
+pub const CONTAINER_NAME: usize = 128;
+
+/// Reads an extended attribute of the cgroup in question, or for [`CONTAINER`] the name of its
+/// container, into the buffer; `None` when it has none of that name.
 pub type Lookup<'a> = &'a mut dyn FnMut(&CStr, &mut [u8]) -> Option<usize>;
 
 /// What is matched about a process.
@@ -30,7 +38,7 @@ pub struct ProcessInfo<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CgroupPattern {
+pub struct GlobPattern {
     pub glob: Glob,
     pub group: u16,
     pub at: At,
@@ -130,7 +138,9 @@ pub struct Matcher {
     /// Of each group.
     rules: Vec<Rule>,
     pub attributes: Vec<AttributePattern>,
-    pub cgroups: Vec<CgroupPattern>,
+    /// On the names of containers.
+    pub containers: Vec<GlobPattern>,
+    pub cgroups: Vec<GlobPattern>,
     pub processes: Vec<ProcessPattern>,
 }
 
@@ -138,7 +148,8 @@ impl Matcher {
     pub fn new(
         policy: &Policy,
         mut attributes: Vec<AttributePattern>,
-        mut cgroups: Vec<CgroupPattern>,
+        mut containers: Vec<GlobPattern>,
+        mut cgroups: Vec<GlobPattern>,
         mut processes: Vec<ProcessPattern>,
     ) -> Self {
         let kill = |group: u16| {
@@ -146,12 +157,14 @@ impl Matcher {
             policy.group(group).kill.wrapping_add(1)
         };
         attributes.sort_by_key(|p| (p.value.is_none(), Reverse(p.layer), kill(p.group)));
-        cgroups.sort_by(|a, b| {
-            b.glob
-                .specificity(&a.glob)
-                .then_with(|| b.layer.cmp(&a.layer))
-                .then_with(|| kill(a.group).cmp(&kill(b.group)))
-        });
+        for globs in [&mut containers, &mut cgroups] {
+            globs.sort_by(|a, b| {
+                b.glob
+                    .specificity(&a.glob)
+                    .then_with(|| b.layer.cmp(&a.layer))
+                    .then_with(|| kill(a.group).cmp(&kill(b.group)))
+            });
+        }
         processes.sort_by(|a, b| {
             b.specificity(a)
                 .then_with(|| b.layer.cmp(&a.layer))
@@ -162,6 +175,7 @@ impl Matcher {
                 .map(|group| rule(policy, group))
                 .collect(),
             attributes,
+            containers,
             cgroups,
             processes,
         }
@@ -189,13 +203,25 @@ impl Matcher {
         let mut marks = marks.map(|p| (p, Claim::new(p.group, chosen.marks_by_root)));
         let marked = marks
             .find(|(p, claim)| self.counts(*claim, chosen.above) && p.matches(&mut *attribute));
-        let names = self.cgroups.iter();
-        let mut names = names.map(|p| (p, Claim::new(p.group, chosen.path_by_root)));
-        marked.map(|(_, claim)| claim).or_else(|| {
-            let named =
-                names.find(|(p, claim)| self.counts(*claim, chosen.above) && p.glob.matches(path));
+        let first = |globs: &[GlobPattern], name: &[u8]| {
+            let mut claims = globs
+                .iter()
+                .map(|p| (p, Claim::new(p.group, chosen.path_by_root)));
+            let counts = |claim: &Claim| self.counts(*claim, chosen.above);
+            let named = claims.find(|(p, claim)| counts(claim) && p.glob.matches(name));
             named.map(|(_, claim)| claim)
-        })
+        };
+        marked
+            .map(|(_, claim)| claim)
+            .or_else(|| {
+                if self.containers.is_empty() {
+                    return None;
+                }
+                let mut name = [0; CONTAINER_NAME];
+                let length = attribute(CONTAINER, &mut name)?;
+                first(&self.containers, name.get(..length)?)
+            })
+            .or_else(|| first(&self.cgroups, path))
     }
 
     /// Whether a match counts for what has the rule `above` without it: what anybody could have
@@ -205,15 +231,20 @@ impl Matcher {
         claim.trusted || rule.is_some_and(|rule| turn(rule.kill) >= turn(above.kill))
     }
 
-    /// What [`cgroup`](Self::cgroup) gives a cgroup, as far as somebody with rights chose it.
+    /// What [`cgroup`](Self::cgroup) gives a cgroup, as far as somebody with rights chose it, and what
+    /// systemd says of it.
     pub fn cgroup_rule(
         &self,
         path: &[u8],
         chosen: &Chosen,
         attribute: Lookup<'_>,
     ) -> Option<Ruled> {
-        let claim = self.claim_of_cgroup(path, chosen, attribute)?;
-        self.ruled(claim, chosen.above)
+        let claim = self.claim_of_cgroup(path, chosen, &mut *attribute);
+        let own = claim.and_then(|claim| self.ruled(claim, chosen.above));
+        match Preference::of(chosen, attribute) {
+            Some(preference) => Some(preference.applied(own, chosen.above)),
+            None => own,
+        }
     }
 
     /// What [`process`](Self::process) gives a process.

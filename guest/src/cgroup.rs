@@ -27,8 +27,10 @@ pub fn make(name: &str, mut write: impl FnMut(&Path, &str) -> io::Result<()>) ->
             }
         }
         dir.push(OsString::from_vec(bytes(part)));
-        if !dir.is_dir() {
-            fs::create_dir(&dir)?;
+        match fs::create_dir(&dir) {
+            // Others make the same at the same time.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
         }
     }
     Ok(())

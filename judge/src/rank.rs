@@ -35,7 +35,7 @@ impl Look<'_> {
             (
                 turn,
                 j.frees < worth,
-                Reverse(j.row.rule.kill),
+                Reverse(j.row.rule.kill_turn()),
                 !self.loops(j),
                 Reverse(j.frees / PAGE),
                 j.row.id,
@@ -47,7 +47,12 @@ impl Look<'_> {
         {
             first.reason = Reason::Chosen;
         }
-        self.explain_order(worth, |row| row.rule.kill, judged);
+        self.explain_order(
+            worth,
+            |row| row.rule.kill,
+            |row| row.rule.kill_turn(),
+            judged,
+        );
     }
 
     /// The same for reclaim.
@@ -65,7 +70,8 @@ impl Look<'_> {
                 j.row.id,
             )
         });
-        self.explain_order(worth, |row| row.rule.reclaim, judged);
+        let priority = |row: &Row| row.rule.reclaim;
+        self.explain_order(worth, priority, priority, judged);
     }
 
     /// Whether it came back as often as the policy lets pass.
@@ -84,7 +90,13 @@ impl Look<'_> {
     }
 
     /// Why those behind the first are not it.
-    fn explain_order(&self, worth: u64, priority: impl Fn(&Row) -> u16, judged: &mut [Judged]) {
+    fn explain_order(
+        &self,
+        worth: u64,
+        priority: impl Fn(&Row) -> u16,
+        turn: impl Fn(&Row) -> u16,
+        judged: &mut [Judged],
+    ) {
         let Some((best, others)) = judged.split_first_mut() else {
             return;
         };
@@ -96,6 +108,8 @@ impl Look<'_> {
                 Reason::TooLittle
             } else if priority(&j.row) < priority(&best.row) {
                 Reason::LowerPriority
+            } else if turn(&j.row) < turn(&best.row) {
+                Reason::Avoided
             } else if self.loops(best) && !self.loops(j) {
                 Reason::Steady
             } else {

@@ -110,6 +110,8 @@ pub enum Reason {
     Chosen,
     /// Another one has a higher priority.
     LowerPriority,
+    /// Same priority, but systemd asks that it be avoided.
+    Avoided,
     /// Same priority, another one frees more.
     FreesLess,
     /// It would hardly help, another one would.
@@ -138,6 +140,7 @@ impl Reason {
             self,
             Self::Chosen
                 | Self::LowerPriority
+                | Self::Avoided
                 | Self::FreesLess
                 | Self::TooLittle
                 | Self::Steady
@@ -154,6 +157,7 @@ impl Reason {
         match self {
             Self::Chosen => "goes first",
             Self::LowerPriority => "lower priority",
+            Self::Avoided => "same priority, to be avoided (user.oomd_avoid)",
             Self::FreesLess => "same priority, frees less",
             Self::TooLittle => "frees too little",
             Self::Together => "goes with it, as there is no time for one after the other",

@@ -7,7 +7,7 @@ mkdir -p dev proc run sys tmp var/lib/product usr/bin "$units/sysinit.target.wan
 for dir in bin lib lib64; do
 	ln -s "usr/$dir" "$dir"
 done
-cp -L /bin/busybox /bin/lowtide usr/bin/
+cp -L /bin/busybox /bin/lowtide /bin/lowtide-guest usr/bin/
 ln -s busybox usr/bin/sh
 ln -s busybox usr/bin/kill
 # As `systemctl enable` does.

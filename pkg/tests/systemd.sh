@@ -89,6 +89,40 @@ rm "$CONFIG"
 step systemctl reload lowtide
 step fails holds /dev/watchdog
 
+# What the units say counts, and systemd says what became of the one that went.
+unit() {
+	printf '[Service]\nManagedOOMPreference=%s\nExecStart=/usr/bin/lowtide-guest %s\n' "$2" "$3" \
+		> "/etc/systemd/system/$1.service"
+	systemctl start "$1"
+}
+
+# What `systemctl status` has as the unit's result.
+ended() {
+	[ "$(systemctl show "$1" --value --property Result)" = "$2" ]
+}
+
+explained() {
+	grep "/system.slice/$1.service .* $2" /run/explained
+}
+
+step unit omitted omit 'sleeper --size 40M'
+step unit avoided avoid 'sleeper --size 40M'
+step unit plain none 'sleeper --size 20M'
+step unit ended none 'sleeper --size 1M'
+systemctl kill --signal KILL ended
+step soon ended ended signal
+step lowtide explain > /run/explained
+step explained omitted never
+step explained avoided 'same priority, to be avoided'
+step explained plain 'goes first\|same priority, frees less'
+step unit grows none 'hog --rate 60M'
+step soon ended grows oom-kill
+for name in omitted avoided plain; do
+	step systemctl --quiet is-active "$name"
+done
+journalctl --unit grows --output cat
+systemctl stop omitted avoided plain
+
 # One that hangs.
 kill -STOP "$(show MainPID)"
 step soon is NRestarts 2

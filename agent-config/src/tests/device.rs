@@ -2,6 +2,7 @@
 
 use crate::{Device, ProcessInfo};
 use lowtide_judge::{Stall, Trigger};
+use lowtide_rules::CONTAINER;
 use std::ffi::CStr;
 
 struct Fake {
@@ -16,10 +17,20 @@ impl Device for Fake {
     }
 
     fn attribute(&self, path: &[u8], name: &CStr, value: &mut [u8]) -> Option<usize> {
+        if name == CONTAINER {
+            let container = path.strip_prefix(b"docker/")?;
+            value[..container.len()].copy_from_slice(container);
+            return Some(container.len());
+        }
         (path == self.marked.as_bytes() && name == c"user.lowtide").then(|| {
             value[..1].copy_from_slice(b"m");
             1
         })
+    }
+
+    fn unnamed_containers(&self) -> usize {
+        let unnamed = |path: &&Vec<u8>| path.starts_with(b"unnamed/");
+        self.cgroups.iter().filter(unnamed).count()
     }
 
     fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool {
@@ -192,4 +203,23 @@ fn what_is_shipped_may_be_unused() {
         lines,
         ["t:3:17: warning: group: lifeline: 1 of 1 patterns match nothing here now: asterisk"]
     );
+}
+
+#[test]
+fn containers_are_found_by_name_and_it_is_said_where_there_is_none() {
+    let text = format!(
+        "{QUIET}[[group]]\nname = \"home\"\nkill = 900\ncontainers = [\"addon_*\", \"none\"]\n"
+    );
+    let here = said(&text, &device(&["docker/addon_zwave", "unnamed/c"]));
+    assert!(
+        here.contains("t:4:1: warning: group: home: 1 of 2 patterns match nothing here now: none"),
+        "{here}"
+    );
+    assert!(
+        here.contains("t:7:14: warning: group.containers: the names of 1 containers here"),
+        "{here}"
+    );
+    assert!(here.contains("cgroup_parent"), "{here}");
+    let none = said(QUIET, &device(&["unnamed/c"]));
+    assert_eq!(none, "", "no group goes by names");
 }

@@ -307,6 +307,39 @@ fn a_name_that_anybody_can_choose_lets_nothing_go_later() {
 }
 
 #[test]
+fn a_container_is_claimed_by_its_name_before_its_path() {
+    let text = "[[group]]\nname = \"path\"\nkill = 900\ncgroups = [\"docker/*\"]\n\
+                [[group]]\nname = \"name\"\nkill = \"never\"\ncontainers = [\"home*\"]\n\
+                [[group]]\nname = \"exact\"\nkill = 10\ncontainers = \"homepage\"\n";
+    let loaded = parse("t", text).unwrap();
+    let above = rule(&loaded.policy, NO_GROUP);
+    let kill = |name: &str, path_by_root| {
+        let chosen = lowtide_rules::Chosen {
+            path_by_root,
+            marks_by_root: path_by_root,
+            above,
+        };
+        let ruled = loaded
+            .matcher
+            .cgroup_rule(b"docker/x", &chosen, &mut |asked, value| {
+                (asked == lowtide_rules::CONTAINER).then(|| {
+                    value[..name.len()].copy_from_slice(name.as_bytes());
+                    name.len()
+                })
+            });
+        ruled.map(|ruled| ruled.rule.kill)
+    };
+    assert_eq!(kill("homeassistant", true), Some(NEVER));
+    assert_eq!(kill("homepage", true), Some(10), "the more specific one");
+    assert_eq!(kill("other", true), Some(900));
+    // In a tree of a user's own, any name is the user's choice.
+    assert_eq!(kill("homeassistant", false), Some(900));
+    let same = "[[group]]\nname = \"a\"\ncontainers = \"x\"\n[[group]]\nname = \"b\"\ncontainers = \"x\"\n";
+    let error = parse("t", same).unwrap_err().to_string();
+    assert!(error.contains("group.containers"), "{error}");
+}
+
+#[test]
 fn the_way_in_is_a_process_wherever_it_runs() {
     let loaded = parse("t", "").unwrap();
     let rest = rule(&loaded.policy, NO_GROUP);
@@ -387,4 +420,35 @@ fn a_gateway_with_a_hundred_containers_fits() {
         said.contains("65 groups, 1 of them built in or of the profile; a policy holds 64"),
         "{said}"
     );
+}
+
+#[test]
+fn a_gateway_with_a_hundred_containers_of_three_ranks_fits() {
+    let mut text = "profile = \"gateway\"\n".to_owned();
+    for (group, kill) in [("broker", 100), ("apps", 500), ("addons", 900)] {
+        let names = |kind: &str| {
+            let all: Vec<_> = (0..34).map(|i| format!("\"{kind}{group}-{i}\"")).collect();
+            all.join(", ")
+        };
+        text += &format!(
+            "[[group]]\nname = \"{group}\"\nkill = {kill}\ncontainers = [{}]\ncgroups = [{}]\n",
+            names(""),
+            names("docker.slice/"),
+        );
+    }
+    let loaded = parse("t", &text).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.matcher.containers.len(), 102);
+    let of_device = loaded.matcher.cgroups.iter();
+    assert!(
+        of_device
+            .filter(|p| p.glob.matches(b"docker.slice/apps-33"))
+            .count()
+            == 1
+    );
+    // What does not fit is said with the built-in ones counted apart.
+    let many: String = (0..lowtide_judge::GROUPS)
+        .map(|i| format!("[[group]]\nname = \"g{i}\"\ncgroups = \"c{i}\"\n"))
+        .collect();
+    let error = parse("t", &many).unwrap_err().to_string();
+    assert!(error.contains("built in or of the profile"), "{error}");
 }

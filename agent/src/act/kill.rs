@@ -117,7 +117,14 @@ pub fn process(
     pidfd_send_signal(&process.pidfd, Signal::KILL)?;
     let done = Done::only(Outcome::DONE);
     if let Ok(pidfd) = process.pidfd.try_clone() {
-        releaser.release(Killed::Process(pidfd));
+        let memcg = if target.flags & Row::PROCESS == 0 {
+            target.id
+        } else {
+            // 0 where there are no cgroups.
+            target.parent
+        };
+        let memcg = (memcg != 0).then(|| tree.open_id(memcg).ok()).flatten();
+        releaser.release(Killed::Process { pidfd, memcg });
     }
     Ok(Done {
         process: Some(name),

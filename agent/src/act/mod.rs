@@ -8,6 +8,7 @@ mod held;
 pub mod kill;
 pub mod mrelease;
 mod only;
+mod oomd;
 pub mod process;
 mod reboot;
 mod reclaim;

@@ -5,6 +5,7 @@
 //! nothing else waits for.
 
 use super::kill::each_process;
+use super::oomd;
 use crate::sys;
 use rustix::fd::{AsFd as _, OwnedFd};
 use std::hint::black_box;
@@ -23,8 +24,11 @@ const TOUCHED: usize = 6 << 10;
 pub enum Killed {
     /// A cgroup, by its directory.
     Memcg(OwnedFd),
-    /// A process, by its pidfd.
-    Process(OwnedFd),
+    /// A process, and the directory of its cgroup where there is one.
+    Process {
+        pidfd: OwnedFd,
+        memcg: Option<OwnedFd>,
+    },
 }
 
 /// The way to the thread.
@@ -57,17 +61,37 @@ fn release_all(killed: &Receiver<Killed>) {
     let _ = rustix::process::setpriority_process(None, -20);
     // Its first touch would wait for a page just when there is none.
     black_box([0_u8; TOUCHED]);
+    // Before anything is given back: systemd looks for the marks once nothing is left in the cgroup.
+    let marks = oomd::is_wanted();
     for killed in killed {
         match killed {
             Killed::Memcg(dir) => {
+                if marks {
+                    oomd::mark(dir.as_fd(), count(&dir));
+                }
                 let _ = each_process(dir.as_fd(), &mut |pidfd| {
                     let _ = sys::process_mrelease(pidfd);
                     Ok(())
                 });
             }
-            Killed::Process(pidfd) => drop(sys::process_mrelease(&pidfd)),
+            Killed::Process { pidfd, memcg } => {
+                if let Some(dir) = memcg.filter(|_| marks) {
+                    oomd::mark(dir.as_fd(), 1);
+                }
+                let _ = sys::process_mrelease(&pidfd);
+            }
         }
     }
+}
+
+/// Processes in the cgroup and below it.
+fn count(dir: &OwnedFd) -> u64 {
+    let mut processes = 0;
+    let _ = each_process(dir.as_fd(), &mut |_| {
+        processes += 1;
+        Ok(())
+    });
+    processes
 }
 
 #[cfg(test)]
@@ -83,7 +107,7 @@ mod tests {
         let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
         for _ in 0..3 {
             let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
-            releaser.release(Killed::Process(pidfd));
+            releaser.release(Killed::Process { pidfd, memcg: None });
         }
         child.kill().unwrap();
         child.wait().unwrap();

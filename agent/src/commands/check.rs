@@ -1,10 +1,12 @@
 use super::output::{complain, print};
 use crate::config::{self, Device, Paths};
+use crate::sense::containers::Containers;
 use crate::sense::meminfo::Meminfo;
 use crate::sense::process::ProcessInfo;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
 use lowtide_judge::Trigger;
+use lowtide_rules::CONTAINER;
 use procfs::ProcResult;
 use std::ffi::{CStr, OsStr};
 use std::fs;
@@ -129,6 +131,8 @@ struct Looked {
     mount: PathBuf,
     cgroups: Vec<Vec<u8>>,
     processes: Vec<Described>,
+    containers: Containers,
+    unnamed: usize,
 }
 
 /// Name, program and user of a process.
@@ -142,8 +146,11 @@ impl Looked {
             mount: root.join("sys/fs/cgroup"),
             cgroups: Vec::new(),
             processes: copied_processes(&root.join("proc")),
+            containers: Containers::default(),
+            unnamed: 0,
         };
         below(&this.mount, &mut Vec::new(), &mut this.cgroups);
+        this.name_containers(root);
         (!this.cgroups.is_empty()).then_some(this)
     }
 
@@ -153,12 +160,21 @@ impl Looked {
             mount: PathBuf::new(),
             cgroups: Vec::new(),
             processes: processes(),
+            containers: Containers::default(),
+            unnamed: 0,
         };
         if let Ok(tree) = Tree::open() {
             this.mount = tree.mount().to_owned();
             below(&this.mount, &mut Vec::new(), &mut this.cgroups);
+            this.name_containers(Path::new("/"));
         }
         this
+    }
+
+    /// By the files below `root`.
+    fn name_containers(&mut self, root: &Path) {
+        let unnamed = |path: &&Vec<u8>| self.containers.look(path, root);
+        self.unnamed = self.cgroups.iter().filter(unnamed).count();
     }
 }
 
@@ -222,7 +238,14 @@ impl Device for Looked {
     }
 
     fn attribute(&self, path: &[u8], name: &CStr, value: &mut [u8]) -> Option<usize> {
+        if name == CONTAINER {
+            return self.containers.name(path, value);
+        }
         rustix::fs::getxattr(self.mount.join(OsStr::from_bytes(path)), name, value).ok()
+    }
+
+    fn unnamed_containers(&self) -> usize {
+        self.unnamed
     }
 
     fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool {

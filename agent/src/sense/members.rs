@@ -105,7 +105,7 @@ impl Process {
         };
         let row = Row {
             rule: Rule {
-                flags: Rule::PROCESS,
+                flags: Rule::PROCESS | cgroup.flags & Rule::AVOID,
                 ..own.map_or(cgroup, |own| own.rule)
             },
             ..status.row()
@@ -183,7 +183,8 @@ impl Tally {
         if self.all == 0 || is_named && (base.kill == NEVER || self.never == 0) {
             return own;
         }
-        if self.named == 0 {
+        let is_omitted = base.kill == NEVER && base.flags & Rule::AVOID != 0;
+        if self.named == 0 || is_omitted {
             return own;
         }
         if self.never == self.all {
@@ -203,7 +204,7 @@ impl Tally {
         Some(Ruled {
             rule: Rule {
                 kill: self.highest,
-                flags: Rule::PROCESS,
+                flags: Rule::PROCESS | base.flags & Rule::AVOID,
                 ..base
             },
             trusted,

@@ -12,7 +12,9 @@ pub mod births;
 pub mod bpf;
 pub mod cgroupfs;
 pub mod choose;
+pub mod containers;
 pub mod interrupt;
+mod json_value;
 #[cfg(feature = "bpf")]
 pub mod kfunc;
 mod lazy;

@@ -1,13 +1,14 @@
 //! The cgroup tree by name: which rule belongs to which cgroup id.
 
 use super::Engine;
+use super::containers::Containers;
 use super::interrupt::Interrupt;
 use super::members::Tally;
 use super::process::{ProcessInfo, read_at};
 use super::walk::{each_below, each_child, go_down, open_dir};
 use crate::sys;
 use lowtide_common::Rule;
-use lowtide_rules::Matcher;
+use lowtide_rules::{CONTAINER, Matcher};
 pub use lowtide_rules::{Chosen, Ruled, turn};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
@@ -33,8 +34,14 @@ pub const INHERITS: Rule = Rule {
 /// What the config says about one cgroup or process by itself, not through its ancestors.
 pub trait OwnRule {
     /// `path` is relative to the cgroup root, without a leading slash; `dir` is its open directory,
-    /// for its attributes.
-    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>, chosen: &Chosen) -> Option<Ruled>;
+    /// for its attributes; a container in it is called what `containers` knows.
+    fn own_rule(
+        &self,
+        path: &[u8],
+        dir: BorrowedFd<'_>,
+        chosen: &Chosen,
+        containers: &Containers,
+    ) -> Option<Ruled>;
 
     /// The same for a process that has the rule `above` without one of its own.
     fn process_rule(&self, process: &ProcessInfo<'_>, above: Rule) -> Option<Ruled>;
@@ -56,8 +63,17 @@ pub struct Entry {
 }
 
 impl OwnRule for Matcher {
-    fn own_rule(&self, path: &[u8], dir: BorrowedFd<'_>, chosen: &Chosen) -> Option<Ruled> {
+    fn own_rule(
+        &self,
+        path: &[u8],
+        dir: BorrowedFd<'_>,
+        chosen: &Chosen,
+        containers: &Containers,
+    ) -> Option<Ruled> {
         self.cgroup_rule(path, chosen, &mut |name, value| {
+            if name == CONTAINER {
+                return containers.name(path, value);
+            }
             rustix::fs::fgetxattr(dir, name, value).ok()
         })
     }
@@ -82,6 +98,9 @@ pub struct Tree {
     mount: PathBuf,
     /// Its ids are inode numbers.
     is_copy: bool,
+    /// What is called the root where files are looked for: `/`, or that of the copy.
+    files: PathBuf,
+    containers: Containers,
     /// The agent and init: never touched, whatever the config says.
     protected_processes: heapless::Vec<i32, 2>,
     /// Their cgroups.
@@ -101,7 +120,11 @@ impl Tree {
     /// A copy of the tree of a device, on any file system: nothing in it can be acted on.
     pub fn copied(dir: &std::path::Path) -> io::Result<Self> {
         let mount = dir.canonicalize()?;
+        // Less sys/fs/cgroup.
+        let files = mount.ancestors().nth(3).unwrap_or(&mount).to_owned();
         Ok(Self {
+            files,
+            containers: Containers::default(),
             root: Some(open_dir(rustix::fs::CWD, &mount)?),
             mount,
             is_copy: true,
@@ -120,6 +143,8 @@ impl Tree {
             root: root.transpose()?,
             mount: mount.unwrap_or_default(),
             is_copy: false,
+            files: PathBuf::from("/"),
+            containers: Containers::default(),
             protected_processes: pids.iter().take(2).copied().collect(),
             protected: heapless::Vec::new(),
             own: None,
@@ -153,6 +178,11 @@ impl Tree {
     /// Its root directory. `ENOENT` where none is mounted.
     pub fn root(&self) -> io::Result<BorrowedFd<'_>> {
         Ok(self.root.as_ref().ok_or(Errno::NOENT)?.as_fd())
+    }
+
+    /// What containers are called.
+    pub fn containers(&self) -> &Containers {
+        &self.containers
     }
 
     /// Whether a file is in the root directory.
@@ -398,7 +428,7 @@ impl Tree {
         if self.is_protected(id) {
             return Some(Ruled::NEVER);
         }
-        let mut rule = rules.own_rule(path, dir, chosen);
+        let mut rule = rules.own_rule(path, dir, chosen, &self.containers);
         // Without the controller below it, it is a leaf among memcgs.
         let _ = each_uncounted(path, dir, &mut |path, dir| {
             let names_by_root = chosen.path_by_root && chosen.marks_by_root;
@@ -460,6 +490,7 @@ impl Walk<'_, '_> {
                 return ControlFlow::Continue(());
             };
             let length = go_down(path, name);
+            let _ = self.tree.containers.look(path, &self.tree.files);
             let chosen = self
                 .tree
                 .chosen_by(child.as_fd(), here.names_by_root, here.rule);
@@ -504,7 +535,7 @@ impl Walk<'_, '_> {
 /// A unit that holds somebody with another kill priority, or whose processes are taken one by one,
 /// cannot be killed as a whole: below it, each leaf stands for itself.
 pub fn is_split_by(unit: Rule, inner: Rule) -> bool {
-    let differs = unit.kill != inner.kill || inner.flags & Rule::PROCESS != 0;
+    let differs = unit.kill_turn() != inner.kill_turn() || inner.flags & Rule::PROCESS != 0;
     unit.flags & Rule::UNIT != 0 && differs
 }
 

@@ -1,6 +1,7 @@
 //! How figures and verdicts read.
 
 use crate::escaped::Escaped;
+use crate::sense::containers::Containers;
 use crate::sense::process::Name;
 use crate::sense::tree::{PATH, Tree};
 use crate::units::{Permyriad, Size};
@@ -34,12 +35,13 @@ pub struct Whom<'a> {
     process: Option<&'a Name>,
     /// `None` where a process is all there is to name.
     cgroup: Option<&'a [u8]>,
+    containers: &'a Containers,
 }
 
 impl<'a> Whom<'a> {
     /// `process` is the one of the target that was meant, where it is not all of it.
     pub fn new(
-        tree: &Tree,
+        tree: &'a Tree,
         target: &Row,
         process: Option<&'a Name>,
         buffer: &'a mut [MaybeUninit<u8>; PATH],
@@ -52,7 +54,11 @@ impl<'a> Whom<'a> {
             let path = dir.and_then(|dir| tree.path_of(dir.as_fd(), buffer).ok());
             path.unwrap_or(b"(gone)")
         });
-        Self { process, cgroup }
+        Self {
+            process,
+            cgroup,
+            containers: tree.containers(),
+        }
     }
 }
 
@@ -62,8 +68,8 @@ impl Display for Whom<'_> {
             write!(f, "{} ({})", pid.as_raw_pid(), Escaped(name))?;
         }
         match (self.process, self.cgroup) {
-            (Some(_), Some(path)) => write!(f, " of /{}", Escaped(path)),
-            (None, Some(path)) => write!(f, "/{}", Escaped(path)),
+            (Some(_), Some(path)) => write!(f, " of /{}", self.containers.shown(path)),
+            (None, Some(path)) => write!(f, "/{}", self.containers.shown(path)),
             (Some(_), None) => Ok(()),
             (None, None) => f.write_str("a process"),
         }
@@ -127,7 +133,7 @@ pub struct Other<'a> {
 impl<'a> Other<'a> {
     pub fn new(
         policy: &'a Policy,
-        tree: &Tree,
+        tree: &'a Tree,
         other: &'a Judged,
         buffer: &'a mut [MaybeUninit<u8>; PATH],
     ) -> Self {
@@ -158,7 +164,11 @@ impl<'a> Because<'a> {
         Self { why, whom: None }
     }
 
-    pub fn new(verdict: &'a Verdict, tree: &Tree, buffer: &'a mut [MaybeUninit<u8>; PATH]) -> Self {
+    pub fn new(
+        verdict: &'a Verdict,
+        tree: &'a Tree,
+        buffer: &'a mut [MaybeUninit<u8>; PATH],
+    ) -> Self {
         let id = match verdict.why {
             Why::StillExiting { id }
             | Why::Preparing { id, .. }

@@ -290,7 +290,7 @@ fn path(tree: &Tree, id: u64) -> String {
     tree.open_id(id)
         .and_then(|dir| {
             tree.path_of(dir.as_fd(), &mut buffer)
-                .map(|path| format!("/{}", Escaped(path)))
+                .map(|path| format!("/{}", tree.containers().shown(path)))
         })
         .unwrap_or_else(|_| format!("(gone) {id}"))
 }
