@@ -101,8 +101,12 @@ ended() {
 	[ "$(systemctl show "$1" --value --property Result)" = "$2" ]
 }
 
+explain() {
+	lowtide explain --json | sed 's/{"path":/\n&/g' > /run/explained
+}
+
 explained() {
-	grep "/system.slice/$1.service .* $2" /run/explained
+	grep "/$1.service\",.*\"kill\":{[^}]*\"why\":\"$2" /run/explained
 }
 
 step unit omitted omit 'sleeper --size 40M'
@@ -111,7 +115,7 @@ step unit plain none 'sleeper --size 20M'
 step unit ended none 'sleeper --size 1M'
 systemctl kill --signal KILL ended
 step soon ended ended signal
-step lowtide explain > /run/explained
+step explain
 step explained omitted never
 step explained avoided 'same priority, to be avoided'
 step explained plain 'goes first\|same priority, frees less'
