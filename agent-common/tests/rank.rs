@@ -50,10 +50,21 @@ fn a_row_is_ranked_by_its_own_priority_for_what_would_come_back() {
     };
     assert_eq!(row.freed_by_kill(), 7 << 20);
     assert_eq!(row.reclaimable_file(), 8 << 20);
-    assert_eq!(row.kill_key(7 << 20), key(500, 7 << 20, 0));
-    assert_eq!(row.kill_key((7 << 20) + 1), key(500, 7 << 20, u64::MAX));
+    assert_eq!(row.kill_key(7 << 20), key(1001, 7 << 20, 0));
+    assert_eq!(row.kill_key((7 << 20) + 1), key(1001, 7 << 20, u64::MAX));
     assert_eq!(row.reclaim_key(8 << 20), key(501, 8 << 20, 0));
     assert_eq!(row.reclaim_key((8 << 20) + 1), key(501, 8 << 20, u64::MAX));
+}
+
+#[test]
+fn what_is_to_be_avoided_is_the_last_of_its_number() {
+    let turn = |kill, flags| rule(kill, flags).kill_turn();
+    for kill in 0..1000 {
+        assert!(turn(kill, Rule::AVOID) < turn(kill, 0));
+        assert!(turn(kill, 0) < turn(kill + 1, Rule::AVOID));
+    }
+    // Eleven bits of the key hold it.
+    assert!(turn(1000, 0) < 0x800);
 }
 
 #[test]
