@@ -68,9 +68,9 @@ impl Display for Decisions<'_> {
                 Seconds(shown.first.at.saturating_sub(begin.at)).to_string(),
                 level.name().to_owned(),
                 format!("{} ({})", Size(*available), Permyriad(share)),
-                said(&shown.first.done, shown.count),
+                said(&shown.first.done, shown.count, false),
                 if differs {
-                    said(&shown.first.judged, shown.count)
+                    said(&shown.first.judged, shown.count, true)
                 } else {
                     "the same".to_owned()
                 },
@@ -119,11 +119,13 @@ fn condensed(decisions: &[Decision]) -> Vec<Shown<'_>> {
     shown
 }
 
-fn said(side: &Side, count: usize) -> String {
+/// The groups are those by which it is judged.
+fn said(side: &Side, count: usize, grouped: bool) -> String {
     let targets = side
         .targets
         .iter()
         .map(|target| match target.group.as_str() {
+            _ if !grouped => target.name.clone(),
             "" => target.name.clone(),
             group => format!("{} ({group})", target.name),
         });
@@ -194,8 +196,8 @@ impl Display for Summary<'_> {
                 f,
                 "{name}: differs after {}: was {}, would be {}",
                 Seconds(first.at.saturating_sub(run.begin.at)),
-                said(&first.done, 1),
-                said(&first.judged, 1)
+                said(&first.done, 1, false),
+                said(&first.judged, 1, true)
             )?;
         }
         let hours: u64 = self
