@@ -198,26 +198,6 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
-        name: "a_recording_shows_which_config_takes_the_right_one",
-        scenario: tuned,
-        check: |run| {
-            // The player holds most, so with equal numbers it goes before what grows.
-            says(run, "kill /apps/player")?;
-            says(run, "reloaded: ")?;
-            let tape = taped(run, "tuned")?;
-            let shown = desk(&["replay"], &tape, 0)?;
-            ensure!(shown.contains("The same decisions"), "{shown}");
-            std::fs::write(tape.with_extension("toml"), TUNED)?;
-            let shown = desk(&["replay", "--config", "CONFIG"], &tape, 2)?;
-            let mut decisions = shown.lines().filter(|line| line.contains("differs"));
-            let first = decisions.next().context(shown.clone())?;
-            let wanted = ["kill /apps/player", "kill /apps/sync (sync)"];
-            ensure!(wanted.iter().all(|part| first.contains(part)), "{shown}");
-            says(run, "kill /apps/sync (group sync, priority 800")
-        },
-        ..PLAIN
-    },
-    Case {
         name: "in_a_dry_run_the_agent_only_says_what_it_would_do",
         scenario: || {
             let mut scenario = fast_hog();
@@ -284,66 +264,6 @@ fn recorded() -> Scenario {
         until: Some("recorder".into()),
         counted: true,
         linger_ms: 0,
-        ..scenario
-    }
-}
-
-/// What nobody has said yet: all that is not the lifeline has the same number.
-const UNTUNED: &str =
-    "[[group]]\nname = \"lifeline\"\nkill = \"never\"\ncgroups = [\"lifeline/**\"]\n";
-/// The device is for its player, and can do without the sync.
-const TUNED: &str =
-    "[[group]]\nname = \"lifeline\"\nkill = \"never\"\ncgroups = [\"lifeline/**\"]\n
-[[group]]\nname = \"player\"\nkill = 100\ncgroups = [\"apps/player\"]\n
-[[group]]\nname = \"sync\"\nkill = 800\ncgroups = [\"apps/sync\"]\n";
-
-/// A kiosk on which the wrong one goes, as its recording shows, and the right one after a change of the
-/// file: docs/tuning.md has what it says.
-fn tuned() -> Scenario {
-    let script = format!(
-        "export PATH=/bin
-        lowtide record /run/kiosk.lowtide --every 1s & recorder=$!
-        until lowtide log | busybox grep -q 'kill /apps/player'; do busybox sleep 1; done
-        busybox sleep 3; kill $recorder; wait
-        busybox base64 /run/kiosk.lowtide
-        busybox cp /etc/tuned.toml {CONFIG}
-        busybox kill -HUP $(busybox pidof lowtide)
-        busybox sleep 1; lowtide status
-        until lowtide log | busybox grep -q 'kill /apps/sync'; do busybox sleep 1; done
-        lowtide log"
-    );
-    let mut scenario = idle();
-    scenario
-        .services
-        .retain(|service| [LIFELINE, "lowtide"].contains(&service.name.as_str()));
-    scenario.files.insert(CONFIG.into(), UNTUNED.into());
-    scenario
-        .files
-        .insert("/etc/tuned.toml".into(), TUNED.into());
-    let after = |after: &str, service: Service| Service {
-        after: Some(after.into()),
-        ..service
-    };
-    // Slow enough to be there still when the new config is.
-    let grows = ["hog", "--rate", "8M"];
-    scenario.services.extend([
-        load("player", "apps/player", &["sleeper", "--size", "90M"]),
-        Service {
-            name: "recorder".into(),
-            command: ["/bin/busybox", "sh", "-c", &script]
-                .map(String::from)
-                .to_vec(),
-            cgroup: "shell".into(),
-            after: Some("lowtide".into()),
-            ..Service::default()
-        },
-        after("recorder", load("sync", "apps/sync", &grows)),
-    ]);
-    Scenario {
-        until: Some("recorder".into()),
-        linger_ms: 0,
-        limit_s: 90,
-        counted: true,
         ..scenario
     }
 }
