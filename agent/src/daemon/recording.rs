@@ -5,7 +5,6 @@ use super::report::targets;
 use crate::act;
 use crate::domain::DomainId;
 use crate::sense::tree::PATH;
-use crate::tell::recorder::SOCKET;
 use crate::tell::recording::Begin;
 use crate::tell::words::Whom;
 use lowtide_common::CANDIDATES;
@@ -28,8 +27,11 @@ impl Daemon {
             .as_mut()
             .map(|recorder| recorder.attend(begin));
         if let Some(Err(error)) = attended {
-            self.log
-                .warning(format_args!("{SOCKET}: answering a recorder: {error}"));
+            // The caller would still wait, and wake the agent over and over.
+            self.recorder = None;
+            self.log.warning(format_args!(
+                "no more recordings: {error}; the next start brings them back"
+            ));
         }
     }
 

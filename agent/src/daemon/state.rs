@@ -63,11 +63,13 @@ impl Daemon {
         let Some(socket) = self.socket.take() else {
             return;
         };
-        if let Err(error) = socket.answer(|answer| self.write_state(answer)) {
-            self.log
-                .warning(format_args!("answering a caller: {error}"));
+        match socket.answer(|answer| self.write_state(answer)) {
+            Ok(()) => self.socket = Some(socket),
+            // The caller would still wait, and wake the agent over and over.
+            Err(error) => self.log.warning(format_args!(
+                "no more answers to `lowtide status`: {error}; the next start brings them back"
+            )),
         }
-        self.socket = Some(socket);
     }
 
     fn write_state(&mut self, to: &mut impl Write) -> fmt::Result {
