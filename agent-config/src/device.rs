@@ -159,7 +159,7 @@ impl Loaded {
         }
     }
 
-    /// What is protected from reclaim is missing for everybody else.
+    /// What is protected from reclaim is missing for all others.
     fn protected(&self, total: u64, problems: &mut Problems) {
         let protect = |group: &Group| group.protect.map_or(0, |amount| amount.of(total));
         let sum = self

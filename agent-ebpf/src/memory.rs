@@ -25,7 +25,7 @@ fn counter(base: u64, index: u64) -> i64 {
     value.max(0)
 }
 
-/// Free pages that the kernel gives to anybody, and what it keeps back beside them.
+/// Free pages that the kernel gives to any process, and what it keeps back beside them.
 #[derive(Clone, Copy)]
 pub struct Free {
     pub pages: i64,

@@ -43,7 +43,7 @@ struct Walk {
 /// The answer and the state of the run.
 ///
 /// # Safety
-/// The caller must be the only one who holds them.
+/// The caller must be the only one that holds them.
 #[inline(always)]
 unsafe fn maps() -> Option<(&'static mut Survey, &'static mut Walk)> {
     // SAFETY: values of one-element maps, which exist for ever; runs are one at a time, as only

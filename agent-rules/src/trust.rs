@@ -1,4 +1,4 @@
-//! Whom a name may protect: what anybody can choose is no reason to spare anything.
+//! What a name may protect: one that any user can choose is no reason to spare anything.
 
 use lowtide_common::Rule;
 

@@ -159,7 +159,7 @@ fn an_agent_with_a_bad_config_ends_whatever_stderr_is() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     assert_eq!(run(writer.into()).wait().unwrap().code(), Some(1));
-    // A pipe that is full, and that nobody empties.
+    // A pipe that is full, and that is not emptied.
     let (reader, writer) = std::io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&writer, true).unwrap();
     while rustix::io::write(&writer, &[0; 4096]).is_ok() {}

@@ -43,7 +43,7 @@ struct Replay {
     config: Vec<PathBuf>,
 }
 
-/// Draws a recording as one SVG file: memory, stalls, who grew, and decisions.
+/// Draws a recording as one SVG file: memory, stalls, what grew, and decisions.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "plot")]
 struct Plot {

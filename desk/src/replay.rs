@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 pub struct Side {
     /// As [`ACTIONS`] has it.
     pub action: &'static str,
-    /// To whom: the ids, and how they are shown.
+    /// To what: the ids, and how they are shown.
     pub ids: Vec<u64>,
     pub targets: Vec<Target>,
 }
@@ -39,7 +39,7 @@ impl Side {
         self.action == "nothing"
     }
 
-    /// Whether somebody ends by it.
+    /// Whether something ends by it.
     pub fn ends(&self) -> bool {
         matches!(self.action, "terminate" | "kill")
     }
@@ -54,7 +54,7 @@ impl Side {
 pub struct Decision {
     /// Milliseconds since the agent's start.
     pub at: Millis,
-    /// cgroup id of whom it is of; 0: the system.
+    /// cgroup id of the domain that it is of; 0: the system.
     pub domain: u64,
     pub level: Level,
     pub available: u64,

@@ -215,7 +215,7 @@ impl Display for Summary<'_> {
         if groups.is_empty() {
             return writeln!(
                 f,
-                "Nobody was asked to stop or killed, and nobody would be."
+                "Nothing was asked to stop or killed, and nothing would be."
             );
         }
         use Column::{Number, Text};

@@ -1,5 +1,5 @@
 //! Episodes of any evidence under the shipped policies: no panic, the same answer twice, only what
-//! the level allows, only on whom the survey names, never on `never`; the highest number first.
+//! the level allows, only on what the survey names, never on `never`; the highest number first.
 #![no_main]
 
 use arbitrary::Arbitrary;

@@ -183,7 +183,7 @@ fn drop_figures(figures: Figures) {
 }
 
 /// The fastest reader: files that stay open, one read each, parsed in one pass that ends with the
-/// last key. It looks neither for new memcgs nor at who has processes, as the engines do.
+/// last key. It looks neither for new memcgs nor at which have processes, as the engines do.
 struct Kept {
     usage: File,
     stat: File,

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The commands before and after: told of whom it is about, in their turn, and never in the way of the
-# kill, whether they hang, are missing, or nobody is there to run them.
+# The commands before and after: told of the victim, in their turn, and never in the way of the
+# kill, whether they hang, are missing, or there is nothing to run them.
 
 # shellcheck source=guest/tests/device.sh
 . "${0%/*}/device.sh"
@@ -50,7 +50,7 @@ reload_with() {
 	kill -HUP "$agent"
 }
 
-# Where no group has a command nobody is there to run any.
+# Where no group has a command there is no process to run any.
 cp "$CONFIG" "$NOW"
 start_agent "$NOW"
 step soon is apps/media/memory.oom.group 1

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Without cgroups to choose from: what a process calls itself protects one of root's, and nobody else's.
+# Without cgroups to choose from: what a process calls itself protects one of root's, and no other.
 
 # shellcheck source=guest/tests/device.sh
 . "${0%/*}/device.sh"

@@ -31,7 +31,7 @@ protects_itself() {
 		[ "$(cat "/proc/$agent/oom_score_adj")" -eq -1000 ] && runs_first
 }
 
-# Takes from everybody all that the kernel can get, while the gateway, which has its cache, stands
+# Takes all that the kernel can get from all of them, while the gateway, which has its cache, stands
 # still.
 reclaim_all() {
 	kill -CONT "$(process gateway)"

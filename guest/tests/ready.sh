@@ -1,5 +1,5 @@
 #!/bin/sh
-# From waking to the end of who has to go, the agent waits for no page: neither for one of its own, as
+# From waking to the end of the victim, the agent waits for no page: neither for one of its own, as
 # there may be none to be had and it would have to reclaim one for itself, nor for one of the program,
 # as that may have to be read from the disk. The program is in memory as a whole, but for the code that
 # only the start needs, of which nothing is.

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Under pressure file cache is given back in the order of the config, by who may be asked for it, and
-# nobody goes. `pressed` stalls on its own memory.high.
+# Under pressure file cache is given back in the order of the config, by which may be asked for it, and
+# nothing goes. `pressed` stalls on its own memory.high.
 
 # shellcheck source=guest/tests/device.sh
 . "${0%/*}/device.sh"
@@ -22,7 +22,7 @@ gave_back() {
 	fails holds "$1" 4
 }
 
-# Whom it has taken cache from, as it went on from one to the next.
+# What it has taken cache from, as it went on from one to the next.
 taken_from() {
 	sed -n 's/.*reclaimed [^ ]* of \([^ ]*\) .*/\1/p' /run/agent.log | uniq
 }

@@ -40,8 +40,8 @@ media_is_killed() {
 	[ "$?" -eq 137 ]
 }
 
-# Nobody goes in the file that protects it.
-nobody_in_force() {
+# Nothing goes by the file that protects it.
+nothing_in_force() {
 	is apps/media/memory.min $((1 << 20))
 }
 
@@ -59,9 +59,9 @@ echo 12M > "$CGROUPS/apps/gateway/memory.high"
 
 start_media
 step soon holds media 40
-cp /etc/lowtide/nobody.toml "$NOW"
+cp /etc/lowtide/nothing.toml "$NOW"
 start_agent "$NOW"
-step soon nobody_in_force
+step soon nothing_in_force
 sleep 3
 step fails has_ended
 
@@ -74,8 +74,8 @@ step soon logged 'reload refused'
 start_media
 step media_is_killed
 
-reload_with nobody
-step soon nobody_in_force
+reload_with nothing
+step soon nothing_in_force
 start_media
 step soon holds media 40
 sleep 3

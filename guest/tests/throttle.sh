@@ -46,7 +46,7 @@ start_hog
 step soon frozen
 end_agent KILL
 step frozen
-# The next one has a config that holds nobody back.
+# The next one has a config that holds nothing back.
 start_agent "$CONFIG"
 step soon let_go
 step soon holds media 115

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Where the memory controller is off in a cgroup, what it uses is charged to the one above: who is
+# Where the memory controller is off in a cgroup, what it uses is charged to the one above: what is
 # never killed is not killed with that one, and neither is the agent.
 
 # shellcheck source=guest/tests/device.sh

@@ -7,7 +7,7 @@ use lowtide_common::CANDIDATES;
 /// in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// cgroup id of whom they are of; 0: the system.
+    /// cgroup id of the domain that they are of; 0: the system.
     pub within: u64,
     /// RAM; of a cgroup its limit.
     pub total: u64,

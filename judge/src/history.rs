@@ -173,7 +173,7 @@ impl History {
             self.preparing = None;
             self.asked = None;
             self.caches.clear();
-            // Who was asked has gone, or has time again: in the next episode it is asked anew.
+            // The victim that was asked has gone, or has time again: in the next episode it is asked anew.
             self.attempts.retain(|a| a.step != Step::Terminate);
         }
         if matches!(verdict.why, Why::Relieved(_)) {

@@ -9,7 +9,7 @@ use heapless::Vec;
 use lowtide_common::{NEVER, NO_GROUP, Rule};
 
 /// All protection together is at most this part of RAM: what is protected is missing for
-/// everybody else, and with more the kernel has nothing left to reclaim.
+/// all others, and with more the kernel has nothing left to reclaim.
 const PROTECTED_PART: i64 = 2;
 /// `memory.min` of the agent's own cgroup: all that it takes there, kernel memory included.
 const OWN: i64 = 2 << 20;

@@ -1,4 +1,4 @@
-//! The answer: what to do to whom, or why nothing, and why not the others.
+//! The answer: what to do to which target, or why nothing, and why not the others.
 
 use crate::evidence::{Memory, Rates};
 use crate::history::Millis;
@@ -59,7 +59,7 @@ impl Action {
         }
     }
 
-    /// Whom it is done to.
+    /// What it is done to.
     pub const fn target(&self) -> Option<&Row> {
         match self {
             Self::Nothing | Self::Reboot | Self::Watchdog => None,
@@ -71,7 +71,7 @@ impl Action {
         }
     }
 
-    /// Whether somebody is to end by it.
+    /// Whether something is to end by it.
     pub const fn ends(&self) -> bool {
         matches!(self, Self::Terminate { .. } | Self::Kill { .. })
     }
@@ -98,7 +98,7 @@ pub enum Why {
     InGrace { id: u64, until: Millis },
     /// It is held back until then, and memory does not fall on.
     HeldBack { id: u64, until: Millis },
-    /// Who grows is not known before another look.
+    /// Which one grows is not known before another look.
     Measuring,
     /// The condition holds, and no step of the level can do anything more.
     NothingLeft(Level),
@@ -230,7 +230,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whom a kill is of, first the target; empty for any other action.
+    /// The victims of a kill, first the target; empty for any other action.
     pub fn victims(&self) -> impl Iterator<Item = &Judged> {
         let kills = matches!(self.action, Action::Kill { .. });
         let goes = |judged: &&Judged| matches!(judged.reason, Reason::Chosen | Reason::Together);

@@ -732,8 +732,8 @@ fn a_watchdog_is_starved_for_as_long_as_nothing_is_left() {
         assert_eq!((verdict.action, verdict.helpless), (action, true));
         history.record(&policy, &verdict, &[]);
     }
-    let somebody = [row(7, 800, 60 * MIB, 0)];
-    let verdict = judged(&policy, 4 * MIB, &somebody, &mut history, 1_200);
+    let victim = [row(7, 800, 60 * MIB, 0)];
+    let verdict = judged(&policy, 4 * MIB, &victim, &mut history, 1_200);
     assert!(matches!(verdict.action, Action::Kill { .. }) && !verdict.helpless);
 }
 
@@ -792,7 +792,7 @@ fn a_stall_counts_when_it_lasts() {
     let mut policy = policy();
     policy.levels[1].confirm = Condition::all(&[Term::PressureAbove(Stall::Full, 3_000)]).unwrap();
     let rows = [row(7, 800, 100 * MIB, 0)];
-    // Percent of the time, for so many tenths of a second; whether somebody goes at the end of it.
+    // Percent of the time, for so many tenths of a second; whether one goes at the end of it.
     for (stall, goes) in [
         (&[(90, 12)][..], false),
         (&[(90, 17)], true),
@@ -934,7 +934,7 @@ fn who_grows_is_held_back_and_not_who_is_large() {
     assert_eq!(
         (first.action, first.why),
         (Action::Nothing, Why::Measuring),
-        "one look does not tell who grows"
+        "one look does not tell which grows"
     );
     let second = look(
         &policy,

@@ -52,7 +52,7 @@ step says 'woken by .*, 1 groups cover'
 step logged info 'engine, woken by' 1
 
 # Lines with an explanation in the catalog have the agent's id of it.
-explained() {
+has_id() {
 	[ "$(journalctl --unit lowtide --output cat "MESSAGE_ID=$1" | wc -l)" -eq "$2" ]
 }
 
@@ -67,12 +67,12 @@ first="$(show MainPID)"
 printf '[[group]]\nname = "more"\nkill = 1\ncgroups = ["more"]\n' > "$CONFIG"
 step systemctl reload lowtide
 step says ' 2 groups cover'
-step explained 2d94b8e17f6a4c53a0e9d8c7b6a5f403 1
+step has_id 2d94b8e17f6a4c53a0e9d8c7b6a5f403 1
 echo 'profile = "no such"' > "$CONFIG"
 step fails systemctl reload lowtide
 step says ' 2 groups cover'
 step logged err 'reload refused' 1
-step explained f36c5a9e08d14b7283c4d5e6f7a8b9c5 1
+step has_id f36c5a9e08d14b7283c4d5e6f7a8b9c5 1
 step lives "$first"
 
 rm "$CONFIG"
@@ -130,7 +130,7 @@ step systemctl stop lowtide
 step is ActiveState inactive
 step is Result success
 
-# One that cannot start holds up nobody who waits for it, and starts when it can.
+# One that cannot start holds up nothing that waits for it, and starts when it can.
 echo 'profile = "no such"' > "$CONFIG"
 step fails systemctl start lowtide
 rm "$CONFIG"

@@ -43,7 +43,7 @@ const SEARCHED: (&str, &str) = (
 );
 /// Bytes of a record: `PIPE_BUF`, the most that a pipe takes as a whole or not at all (pipe(7)).
 pub(crate) const RECORD: usize = 4096;
-/// For how long it is looked whether somebody who was asked, and is not killed after all, ends.
+/// For how long it is looked whether a victim that was asked, and is not killed after all, ends.
 const ASKED: Duration = Duration::from_secs(60);
 /// Between two such looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -171,7 +171,7 @@ impl Runner {
 /// Whose end is waited for, to run the command after it.
 struct Awaited {
     record: Record,
-    /// Who was asked, and until when it is looked whether it has ended.
+    /// The victim that was asked, and until when it is looked whether it has ended.
     asked: Option<(Victim, Instant)>,
 }
 
@@ -179,7 +179,7 @@ struct Awaited {
 #[derive(Default)]
 pub struct Commands {
     runner: Option<Runner>,
-    /// For whom the command before has been started in this episode.
+    /// The victim that the command before has been started for in this episode.
     begun: Option<u64>,
     awaited: Option<Awaited>,
     /// Why one was not run, for the log.
@@ -275,12 +275,12 @@ impl Commands {
         }
     }
 
-    /// An episode is over: who comes next is somebody new.
+    /// An episode is over: the next victim is a new one.
     pub fn rest(&mut self) {
         self.begun = None;
     }
 
-    /// Who was killed has ended.
+    /// The victim of a kill has ended.
     pub fn ended(&mut self) {
         self.begun = None;
         if let Some(awaited) = self.awaited.take() {
@@ -288,7 +288,7 @@ impl Commands {
         }
     }
 
-    /// Looks whether who was asked has ended by itself.
+    /// Looks whether the victim that was asked has ended by itself.
     pub fn look(&mut self) {
         let Some((victim, until)) = self.awaited.as_ref().and_then(|a| a.asked.as_ref()) else {
             return;
@@ -357,7 +357,7 @@ pub fn run_all() -> ExitCode {
         }
     }
     if let Some((dir, _)) = place {
-        // Not while a command has left somebody in it.
+        // Not while a command has left a process in it.
         let _ = std::fs::remove_dir(dir);
     }
     ExitCode::SUCCESS
@@ -505,7 +505,7 @@ mod tests {
     #[test]
     fn a_command_that_hangs_is_killed_with_all_that_it_started() {
         let (mut read, write) = io::pipe().unwrap();
-        // Who holds the pipe open is the child of the one that is waited for.
+        // The pipe is held open by the child of the one that is waited for.
         let fd = std::os::fd::AsRawFd::as_raw_fd(&write);
         let hold = format!("sleep 3600 >/proc/{}/fd/{fd} & wait", std::process::id());
         let end = run(&["/bin/sh", "-c", &hold], Duration::from_millis(300));

@@ -19,7 +19,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-/// Who was killed, or asked to stop, and may not have exited yet.
+/// Victims that were killed, or asked to stop, and may not have exited yet.
 pub enum Victim {
     /// A memcg, by its `cgroup.events`.
     Memcg(OwnedFd),
@@ -88,7 +88,7 @@ pub fn memcg(
     let events = open_at(&dir, "cgroup.events", OFlags::RDONLY);
     let killed = open_at(&dir, "cgroup.kill", OFlags::WRONLY)
         .and_then(|kill| Ok(rustix::io::write(&kill, b"1")?));
-    // Not there before Linux 5.14; refused to who may not write, and of a threaded cgroup.
+    // Not there before Linux 5.14; refused where the agent may not write, and of a threaded cgroup.
     if killed.is_err() {
         signal_each(dir.as_fd(), Signal::KILL)?;
     }

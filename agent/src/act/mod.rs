@@ -33,18 +33,18 @@ use std::io;
 use std::time::{Duration, Instant};
 use watchdog::Watchdog;
 
-/// What came of it, and who was killed and is to be waited for.
+/// What came of it, and the victim that was killed and is to be waited for.
 pub struct Done {
     pub outcome: Outcome,
     /// When; of a kill, when the signals were sent, and not when the victim's memory was given back.
     pub at: Instant,
     pub victim: Option<Victim>,
-    /// Whom it was done to, where that is one process of the target.
+    /// The process that it was done to, where that is one of the target.
     pub process: Option<Name>,
 }
 
 impl Done {
-    /// Just now, to nobody in particular.
+    /// Just now, to no cgroup or process in particular.
     fn only(outcome: Outcome) -> Self {
         Self {
             outcome,
@@ -172,7 +172,7 @@ fn carry_out_one(
             .before(about(target))
             .map(|()| Done::only(Outcome::DONE)),
         Action::Terminate { target, .. } => {
-            // Who is held back hears no signal but SIGKILL.
+            // A victim that is held back hears no signal but SIGKILL.
             settings.thaw(tree, |id, _| id == target.id);
             let signal = policy.group(target.rule.group).signal;
             let done = if one_by_one(target) {

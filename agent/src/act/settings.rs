@@ -2,7 +2,7 @@
 //!
 //! Every change is in the journal before it is made, and the journal outlives the agent in
 //! [`STATE`]: it is undone when the agent stops, when the config no longer wants it, and at the
-//! next start when the agent died in between. A value that somebody else changed meanwhile stays.
+//! next start when the agent died in between. A value that another program changed meanwhile stays.
 
 use super::held::{self, FROZEN};
 use super::kill::open_victim;
@@ -232,7 +232,7 @@ impl Settings {
     }
 
     /// Takes the memory.high that lowtide set from the cgroup `id`, for good; whether there was any.
-    /// Nobody who is made to wait by it would ever get on.
+    /// A process that is made to wait by it would never get on.
     pub fn unbrake(&mut self, tree: &Tree, id: u64) -> bool {
         let Some(slot) = self.find(id, Setting::High) else {
             return false;
@@ -294,7 +294,7 @@ impl Settings {
         }
         let before = match change {
             Some(change) if change.ours == now => change.before,
-            // Somebody else has changed it since: theirs to keep.
+            // Another program has changed it since: it keeps its value.
             Some(_) => return Ok(()),
             None => now,
         };
@@ -320,7 +320,7 @@ impl Settings {
     }
 
     /// Gives each process the oom_score_adj that `wanted` has for it, but none that has one from
-    /// somebody else: one that is neither 0 nor what lowtide set. Returns those in force.
+    /// another program: one that is neither 0 nor what lowtide set. Returns those in force.
     pub fn score_processes(
         &mut self,
         wanted: &dyn Fn(&Process) -> io::Result<Option<i64>>,
@@ -389,7 +389,7 @@ impl Settings {
         })
     }
 
-    /// Whether lowtide gave somebody this oom_score_adj, and it keeps who has it from being killed.
+    /// Whether lowtide gave a process this oom_score_adj, and it keeps one that has it from being killed.
     fn is_protection(&self, score: i64) -> bool {
         let scores = |c: &Change| matches!(c.setting, Setting::OomScore | Setting::ProcessScore);
         let mut ours = self.changes.iter().flatten().filter(|c| scores(c));
@@ -437,7 +437,7 @@ impl Settings {
     /// Holds back all in and below the cgroup `id` by `cgroup.freeze`, for `limit`. Allocates
     /// nothing.
     ///
-    /// Not by memory.high: where nothing is left to reclaim, who is over it loops in the kernel
+    /// Not by memory.high: where nothing is left to reclaim, a process over it loops in the kernel
     /// reclaiming in vain, for ever and at the cost of the CPU, and is no longer stopped by a
     /// fall in pressure either. A frozen cgroup costs nothing, can be killed as it is, and goes
     /// on as if nothing had been.
@@ -462,11 +462,15 @@ impl Settings {
         Ok(())
     }
 
-    /// Lets go whom `who` picks by cgroup id and the time until which it is held back; returns how
+    /// Lets go those that `which` picks by cgroup id and the time until which it is held back; returns how
     /// many that were. Allocates nothing.
-    pub fn thaw(&mut self, tree: &Tree, who: impl Fn(u64, Instant) -> bool) -> usize {
+    pub fn thaw(&mut self, tree: &Tree, which: impl Fn(u64, Instant) -> bool) -> usize {
         let before = self.frozen.len();
-        while let Some(i) = self.frozen.iter().position(|(id, until)| who(*id, *until)) {
+        while let Some(i) = self
+            .frozen
+            .iter()
+            .position(|(id, until)| which(*id, *until))
+        {
             let (id, _) = self.frozen.swap_remove(i);
             held::let_go(id);
             if let Some(slot) = self.find(id, Setting::Freeze) {
@@ -525,7 +529,7 @@ impl Settings {
             })
         };
         let _ = self.keep(slot, None);
-        // Who left the cgroup meanwhile took the protection along.
+        // A process that left the cgroup meanwhile took the protection along.
         let was_protection = change.setting == Setting::OomScore && change.ours < 0;
         if was_protection && !self.is_protection(change.ours) {
             let _ = everywhere();
@@ -561,7 +565,7 @@ fn state_file() -> io::Result<OwnedFd> {
     }
 }
 
-/// The oom_score_adj that most likely nobody chose for one process alone: 0 where any has it,
+/// The oom_score_adj that most likely was not chosen for one process alone: 0 where any has it,
 /// else that of the first. `ENOENT` without processes.
 fn common_score(dir: BorrowedFd<'_>) -> io::Result<i64> {
     let mut common = None;
@@ -575,7 +579,7 @@ fn common_score(dir: BorrowedFd<'_>) -> io::Result<i64> {
     common.ok_or_else(|| Errno::NOENT.into())
 }
 
-/// Calls `f` with each process in the cgroup. Who exits meanwhile is no error.
+/// Calls `f` with each process in the cgroup. One that exits meanwhile is no error.
 fn each_process(
     dir: BorrowedFd<'_>,
     f: &mut dyn FnMut(&Process) -> io::Result<()>,

@@ -111,7 +111,7 @@ pub fn settle(
     }
     wanted.sort_unstable_by_key(|(id, setting)| (*id, setting.file()));
     settings.retain(tree, |id, setting| {
-        // Who is held back has a time of its own.
+        // A cgroup that is held back has a time of its own.
         setting == Setting::Freeze
             || wanted
                 .binary_search_by_key(&(id, setting.file()), |(id, s)| (*id, s.file()))

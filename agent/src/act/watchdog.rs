@@ -22,7 +22,7 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Opens the device, which starts it. `EBUSY`: somebody else has it open.
+    /// Opens the device, which starts it. `EBUSY`: another process has it open.
     pub fn open(path: &CStr) -> io::Result<Self> {
         let device =
             rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;

@@ -221,7 +221,7 @@ fn copied_processes(proc: &Path) -> Vec<Described> {
     described.collect()
 }
 
-/// Who exits meanwhile is left out.
+/// A process that exits meanwhile is left out.
 #[inline(never)]
 fn described(process: ProcResult<procfs::process::Process>) -> Option<Described> {
     let process = process.ok()?;

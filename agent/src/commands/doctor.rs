@@ -255,10 +255,10 @@ const FILES: [(&str, &str); 6] = [
         "cgroup.kill",
         "the processes of a cgroup are killed one by one; Linux 5.14",
     ),
-    ("cgroup.freeze", "nobody can be held back; Linux 5.2"),
+    ("cgroup.freeze", "no cgroup can be held back; Linux 5.2"),
     (
         "memory.min",
-        "nobody can be protected from reclaim; Linux 4.18",
+        "no cgroup can be protected from reclaim; Linux 4.18",
     ),
     (
         "memory.oom.group",

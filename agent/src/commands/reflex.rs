@@ -1,11 +1,11 @@
-//! `lowtide reflex off`: the kernel kills nobody any more in the agent's place, at once.
+//! `lowtide reflex off`: the kernel kills nothing any more in the agent's place, at once.
 
 use super::{complain, print};
 use crate::act::reflex::disarm_all;
 use std::process::ExitCode;
 
 /// Disarms the reflex at once, also one that outlived its agent, or whose agent does not answer. An agent
-/// that runs arms it anew when it reloads; to keep it off, set `kill = "off"` in [reflex].
+/// that runs arms it anew when it reloads; to keep it off, set `[reflex] kill = "off"`.
 #[derive(argh::FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "reflex")]

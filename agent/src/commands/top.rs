@@ -29,7 +29,7 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 const HIDE: &str = "\x1b[?25l";
 const SHOW: &str = "\x1b[?25h";
 
-/// Shows live what the running agent sees: memory, level, who would go next, and what was done.
+/// Shows live what the running agent sees: memory, level, what would go next, and what was done.
 /// Keys: o, u, f sort by order, usage, what an end frees; q quits. Where the output is no terminal,
 /// it is shown once.
 #[derive(argh::FromArgs)]

@@ -318,7 +318,7 @@ impl Daemon {
         }
     }
 
-    /// Where nothing can be done inside a limit, who is at it is not made to wait for ever: the kernel's
+    /// Where nothing can be done inside a limit, a process at it is not made to wait for ever: the kernel's
     /// OOM killer is to decide.
     fn leave_to_the_kernel(&mut self, id: DomainId, verdict: &Verdict, now: Millis) {
         let Some(Domain { history, place, .. }) = self.domains.get_mut(id) else {

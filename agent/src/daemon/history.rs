@@ -4,7 +4,7 @@ use super::Daemon;
 use super::report::{others, targets};
 use crate::act;
 use crate::sense::tree::PATH;
-use crate::tell::words::{Because, Other, Whom};
+use crate::tell::words::{Because, Named, Other};
 use lowtide_judge::{Action, Judged, Outcome, Verdict};
 use std::io;
 use std::mem::MaybeUninit;
@@ -64,7 +64,10 @@ impl Daemon {
         if let Some(target) = target {
             let process = done.and_then(|done| done.process.as_ref());
             record
-                .text("victim", Whom::new(tree, &target.row, process, &mut buffer))
+                .text(
+                    "victim",
+                    Named::new(tree, &target.row, process, &mut buffer),
+                )
                 .text("group", &policy.group(target.row.rule.group).name)
                 .number("kill", target.row.rule.kill.into())
                 .number("usage", target.row.usage)

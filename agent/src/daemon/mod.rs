@@ -77,7 +77,7 @@ enum Woken {
     CgroupMade,
     /// The reflex did something.
     ReflexActed,
-    /// Somebody asks for the state.
+    /// A client asks for the state.
     Asked,
     /// Somebody wants to record, or has ended that.
     Recorder,

@@ -6,7 +6,7 @@ use crate::act;
 use crate::domain::DomainId;
 use crate::sense::tree::PATH;
 use crate::tell::recording::Begin;
-use crate::tell::words::Whom;
+use crate::tell::words::Named;
 use lowtide_common::CANDIDATES;
 use lowtide_judge::{Memory, Millis, Outcome, Verdict};
 use std::fmt::Write as _;
@@ -69,10 +69,10 @@ impl Daemon {
         let mut buffer = [MaybeUninit::uninit(); PATH];
         for (target, done) in targets(verdict).zip(done) {
             let process = done.process.as_ref();
-            let whom = Whom::new(&self.surveyor.tree, &target.row, process, &mut buffer);
+            let named = Named::new(&self.surveyor.tree, &target.row, process, &mut buffer);
             let mut name = heapless::String::<{ PATH + 64 }>::new();
             // One that is longer is cut.
-            let _ = write!(name, "{whom}");
+            let _ = write!(name, "{named}");
             recorder.keep(|writer, body| writer.named(body, target.row.id, name.as_bytes()));
         }
         recorder.hand_over(false);

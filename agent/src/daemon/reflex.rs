@@ -10,7 +10,7 @@ use {
     crate::act::reflex::{Orders, PINS, Reflex, deeds_but, remove_all_but},
     crate::config::rule,
     crate::sense::tree::PATH,
-    crate::tell::words::{Target, Whom},
+    crate::tell::words::{Named, Target},
     crate::units::Size,
     lowtide_common::{Deed, Hook, NO_GROUP, REFLEX_WORTH, Request, Row},
     lowtide_judge::{Judged, reflex_marks},
@@ -259,7 +259,7 @@ impl Daemon {
             ..Row::ZERO
         };
         let mut buffer = [MaybeUninit::uninit(); PATH];
-        let whom = Whom::new(&self.surveyor.tree, &victim, None, &mut buffer);
+        let named = Named::new(&self.surveyor.tree, &victim, None, &mut buffer);
         let judged = Judged {
             frees: deed.freed,
             ..Judged::new(&victim)
@@ -272,7 +272,7 @@ impl Daemon {
         };
         let available = Size(deed.available * page_size() as u64);
         self.log.notice(format_args!(
-            "the reflex killed {whom} ({what}) {hook}, available {available}: {} threads signalled, {} not, \
+            "the reflex killed {named} ({what}) {hook}, available {available}: {} threads signalled, {} not, \
              in {} us",
             deed.signalled,
             deed.refused,

@@ -6,7 +6,7 @@ use crate::act;
 use crate::domain::{Domain, DomainId};
 use crate::sense::tree::PATH;
 use crate::tell::journal::{Field, LAST_RESORT, VICTIM};
-use crate::tell::words::{Because, Figures, Many, Other, Target, Whom};
+use crate::tell::words::{Because, Figures, Many, Named, Other, Target};
 use crate::units::Size;
 use lowtide_common::Row;
 use lowtide_judge::{Action, Judged, Level, Outcome, Reason, Verdict, Why};
@@ -80,7 +80,7 @@ impl Daemon {
         }
     }
 
-    /// Why something was done, to whom, and what came of it.
+    /// Why something was done, its victim, and what came of it.
     pub(super) fn tell(
         &mut self,
         id: DomainId,
@@ -139,10 +139,10 @@ impl Daemon {
         }
         let mut buffer = [MaybeUninit::uninit(); PATH];
         for target in targets(verdict) {
-            let whom = Whom::new(&self.surveyor.tree, &target.row, None, &mut buffer);
+            let named = Named::new(&self.surveyor.tree, &target.row, None, &mut buffer);
             let what = Target(&self.config.policy, &target);
             self.log
-                .notice(format_args!("would have: {name} {whom} ({what})"));
+                .notice(format_args!("would have: {name} {named} ({what})"));
         }
         if verdict.action.ends() {
             self.tell_of_others(verdict, &mut buffer);
@@ -197,18 +197,18 @@ impl Daemon {
     ) {
         let tree = &self.surveyor.tree;
         let policy = &self.config.policy;
-        let whom = Whom::new(tree, &target.row, done.process.as_ref(), buffer);
+        let named = Named::new(tree, &target.row, done.process.as_ref(), buffer);
         let what = Target(policy, target);
         let took = (done.at - since.at).as_micros();
         match done.outcome {
             Outcome::Failed { errno } => self.log.error(format_args!(
-                "could not {} {whom} ({what}): {}",
+                "could not {} {named} ({what}): {}",
                 verdict.action.name(),
                 io::Error::from_raw_os_error(errno)
             )),
             Outcome::Done { bytes, .. } if matches!(verdict.action, Action::Reclaim { .. }) => {
                 self.log.info(format_args!(
-                    "reclaimed {} of {whom} in {took} us",
+                    "reclaimed {} of {named} in {took} us",
                     Size(bytes)
                 ));
             }
@@ -220,13 +220,13 @@ impl Daemon {
                     ("LEVEL", &verdict.level.name()),
                     ("REASON", &because),
                     ("GROUP", &policy.group(target.row.rule.group).name),
-                    ("CGROUP", &whom),
+                    ("CGROUP", &named),
                     ("USAGE", &target.row.usage),
                     ("FREED", &target.frees),
                     ("AVAILABLE", &verdict.memory.available),
                 ];
                 self.log.with(VICTIM, &fields).notice(format_args!(
-                    "{} {whom} ({what}), {} needed, {took} us after {}",
+                    "{} {named} ({what}), {} needed, {took} us after {}",
                     verdict.action.name(),
                     Size(verdict.enough),
                     since.what
@@ -235,7 +235,7 @@ impl Daemon {
         }
         if verdict.action.ends() && policy.restarts > 0 && target.returns >= policy.restarts {
             self.log.notice(format_args!(
-                "{whom} loops: it, or another of its name, was made anew {} times after its end, each time within {} s; nothing else goes for it",
+                "{named} loops: it, or another of its name, was made anew {} times after its end, each time within {} s; nothing else goes for it",
                 target.returns,
                 policy.restart_window_ms / 1_000
             ));
@@ -248,15 +248,15 @@ impl Daemon {
             .untouchable
             .filter(|row| row.freed_by_kill() >= verdict.enough);
         if let Some(row) = holds_most {
-            let whom = Whom::new(&self.surveyor.tree, &row, None, buffer);
+            let named = Named::new(&self.surveyor.tree, &row, None, buffer);
             self.log.info(format_args!(
-                "{whom} is `never` killed and holds {}, most of all that are",
+                "{named} is `never` killed and holds {}, most of all that are",
                 Size(row.freed_by_kill())
             ));
         }
     }
 
-    /// Who could have gone as well, and why not.
+    /// What could have gone as well, and why not.
     fn tell_of_others(&mut self, verdict: &Verdict, buffer: &mut [MaybeUninit<u8>; PATH]) {
         for other in others(verdict).take(OTHERS) {
             let other = Other::new(&self.config.policy, &self.surveyor.tree, other, buffer);
@@ -273,7 +273,7 @@ pub(super) fn others(verdict: &Verdict) -> impl Iterator<Item = &Judged> {
     })
 }
 
-/// To whom an action is done: the victims of a kill, the target of any other.
+/// What an action is done to: the victims of a kill, the target of any other.
 pub(super) fn targets(verdict: &Verdict) -> impl Iterator<Item = Judged> {
     let only = verdict
         .action

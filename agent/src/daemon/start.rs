@@ -49,7 +49,7 @@ impl Daemon {
             )));
         }
         let mut this = stack::on_its_own(|| Self::open(config, log, dry_run, verifier_log))?;
-        // By now there is the thread that smol has beside this one, and as often as not that is whom a
+        // By now there is the thread that smol has beside this one, and as often as not that is the one that a
         // trigger wakes, which then wakes this one.
         let _ = sys::all_run_first();
         // After that, as it is not to.
@@ -305,7 +305,7 @@ impl Daemon {
     }
 
     /// What the config asks for and only cgroups can have, where there are none to choose from. A
-    /// process is not held back in their place: its children and who waits for it go on, and one that
+    /// process is not held back in their place: its children and those that wait for it go on, and one that
     /// is stopped in the middle of something may hold what others need.
     fn tell_of_cgroups_only(&mut self) {
         if self.surveyor.unit() == Unit::Cgroup {

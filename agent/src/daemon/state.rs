@@ -5,7 +5,7 @@ use super::history::Counters;
 use crate::config::rule;
 use crate::sense::tree::PATH;
 use crate::tell::record::Quoted;
-use crate::tell::words::Whom;
+use crate::tell::words::Named;
 use lowtide_common::{CANDIDATES, NEVER, NO_GROUP, Row};
 use lowtide_judge::Level;
 use std::fmt::{self, Write};
@@ -130,7 +130,7 @@ impl Daemon {
             write!(
                 to,
                 "{{ name = {}, group = {}, usage = {}, frees = {}",
-                Quoted(Whom::new(&self.surveyor.tree, row, None, &mut buffer)),
+                Quoted(Named::new(&self.surveyor.tree, row, None, &mut buffer)),
                 Quoted(group),
                 row.usage,
                 row.freed_by_kill()

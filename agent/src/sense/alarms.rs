@@ -171,7 +171,7 @@ impl Alarms {
             self.taken_at.set(Some(Instant::now()));
             self.left.set(left);
         }
-        // Who takes from the ballast has found nothing else: of what counts as available, only what is
+        // What takes from the ballast has found nothing else: of what counts as available, only what is
         // free is. (Reclaimable slab and the last of the cache are often not to be had.)
         let taken = self.taken_at.get();
         if taken.is_some_and(|at| at.elapsed() < TAKEN) {

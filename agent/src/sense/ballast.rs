@@ -67,7 +67,7 @@ pub fn size(wanted: Option<u64>, total: u64) -> Result<u64, String> {
     Ok(size)
 }
 
-/// Why nobody can have a ballast here, whatever its size; `None` where it can be had. Changes nothing.
+/// Why there can be no ballast here, whatever its size; `None` where it can be had. Changes nothing.
 pub fn lacks(tree: &Tree) -> Option<String> {
     if !tree.lists(c"cgroup.controllers", "memory") {
         return Some("no memory cgroups (cgroup v2)".to_owned());
@@ -172,7 +172,7 @@ impl Ballast {
         self.pages.length()
     }
 
-    /// Bytes of it that the kernel has not taken yet: nobody else can have them, though they count as
+    /// Bytes of it that the kernel has not taken yet: no other process can have them, though they count as
     /// available. Allocates nothing.
     pub fn left(&self) -> u64 {
         self.pages.left()

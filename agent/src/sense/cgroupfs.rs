@@ -110,7 +110,7 @@ impl Cgroupfs {
         Ok(this)
     }
 
-    /// Finds out who came and who went since the last time.
+    /// Finds out what came and what went since the last time.
     fn refresh(&mut self) {
         let swaps = is_swap_used();
         let mut any_gone = false;

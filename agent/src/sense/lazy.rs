@@ -25,7 +25,7 @@ impl LazyPages {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let (rights, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: a new mapping at an address of the kernel's choice touches nobody's memory.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
         let at = unsafe { mmap_anonymous(std::ptr::null_mut(), length, rights, kind)? };
         let at = NonNull::new(at).ok_or(io::ErrorKind::OutOfMemory)?;
         let this = Self { at, length };

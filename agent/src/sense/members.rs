@@ -1,4 +1,4 @@
-//! The processes of one cgroup: who they are by themselves, where a pattern names them. What is read
+//! The processes of one cgroup: what they are by themselves, where a pattern names them. What is read
 //! of one and what is sent to it is the same one's, whatever its pid means by then. Nothing here
 //! allocates.
 
@@ -47,7 +47,7 @@ impl Process {
     /// Costs the kernel memory, for what it shows in /proc. `ESRCH` or `ENOENT` when it has exited.
     pub fn open(pid: Pid, pidfd: OwnedFd) -> io::Result<Self> {
         let dir = directory(pid)?;
-        // Until its pidfd says that it has exited, its pid is nobody else's.
+        // Until its pidfd says that it has exited, its pid is no other process's.
         if has_exited(&pidfd) {
             return Err(Errno::SRCH.into());
         }
@@ -74,7 +74,7 @@ impl Process {
     /// everything else; `None` without memory, as a kernel thread, or when it is exiting.
     ///
     /// The agent and init are never touched, nor is what the kernel's OOM killer may not take: its
-    /// oom_score_adj takes a right to set, and the agent sets it on nobody else.
+    /// oom_score_adj takes a right to set, and the agent sets it on no other process.
     pub fn member(
         &self,
         cgroup: Rule,
@@ -251,7 +251,7 @@ pub fn each_member(
         return Ok(());
     }
     let _ = each_below(dir, &mut |below| {
-        // One that has gone has nobody in it.
+        // One that has gone has no process in it.
         let _ = below.open().and_then(|dir| each(dir.as_fd(), &mut look));
         ControlFlow::Continue(())
     });
@@ -386,7 +386,7 @@ mod tests {
         }
     }
 
-    /// Processes of these groups, or of none, in a cgroup of `own` or of nobody.
+    /// Processes of these groups, or of none, in a cgroup of `own` or of no group.
     fn tallied(own: Option<Ruled>, processes: &[Option<u16>]) -> Option<Ruled> {
         let base = own.map_or(REST, |own| own.rule);
         let mut tally = Tally::default();

@@ -1,4 +1,4 @@
-//! Sense: what presses, and who is there. Nothing here decides.
+//! Sense: what presses, and what is there. Nothing here decides.
 
 // What others write is read here: an index must not lead to a panic, which is the end of the agent.
 #![warn(clippy::indexing_slicing)]
@@ -51,7 +51,7 @@ pub trait Engine: Send {
         Unit::Cgroup
     }
 
-    /// Looks at everybody and ranks them. Allocates nothing.
+    /// Looks at all cgroups or processes and ranks them. Allocates nothing.
     fn run(&mut self, request: &Request) -> io::Result<()>;
 
     /// What the last run found.
@@ -97,7 +97,7 @@ const NEW_RULES: usize = 256;
 /// Descriptors left for everything but what an engine keeps open.
 const SPARE: u64 = 64;
 
-/// Surveys in which everybody is ranked by a rule of their own, also who came a moment ago.
+/// Surveys in which each one is ranked by a rule of its own, also one that came a moment ago.
 pub struct Surveyor {
     engine: Box<dyn Engine>,
     pub tree: Tree,
@@ -202,7 +202,7 @@ impl Surveyor {
         }
     }
 
-    /// Looks again who is in the cgroups, and brings their rules in line with that; returns how many
+    /// Looks again at what is in the cgroups, and brings their rules in line with that; returns how many
     /// have one of their own. Walks the whole tree by name: not for times of pressure. All stays as it
     /// is where the walk is ended: `Interrupted`.
     pub fn reclassify(

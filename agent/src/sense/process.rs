@@ -57,7 +57,7 @@ impl Id {
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let dir = directory(pid)?;
         // The one that the pidfd was taken of is the one that is read: had it exited in between,
-        // the pid would be somebody's with a later start.
+        // the pid would be that of a process with a later start.
         if Self::of(pid, &dir)? == self {
             Ok((pidfd, dir))
         } else {
@@ -65,7 +65,7 @@ impl Id {
         }
     }
 
-    /// The rule of its own that it has where processes are looked at one by one; that of nobody
+    /// The rule of its own that it has where processes are looked at one by one; that of none
     /// when it has exited.
     pub fn own_rule(self, fallback: Rule, rules: &dyn OwnRule, tree: &Tree) -> Rule {
         let member = Process::of(self).and_then(|process| process.member(fallback, rules, tree));

@@ -71,7 +71,7 @@ impl Procfs {
         Ok(this)
     }
 
-    /// Finds out who came and who went since the last time.
+    /// Finds out what came and what went since the last time.
     fn list(&mut self) -> io::Result<()> {
         for known in &mut self.known {
             known.listed = false;
@@ -201,7 +201,7 @@ impl Known {
     }
 
     fn open(pid: Pid) -> io::Result<Self> {
-        // Before its directory: whoever is read there is whom this means, or is not there at all.
+        // Before its directory: the process that is read there is the one that this means, or is not there at all.
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let dir = directory(pid)?;
         let id = Id::of(pid, &dir)?;
@@ -225,13 +225,13 @@ impl Known {
         })
     }
 
-    /// Turns to who has its pid now; `false` where that is nobody.
+    /// Turns to the process that has its pid now; `false` where there is none.
     fn reopen(&mut self) -> bool {
         let new = self.id.pid().map(Self::open);
         new.and_then(Result::ok).map(|new| *self = new).is_some()
     }
 
-    /// `false` where its pid may be somebody else's by now. Of one with memory that shows when it
+    /// `false` where its pid may be another process's by now. Of one with memory that shows when it
     /// is read.
     fn is_there(&self) -> bool {
         let Kind::WithoutMemory { pidfd } = &self.kind else {
@@ -246,7 +246,7 @@ impl Known {
     }
 
     /// Its figures, and its rule if that is known; `None` for one without memory, `ESRCH` when it
-    /// is gone. Who is exiting still counts: it has given its memory out of hand, and that is not
+    /// is gone. One that is exiting still counts: it has given its memory out of hand, and that is not
     /// back yet.
     fn measure(&mut self) -> io::Result<Option<(Row, Option<Rule>)>> {
         let Kind::User { status, rule, was } = &mut self.kind else {

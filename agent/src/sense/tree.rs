@@ -513,7 +513,7 @@ impl Walk<'_, '_> {
                 above: Some(here),
                 depth: here.depth + 1,
             };
-            // One that vanishes has nobody below it.
+            // One that vanishes has nothing below it.
             let _ = self.below(path, child.as_fd(), &place);
             path.truncate(length);
             ControlFlow::Continue(())
@@ -532,7 +532,7 @@ impl Walk<'_, '_> {
     }
 }
 
-/// A unit that holds somebody with another kill priority, or whose processes are taken one by one,
+/// A unit that holds a process with another kill priority, or whose processes are taken one by one,
 /// cannot be killed as a whole: below it, each leaf stands for itself.
 pub fn is_split_by(unit: Rule, inner: Rule) -> bool {
     let differs = unit.kill_turn() != inner.kill_turn() || inner.flags & Rule::PROCESS != 0;

@@ -32,7 +32,7 @@ impl Entry<'_> {
 }
 
 /// Calls `visit` with each cgroup below `top`, parents before children, until it breaks. A directory
-/// that cannot be read is left out, with what is below it: it has gone, or is nobody's to look into.
+/// that cannot be read is left out, with what is below it: it has gone, or may not be looked into.
 pub fn each_below(
     top: BorrowedFd<'_>,
     visit: &mut dyn FnMut(&Entry<'_>) -> ControlFlow<()>,

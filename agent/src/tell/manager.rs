@@ -92,7 +92,7 @@ impl Manager {
         self.send(format_args!("WATCHDOG=1"));
     }
 
-    /// When the next sign of life is due; never where nobody asked for any.
+    /// When the next sign of life is due; never where none was asked for.
     pub fn alive_due(&self) -> Option<Instant> {
         self.watchdog.as_ref().map(|watchdog| watchdog.due)
     }

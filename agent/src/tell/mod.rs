@@ -61,7 +61,7 @@ enum ToSyslog {
     Never,
     /// stderr is the journal.
     Journal,
-    /// Nobody listens; it is tried with each line, as the daemon starts after the agent at boot.
+    /// No daemon listens; it is tried with each line, as the daemon starts after the agent at boot.
     Unconnected,
     Connected(Logger<LoggerBackend, Untimed>),
 }
@@ -94,7 +94,7 @@ impl Log {
         self.say(Weight::Info, text);
     }
 
-    /// Something was done to somebody.
+    /// Something was done to a cgroup or a process.
     pub fn notice(&mut self, text: Arguments<'_>) {
         self.say(Weight::Notice, text);
     }

@@ -72,7 +72,7 @@ impl Record {
 pub struct Stamp {
     /// The kernel's id of this boot, 32 hex digits.
     pub boot: heapless::String<32>,
-    /// Milliseconds since the boot, on a clock that nobody sets.
+    /// Milliseconds since the boot, on a clock that is never set.
     pub up_ms: u64,
     /// Seconds since 1970, by the clock of the day, which a device may not have at boot.
     pub time: u64,

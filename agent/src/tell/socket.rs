@@ -66,7 +66,7 @@ impl Socket {
         listen_at(SOCKET).map(Self)
     }
 
-    /// Somebody has connected.
+    /// A client has connected.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.readable().await
     }

@@ -29,16 +29,16 @@ impl Display for Target<'_> {
     }
 }
 
-/// To whom something is done: `/apps/media`, `123 (ffmpeg) of /apps/media`, or `123 (ffmpeg)`
+/// What something is done to: `/apps/media`, `123 (ffmpeg) of /apps/media`, or `123 (ffmpeg)`
 /// where processes are looked at one by one.
-pub struct Whom<'a> {
+pub struct Named<'a> {
     process: Option<&'a Name>,
     /// `None` where a process is all there is to name.
     cgroup: Option<&'a [u8]>,
     containers: &'a Containers,
 }
 
-impl<'a> Whom<'a> {
+impl<'a> Named<'a> {
     /// `process` is the one of the target that was meant, where it is not all of it.
     pub fn new(
         tree: &'a Tree,
@@ -62,7 +62,7 @@ impl<'a> Whom<'a> {
     }
 }
 
-impl Display for Whom<'_> {
+impl Display for Named<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if let Some(Name { pid, name }) = self.process {
             write!(f, "{} ({})", pid.as_raw_pid(), Escaped(name))?;
@@ -126,7 +126,7 @@ impl Display for Figures<'_> {
 /// What could have gone as well, and why it did not:
 /// `/apps/sensor (group sensor, priority 100, usage 20M, frees 20M): lower priority`.
 pub struct Other<'a> {
-    whom: Whom<'a>,
+    named: Named<'a>,
     what: Target<'a>,
 }
 
@@ -138,7 +138,7 @@ impl<'a> Other<'a> {
         buffer: &'a mut [MaybeUninit<u8>; PATH],
     ) -> Self {
         Self {
-            whom: Whom::new(tree, &other.row, None, buffer),
+            named: Named::new(tree, &other.row, None, buffer),
             what: Target(policy, other),
         }
     }
@@ -146,22 +146,22 @@ impl<'a> Other<'a> {
 
 impl Display for Other<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { whom, what } = self;
-        write!(f, "{whom} ({what}): {}", what.1.reason.text())
+        let Self { named, what } = self;
+        write!(f, "{named} ({what}): {}", what.1.reason.text())
     }
 }
 
 /// Why the verdict is what it is.
 pub struct Because<'a> {
     why: &'a Why,
-    /// Whom it is about.
-    whom: Option<Whom<'a>>,
+    /// Named it is about.
+    named: Option<Named<'a>>,
 }
 
 impl<'a> Because<'a> {
     /// Without a name: where it is about none.
     pub const fn of(why: &'a Why) -> Self {
-        Self { why, whom: None }
+        Self { why, named: None }
     }
 
     pub fn new(
@@ -182,7 +182,7 @@ impl<'a> Because<'a> {
             .find(|judged| Some(judged.row.id) == id);
         Self {
             why: &verdict.why,
-            whom: judged.map(|judged| Whom::new(tree, &judged.row, None, buffer)),
+            named: judged.map(|judged| Named::new(tree, &judged.row, None, buffer)),
         }
     }
 
@@ -214,8 +214,8 @@ impl Display for At<'_> {
 
 impl Display for Because<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let whom: &dyn Display = match &self.whom {
-            Some(whom) => whom,
+        let named: &dyn Display = match &self.named {
+            Some(named) => named,
             None => &"the victim",
         };
         match self.why {
@@ -224,13 +224,13 @@ impl Display for Because<'_> {
             Why::Confirmed(l) => write!(f, "{} confirmed", l.name()),
             Why::UntilRelief(l) => write!(f, "{} until relief", l.name()),
             Why::Relieved(l) => write!(f, "{} relieved", l.name()),
-            Why::StillExiting { .. } => write!(f, "{whom} is still exiting"),
+            Why::StillExiting { .. } => write!(f, "{named} is still exiting"),
             Why::Preparing { .. } => {
-                write!(f, "the command before the end of {whom} has time left")
+                write!(f, "the command before the end of {named} has time left")
             }
-            Why::InGrace { .. } => write!(f, "{whom} was asked to stop and has time left"),
-            Why::HeldBack { .. } => write!(f, "{whom} is held back"),
-            Why::Measuring => f.write_str("looking once more to see who grows"),
+            Why::InGrace { .. } => write!(f, "{named} was asked to stop and has time left"),
+            Why::HeldBack { .. } => write!(f, "{named} is held back"),
+            Why::Measuring => f.write_str("looking once more to see what grows"),
             Why::NothingLeft(l) => write!(f, "{} confirmed, nothing left to do", l.name()),
         }
     }

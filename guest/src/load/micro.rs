@@ -54,7 +54,7 @@ fn touched() -> io::Result<()> {
 
 fn faults() -> io::Result<()> {
     for _ in 0..BLOCKS {
-        // SAFETY: a new mapping at an address of the kernel's choice touches nobody's memory; it is
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use; it is
         // written within its length and removed once nothing refers to it.
         unsafe {
             let rights = ProtFlags::READ | ProtFlags::WRITE;

@@ -178,7 +178,7 @@ impl Heartbeat {
 
 pub fn report(report: &Report) {
     let line = serde_json::to_string(report).expect("plain data");
-    // Nobody may be reading any more; the load goes on.
+    // The reader may have gone; the load goes on.
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 

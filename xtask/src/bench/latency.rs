@@ -216,7 +216,7 @@ fn kills(run: &Run) -> Vec<Kill> {
                 _ => None,
             })
         };
-        // Who does not go by the first signal gets a second: the first counts. Of SIGKILL it says so
+        // A victim that does not go by the first signal gets a second: the first counts. Of SIGKILL it says so
         // when the memory was given back, but also how long ago it was.
         let at = match (said(("terminate /", " us ")), said(("gone after ", " ms"))) {
             (Some((t, _)), _) => t,

@@ -17,17 +17,17 @@ pub fn kept() -> PathBuf {
     dirs::workspace().join("docs/bench/peers.jsonl")
 }
 
-/// Who went.
+/// What went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Those who have to go and nobody else; where nobody has to, nobody.
+    /// Those that have to go and no other; where none has to, none.
     Right,
-    /// Somebody else, alone or as well.
+    /// Another one, alone or as well.
     Wrong,
     /// The kernel's OOM killer killed, before the agent or after it.
     Kernel,
-    /// Nobody, though somebody has to.
+    /// None, though one has to.
     Nobody,
     /// The device: its kernel panicked, or stood still until the host's patience was at its end.
     Device,

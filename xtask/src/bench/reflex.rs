@@ -1,4 +1,4 @@
-//! `cargo xtask bench reflex`: how long the reflex takes in somebody's page fault, and what its programs
+//! `cargo xtask bench reflex`: how long the reflex takes in a page fault, and what its programs
 //! cost.
 
 use crate::build::programs::{self, Profile};

@@ -106,7 +106,7 @@ struct Load {
     name: &'static str,
     /// Adds it to a device at rest.
     press: fn(&mut Scenario, Device),
-    /// Services that have to go, in this order; nobody else may.
+    /// Services that have to go, in this order; no other may.
     victims: &'static [&'static str],
     /// [`HOG`] is started again after each end, and so may go again after all of them.
     comes_back: bool,
@@ -460,7 +460,7 @@ fn stalls(run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// That nobody dies means something only when the agent was woken.
+/// That nothing dies means something only when the agent was woken.
 fn wakes(run: &Run) -> Result<()> {
     stalls(run)?;
     let woke = |(_, line): (u64, &str)| line.contains("; available ");
@@ -532,7 +532,7 @@ impl Cell {
         })
     }
 
-    /// Services that have to go; nobody else may.
+    /// Services that have to go; no other may.
     pub const fn victims(&self) -> &'static [&'static str] {
         self.load.victims
     }
@@ -694,7 +694,7 @@ pub fn refault(
 }
 
 const HEADER: &str = "\
-| load | MB | swap | agent | who died | OOM kills | worst gap, ms | available at the kill | stalled some / full, ms | result |
+| load | MB | swap | agent | what died | OOM kills | worst gap, ms | available at the kill | stalled some / full, ms | result |
 |---|---|---|---|---|---|---|---|---|---|";
 
 fn who_died(run: &Run) -> String {
@@ -719,7 +719,7 @@ fn who_died(run: &Run) -> String {
     }
 }
 
-/// What the agent saw when it first asked or killed somebody; without one, the last sample before
+/// What the agent saw when it first asked or killed something; without one, the last sample before
 /// the first end.
 fn available_at_kill(run: &Run) -> Option<String> {
     let mut seen = None;

@@ -1,4 +1,4 @@
-//! `lowtide explain`: what would happen, and to whom, without doing anything.
+//! `lowtide explain`: what would happen, and to which cgroup or process, without doing anything.
 
 mod show;
 

@@ -49,7 +49,7 @@ impl Mapped {
         rights: ProtFlags,
         flags: MapFlags,
     ) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches nobody's memory.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
         let at = unsafe { mmap(std::ptr::null_mut(), length, rights, flags, fd, offset)? };
         NonNull::new(at.cast())
             .map(|at| Self { at, length })
@@ -73,7 +73,7 @@ impl Mapped {
     /// The values of an array map made of `T`.
     ///
     /// # Safety
-    /// Every bit pattern must be a `T`, the map must hold `T`s, and nobody may write to it while
+    /// Every bit pattern must be a `T`, the map must hold `T`s, and nothing may write to it while
     /// the slice is in use.
     pub unsafe fn values<T: Copy>(&self) -> &[T] {
         debug_assert!(align_of::<T>() <= 4096, "a mapping begins at a page");

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use std::io;
 
 /// A map of fixed size. Entries of cgroups that are gone make room when it is full. Where all are
-/// alive, a rule that says never has room before any other, and who goes without inherits.
+/// alive, a rule that says never has room before any other, and one that goes without inherits.
 ///
 /// Allocates nothing once it is made.
 pub struct Rules {

@@ -84,7 +84,7 @@ pub struct Begin {
 /// One look, and what was decided and done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Looked {
-    /// cgroup id of whom it is; 0: the system.
+    /// cgroup id of named it is; 0: the system.
     pub domain: u64,
     pub at: Millis,
     /// An alarm came before.

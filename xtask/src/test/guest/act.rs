@@ -115,7 +115,7 @@ fn ready() -> Scenario {
     scenario
 }
 
-/// Configs with commands before and after a kill: that tell whom it is about, and that hang or are
+/// Configs with commands before and after a kill: that tell what it is about, and that hang or are
 /// missing.
 fn commands() -> Scenario {
     let mut scenario = scripted("commands", &[]);
@@ -141,7 +141,7 @@ fn commands() -> Scenario {
     scenario
 }
 
-/// A device that stalls, where nobody may be killed.
+/// A device that stalls, where nothing may be killed.
 fn hopeless(reboot_after: &str) -> Scenario {
     let mut scenario = idle();
     // The gateway's cache does not fit.
@@ -166,7 +166,7 @@ fn hopeless(reboot_after: &str) -> Scenario {
 }
 
 /// Configs with a watchdog: for a device at rest, for one that is not there, and for one on which memory
-/// is always short and nobody may be killed.
+/// is always short and nothing may be killed.
 fn watchdog() -> Scenario {
     let mut scenario = scripted("watchdog", &[]);
     without_cache(&mut scenario);

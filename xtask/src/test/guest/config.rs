@@ -51,7 +51,7 @@ fn signals() -> Scenario {
     scenario
 }
 
-/// Configs that are exchanged while the agent runs: who goes is the hog, or nobody, and one that is
+/// Configs that are exchanged while the agent runs: what goes is the hog, or nothing, and one that is
 /// wrong; and one to check that is right but means nothing on this device.
 fn reload() -> Scenario {
     let mut scenario = scripted("reload", &[]);
@@ -67,7 +67,7 @@ fn reload() -> Scenario {
     };
     scenario.files.extend([
         (
-            "/etc/lowtide/nobody.toml".into(),
+            "/etc/lowtide/nothing.toml".into(),
             config("\"never\"\nprotect = \"1M\""),
         ),
         ("/etc/lowtide/media.toml".into(), config("800")),

@@ -49,8 +49,8 @@ pub const CASES: &[Case] = &[
         scenario: || hopeless_box(OWN_TRIGGER),
         check: |run| {
             says(run, "its limit is the kernel's to keep")?;
-            ensure!(oom_kills(run) > 0, "the kernel kills nobody");
-            ensure!(run.exited(SENSOR).is_none(), "who is outside goes");
+            ensure!(oom_kills(run) > 0, "the kernel kills nothing");
+            ensure!(run.exited(SENSOR).is_none(), "what is outside goes");
             Ok(())
         },
         ..PLAIN
@@ -117,7 +117,7 @@ fn thrashing_box(more: &str) -> Scenario {
     with_more_config(scenario, &stalled)
 }
 
-/// Nobody in the box may be killed, nor anybody else.
+/// Nothing may be killed, in the box or outside.
 fn hopeless_box(trigger: &str) -> Scenario {
     let mut scenario = boxed(trigger);
     for config in scenario.files.values_mut() {
@@ -130,15 +130,15 @@ fn hopeless_box(trigger: &str) -> Scenario {
     with_more_config(scenario, rest)
 }
 
-/// Stalls in a box are taken for the system's: who is outside goes.
+/// Stalls in a box are taken for the system's: what is outside goes.
 fn taken_for_the_system(run: &Run) -> Result<()> {
-    ensure!(run.exited(SPARE).is_some(), "nobody outside goes");
+    ensure!(run.exited(SPARE).is_some(), "nothing outside goes");
     Ok(())
 }
 
 /// What is short in the box is solved in the box.
 fn solved_inside(run: &Run) -> Result<()> {
-    ensure!(run.exited(SPARE).is_none(), "who is outside goes");
+    ensure!(run.exited(SPARE).is_none(), "what is outside goes");
     only_the_hog_goes(run)
 }
 

@@ -129,7 +129,7 @@ pub const CASES: &[Case] = &[
             scenario
         },
         check: |run| {
-            // Of whom the kernel took before the agent was there, the agent is not guilty.
+            // What the kernel took before the agent was there is not the agent's doing.
             let starts = run.events.iter().find_map(|e| match &e.what {
                 What::Started { service, .. } if service == "lowtide" => Some(e.t),
                 _ => None,

@@ -431,7 +431,7 @@ fn explain() -> Scenario {
     }
 }
 
-/// It names who would go and who would not, and it has touched nobody.
+/// It names what would go and what would not, and it has touched nothing.
 fn explained(run: &Run) -> Result<()> {
     let text = || run.lines("explain").map(|(_, line)| line);
     let line = |cgroup: &str, priority: &str| {
@@ -463,7 +463,7 @@ fn explained(run: &Run) -> Result<()> {
         .into_iter()
         .flatten()
         .find(|c| c["kill"]["order"] == 1);
-    let first = first.context("nobody is first in JSON")?;
+    let first = first.context("nothing is first in JSON")?;
     ensure!(
         first["path"] == "/apps/media",
         "first in JSON is {}",
