@@ -119,6 +119,12 @@ step explain
 step explained omitted never
 step explained avoided 'same priority, to be avoided'
 step explained plain 'goes first\|same priority, frees less'
+# One that heeds SIGTERM ends by itself, which is no failure of the unit's.
+step unit grows none 'as --ignore-term hog --rate 60M'
+step soon ended grows oom-kill
+for name in omitted avoided plain; do
+	step systemctl --quiet is-active "$name"
+done
 systemctl stop omitted avoided plain
 
 # One that hangs.

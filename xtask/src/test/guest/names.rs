@@ -29,6 +29,18 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a_name_protects_what_root_called_so_and_a_process_shields_itself",
+        scenario: || names("kfunc"),
+        check: shown_escaped,
+        ..PLAIN
+    },
+    Case {
+        name: "a_name_protects_what_root_called_so_with_the_cgroupfs_engine",
+        scenario: || names("cgroupfs"),
+        check: shown_escaped,
+        ..PLAIN
+    },
+    Case {
         name: "a_name_protects_root_s_process_with_the_procfs_engine",
         scenario: names_of_processes,
         check: passed,
@@ -82,6 +94,40 @@ const EARLY: &str = "\
     confirm = { available_below = \"25%\" }\n\
     relief = { available_above = \"32%\" }\n\
     actions = [\"kill\"]\n";
+
+/// Groups that name processes, one by bytes, and cgroups that root makes and a user could make as well.
+fn names(engine: &str) -> Scenario {
+    let mut scenario = scripted("names", &[]);
+    without_cache(&mut scenario);
+    let groups = "[[group]]\nname = \"services\"\nkill = \"never\"\n\
+                  processes = [\"mysqld\", \"asterisk\", \"ip…*\"]\n\
+                  [[group]]\nname = \"precious\"\nkill = \"never\"\nprotect = \"4M\"\n\
+                  cgroups = [\"user/deleg/precious*\", \"user/kept/precious*\"]\n\
+                  [[group]]\nname = \"brokers\"\nkill = \"never\"\ncontainers = [\"brok*\"]\n\
+                  [[group]]\nname = \"web\"\nkill = 300\ncontainers = [\"web\"]\n\
+                  [[group]]\nname = \"device\"\nkill = \"never\"\ncgroups = [\"lifeline/**\"]\n\
+                  [[group]]\nname = \"sensor\"\nkill = 100\ncgroups = [\"apps/sensor\"]\n";
+    scenario.files.insert(
+        CONFIG.into(),
+        format!("{EARLY}{groups}[engine]\nkind = \"{engine}\"\n"),
+    );
+    scenario.counted = true;
+    scenario
+}
+
+/// The script passed, and what was killed had bytes in its name that were spelled out in the log.
+fn shown_escaped(run: &Run) -> Result<()> {
+    passed(run)?;
+    let mut lines = run.lines(TEST);
+    let raw = lines.find(|(_, line)| line.contains(|c: char| c.is_control() && c != '\t'));
+    ensure!(raw.is_none(), "control characters in {raw:?}");
+    let mut lines = run.lines(TEST);
+    ensure!(
+        lines.any(|(_, line)| line.contains(r"precious\xff\x1b[2J\x0d") && line.contains("kill")),
+        "no line of the log has the name of the victim"
+    );
+    Ok(())
+}
 
 /// Processes named alike are root's and a user's, or those of the user whom a pattern names.
 fn names_of_processes() -> Scenario {
