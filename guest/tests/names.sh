@@ -148,7 +148,7 @@ step ranked /apps/own null
 step ranked "$session (sshd-session) of /user.slice/user-0.slice/session-1.scope" null
 step ranked "$bash (bash) of /user.slice/user-0.slice/session-1.scope" 500
 step ranked "$dropbear (dropbear) of /services/dropbear" null
-step ranked "$backslashes ($(printf %30s | tr " " "\\\\")) of /services/dropbear" 500
+step ranked "$backslashes ($(printf "%30s" "" | tr " " "\\\\")) of /services/dropbear" 500
 step ranked "$asterisk (asterisk) of /services/asterisk" null
 step ranked "$helper (helper) of /services/asterisk" 500
 step ranked /docker/broker null
