@@ -35,7 +35,9 @@ explained() {
 
 # The kill priority of a path, or of `PID (NAME) of PATH`, written as in JSON: null is never.
 ranked() {
-	grep -F "{\"path\":\"$1\"," /run/cgroups | grep -q "\"kill\":{\"order\":[0-9a-z]*,\"priority\":$2,"
+	grep -F "{\"path\":\"$1\"," /run/cgroups | grep -q "\"kill\":{\"order\":[0-9a-z]*,\"priority\":$2," && return
+	cut -c 1-200 /run/cgroups
+	return 1
 }
 
 has_no_control_characters() {

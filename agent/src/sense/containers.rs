@@ -74,21 +74,25 @@ fn is_id(text: &[u8]) -> bool {
 
 type Name = heapless::Vec<u8, NAME>;
 
-/// The first 16 hex digits of an id, as a number.
-fn key(id: &[u8]) -> u64 {
-    let digit = |b: &u8| {
-        u64::from(if b.is_ascii_digit() {
+/// An id, two hex digits a byte.
+fn key(id: &[u8]) -> [u8; ID / 2] {
+    let digit = |b: u8| {
+        if b.is_ascii_digit() {
             b - b'0'
         } else {
             b - b'a' + 10
-        })
+        }
     };
-    id.iter().take(16).fold(0, |key, b| key << 4 | digit(b))
+    let mut key = [0; ID / 2];
+    for (byte, digits) in key.iter_mut().zip(id.as_chunks::<2>().0) {
+        *byte = digit(digits[0]) << 4 | digit(digits[1]);
+    }
+    key
 }
 
 /// The names that were found.
 #[derive(Default)]
-pub struct Containers(RefCell<Vec<(u64, Name)>>);
+pub struct Containers(RefCell<Vec<([u8; ID / 2], Name)>>);
 
 impl Containers {
     /// Looks for the name of the container in the cgroup at a path, where that is one and none is
@@ -329,6 +333,17 @@ mod tests {
                 Some("web")
             );
         }
+    }
+
+    #[test]
+    fn an_id_counts_whole() {
+        let last_differs = format!("{}8", HEX.strip_suffix("7").unwrap());
+        let containers = Containers::default();
+        let name = Name::from_slice(b"broker").unwrap();
+        containers.0.borrow_mut().push((key(HEX.as_bytes()), name));
+        let called = |id: &str| name_of(&containers, &format!("docker/{id}"));
+        assert_eq!(called(HEX).as_deref(), Some("broker"));
+        assert_eq!(called(&last_differs), None);
     }
 
     #[test]

@@ -28,7 +28,7 @@ struct Platform {
 }
 
 const PLATFORMS: [Platform; 9] = [
-    platform(Arch::X86_64, "6.1", "cgroupfs", BALLAST, true),
+    platform(Arch::X86_64, "6.1", "cgroupfs", WATCH, true),
     platform(Arch::X86_64, "6.12", "cgroupfs", WATCH, true),
     platform(Arch::X86_64, "6.18", "cgroupfs", WATCH, false),
     platform(Arch::X86_64, "7.0", "kfunc", WATCH, false),
@@ -40,7 +40,6 @@ const PLATFORMS: [Platform; 9] = [
 ];
 
 const WATCH: &str = "watch and PSI";
-const BALLAST: &str = "PSI and ballast";
 
 const fn platform(
     arch: Arch,
