@@ -65,6 +65,11 @@ struct Candidate {
     level: u8,
 }
 
+/// As a config can have it: 0..=1000, or never.
+fn priority(any: u16) -> u16 {
+    if any == NEVER { NEVER } else { any % 1001 }
+}
+
 /// More bytes than any machine has, few enough to add some up.
 const fn bytes(n: u64) -> u64 {
     n >> 12
@@ -84,8 +89,8 @@ impl Candidate {
             level: self.level.into(),
             flags: Row::POPULATED | Row::KILLABLE,
             rule: Rule {
-                kill: self.kill,
-                reclaim: self.reclaim,
+                kill: priority(self.kill),
+                reclaim: priority(self.reclaim),
                 group: self.group,
                 flags: Rule::UNIT,
             },
