@@ -60,6 +60,8 @@ pub struct Daemon {
     recorder: Option<Recorder>,
     manager: Manager,
     born: Instant,
+    /// When something was ended last.
+    ended: Option<Instant>,
     /// What was said last of what cannot be done.
     said: Said,
 }

@@ -131,6 +131,7 @@ impl Daemon {
             recorder: None,
             manager,
             born: Instant::now(),
+            ended: None,
             said: Said::default(),
         });
         this.tell_of_room();

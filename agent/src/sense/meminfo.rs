@@ -15,6 +15,8 @@ const BUFFER: usize = 8 * 1024;
 const REFAULTS: [&[u8]; 2] = [b"workingset_refault_anon ", b"workingset_refault_file "];
 /// What the lines before the last of them may grow by, as each of some 30 gets more digits.
 const GROWTH: usize = 512;
+/// Parts of /proc/zoneinfo read at most, each of up to [`BUFFER`] bytes.
+const ZONE_PARTS: usize = 32;
 /// zram devices looked at; a device with more is not known.
 const ZRAMS: usize = 4;
 
@@ -40,6 +42,7 @@ pub struct Meminfo {
     /// Missing where PSI is, or where it is off by command line and reads fail.
     pressure: Option<OwnedFd>,
     zram: heapless::Vec<OwnedFd, ZRAMS>,
+    zones: Option<OwnedFd>,
     /// Bytes by which the kernel has raised its watermarks of free memory; `None`: not looked at.
     boost: Option<u64>,
     /// [`Meminfo::unaccounted`] at the start.
@@ -79,6 +82,7 @@ impl Meminfo {
                 .ok()
                 .filter(|fd| read(fd, &mut [0; BUFFER]).is_ok()),
             zram: heapless::Vec::new(),
+            zones: open("/proc/zoneinfo").ok(),
             boost: None,
             unaccounted: 0,
         };
@@ -102,6 +106,7 @@ impl Meminfo {
             vmstat_length: BUFFER,
             pressure: open("proc/pressure/memory").ok(),
             zram: heapless::Vec::new(),
+            zones: None,
             boost: None,
             unaccounted: 0,
         })
@@ -168,6 +173,33 @@ impl Meminfo {
         self.boost.unwrap_or(0)
     }
 
+    /// Free bytes that the processors keep in lists of their own, up to an eighth of a zone since Linux
+    /// 6.7 (`pcp->high` of mm/page_alloc.c). MemFree and MemAvailable leave them out for seconds after a
+    /// large process has ended; whatever allocates gets them. 0 where they cannot be read.
+    pub fn listed(&self) -> u64 {
+        let mut buffer = [0; BUFFER];
+        let (mut at, mut rest, mut pages) = (0, 0, 0_u64);
+        for _ in 0..ZONE_PARTS {
+            let free = buffer.get_mut(rest..).unwrap_or_default();
+            let read = self
+                .zones
+                .as_ref()
+                .map(|fd| rustix::io::pread(fd, free, at));
+            let Some(Ok(n @ 1..)) = read else { break };
+            at += n as u64;
+            let text = read_part(&buffer, rest + n);
+            // The last line goes on in the next part.
+            let whole = text
+                .iter()
+                .rposition(|b| *b == b'\n')
+                .map_or(0, |end| end + 1);
+            pages = pages.saturating_add(listed_pages(read_part(text, whole)));
+            rest = text.len() - whole;
+            buffer.copy_within(whole..whole + rest, 0);
+        }
+        pages.saturating_mul(rustix::param::page_size() as u64)
+    }
+
     /// Whether the kernel measures stalls.
     pub fn has_psi(&self) -> bool {
         self.pressure.is_some()
@@ -223,10 +255,19 @@ pub fn raised_marks() -> u64 {
     boosted_pages(&zones).saturating_mul(rustix::param::page_size() as u64)
 }
 
+/// The free pages in the lists of all processors, given whole lines of /proc/zoneinfo.
+pub(crate) fn listed_pages(zones: &[u8]) -> u64 {
+    pages_of(zones, b"count:")
+}
+
 pub(crate) fn boosted_pages(zones: &[u8]) -> u64 {
+    pages_of(zones, b"boost")
+}
+
+fn pages_of(zones: &[u8], key: &[u8]) -> u64 {
     let lines = zones.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
-    let boosts = lines.filter_map(|line| line.strip_prefix(b"boost"));
-    let pages = boosts.filter_map(|pages| digits(pages.trim_ascii()));
+    let values = lines.filter_map(|line| line.strip_prefix(key));
+    let pages = values.filter_map(|pages| digits(pages.trim_ascii()));
     pages.fold(0, u64::saturating_add)
 }
 
@@ -240,6 +281,30 @@ mod tests {
             Node 0, zone    DMA32\n  pages free     20\n        boost    1024\n        min      400\n";
         assert_eq!(boosted_pages(zones), 1536);
         assert_eq!(boosted_pages(b""), 0);
+    }
+
+    #[test]
+    fn the_lists_of_all_processors_add_up() {
+        let zones = b"Node 0, zone    DMA32\n  pages free     20\n        boost    0\n  pagesets\n    cpu: 0\n\
+            \x20             count:    300\n              high:     417\n    cpu: 1\n\
+            \x20             count:    12\n              high:     417\n";
+        assert_eq!(listed_pages(zones), 312);
+        assert_eq!(listed_pages(b"  pagesets\n              coun"), 0);
+    }
+
+    #[test]
+    fn lines_that_go_on_in_the_next_part_count_once() {
+        let zone =
+            "    cpu: 0\n              count:    7\n              high:     417\n".repeat(900);
+        let path = std::env::temp_dir().join(format!("lowtide-zones-{}", std::process::id()));
+        std::fs::write(&path, &zone).unwrap();
+        let mut meminfo = Meminfo::open().unwrap();
+        meminfo.zones = open(path.to_str().unwrap()).ok();
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(
+            meminfo.listed(),
+            900 * 7 * rustix::param::page_size() as u64
+        );
     }
 
     #[test]
