@@ -7,6 +7,7 @@ use crate::stack;
 use crate::tell::Log;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::{Builder, JoinHandle};
 
 /// Mistakes in the config that go to the log of a start; `lowtide check` says all.
 const LOGGED: usize = 5;
@@ -37,6 +38,13 @@ impl Run {
         // While there is one thread: those to come have no more.
         if let Err(error) = rights::give_up_others(is_jit_off()) {
             log.warning(format_args!("all rights are kept: {error}"));
+        }
+        // What waits for signals has one, and panics where it cannot be started.
+        if let Err(error) = Builder::new().spawn(|| ()).map(JoinHandle::join) {
+            log.error(format_args!(
+                "no thread can be started: {error}; the agent needs three, see pids.max of its cgroup"
+            ));
+            return ExitCode::FAILURE;
         }
         // From the first moment on: what comes before its handler ends it, also a SIGHUP.
         let signals = Daemon::signals(&mut log);

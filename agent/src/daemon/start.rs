@@ -31,7 +31,6 @@ use lowtide_common::NO_GROUP;
 use lowtide_judge::{Memory, Unit};
 use rustix::fs::CWD;
 use std::io;
-use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
 impl Daemon {
@@ -43,11 +42,6 @@ impl Daemon {
         verifier_log: bool,
     ) -> io::Result<Box<Self>> {
         protect_self(&mut log);
-        if let Err(error) = Builder::new().spawn(|| ()).map(JoinHandle::join) {
-            return Err(io::Error::other(format!(
-                "no thread can be started: {error}; the agent needs three, see pids.max of its cgroup"
-            )));
-        }
         let mut this = stack::on_its_own(|| Self::open(config, log, dry_run, verifier_log))?;
         // By now there is the thread that smol has beside this one, and as often as not that is the one that a
         // trigger wakes, which then wakes this one.

@@ -444,7 +444,7 @@ const FAULTS: &[Fault] = &[
         scenario: || {
             let command = format!(
                 "echo on; mkfifo /run/log; sleep 1000 < /run/log & \
-                 exec 2> /run/log; dd if=/dev/zero bs=65536 count=1 >&2; \
+                 exec 2> /run/log; dd if=/dev/zero bs=65536 count=1 >&2 2> /dev/null; \
                  exec {AGENT} run --config {CONFIG}"
             );
             instead(fast_hog(), &["/bin/sh", "-c", &command])
@@ -458,7 +458,7 @@ const FAULTS: &[Fault] = &[
         scenario: || {
             beside(
                 fast_hog(),
-                "while :; do pkill -HUP -x lowtide; usleep 50000; done",
+                "while :; do kill -HUP $(pidof lowtide); usleep 50000; done",
             )
         },
         check: |run| {
@@ -473,7 +473,7 @@ const FAULTS: &[Fault] = &[
         wanted: "refused; the running config stays; the configured victim goes, nothing else",
         scenario: || {
             let command = format!(
-                "echo 'kill = [' > {CONFIG}; while :; do pkill -HUP -x lowtide; usleep 300000; done"
+                "echo 'kill = [' > {CONFIG}; while :; do kill -HUP $(pidof lowtide); usleep 300000; done"
             );
             beside(fast_hog(), &command)
         },
@@ -508,7 +508,7 @@ const FAULTS: &[Fault] = &[
             }
             beside(
                 scenario,
-                "while :; do pkill -STOP -x lowtide; sleep 1; pkill -CONT -x lowtide; sleep 1; done",
+                "while :; do kill -STOP $(pidof lowtide); sleep 1; kill -CONT $(pidof lowtide); sleep 1; done",
             )
         },
         check: |run| live(run, &[SENSOR, GATEWAY, LIFELINE, "lowtide"]),
