@@ -42,6 +42,12 @@ step left
 step soon runs_first
 end_agent TERM
 
+# The kernel does not count it as available before it has left the lists of single processors.
+is_back() {
+	awk '/^MemTotal:/ { total = $2 } /^MemAvailable:/ { exit $2 < total * 0.45 }' /proc/meminfo
+}
+
+step soon is_back
 start_agent /etc/lowtide/process-terminate.toml
 step hog_ends_by 15
 step left
