@@ -188,13 +188,6 @@ impl Domain {
         replaced
     }
 
-    /// The config is another one, or the first: it is looked at as after an alarm. That this finds nothing
-    /// to do is no news.
-    pub fn reconfigured(&mut self, now: Millis) {
-        self.history.reconfigured(now);
-        self.last_why = Some(Why::NotConfirmed);
-    }
-
     /// From now on it is looked at by time.
     pub fn disarm(&mut self) -> io::Result<()> {
         self.alarms = Async::new_nonblocking(Alarms::new(None)?)?;

@@ -30,7 +30,7 @@ use crate::tell::manager::Manager;
 use crate::tell::recorder::Recorder;
 use crate::tell::socket::Socket;
 use async_signal::{Signal, Signals};
-use lowtide_judge::Millis;
+use lowtide_judge::{Millis, Why};
 use reflex::Guard;
 use report::Said;
 use smol::Timer;
@@ -118,9 +118,7 @@ impl Daemon {
         stack::touch();
         resident::let_go();
         self.manager.ready();
-        let now = self.now();
-        self.domains.system().reconfigured(now);
-        self.episode(DomainId::SYSTEM, false);
+        self.look_by_new_config(DomainId::SYSTEM);
         let mut after_alarm = false;
         loop {
             self.save_history();
@@ -256,16 +254,25 @@ impl Daemon {
         let reloaded = self.reload(paths);
         resident::let_go();
         if reloaded {
-            let now = self.now();
             for id in self.domains.ids().into_iter().rev() {
-                if let Some(domain) = self.domains.get_mut(id) {
-                    domain.reconfigured(now);
-                }
-                self.record_reconfigured(id, now);
-                self.episode(id, false);
+                self.look_by_new_config(id);
             }
         }
         self.manager.ready();
+    }
+
+    /// Looks as after an alarm, but without one: that this finds nothing to do is no news.
+    fn look_by_new_config(&mut self, id: DomainId) {
+        let now = self.now();
+        if let Some(domain) = self.domains.get_mut(id) {
+            domain.history.reconfigured(now);
+            domain.last_why = Some(Why::NotConfirmed);
+        }
+        self.record_reconfigured(id, now);
+        self.episode(id, false);
+        if let Some(domain) = self.domains.get_mut(id) {
+            domain.last_why.take_if(|why| *why == Why::NotConfirmed);
+        }
     }
 
     /// Milliseconds that the agent runs.
