@@ -72,10 +72,12 @@ impl Elf<'_> {
     }
 }
 
+/// Where an entry of a table begins, all of whose bytes have an address.
 fn at(base: usize, index: usize, size: usize) -> Result<usize, Unresolved> {
     index
         .checked_mul(size)
         .and_then(|o| o.checked_add(base))
+        .filter(|begin| begin.checked_add(size).is_some())
         .ok_or(Unresolved::Malformed)
 }
 
@@ -137,6 +139,14 @@ pub fn resolve(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_table_at_the_end_of_all_addresses_is_damage() {
+        let mut object = crate::sense::bpf::objects::SURVEY.to_vec();
+        object[0x28..0x30].copy_from_slice(&(u64::MAX - 3).to_le_bytes());
+        let resolved = resolve(&mut object, |_| Some(1));
+        assert_eq!(resolved, Err(Unresolved::Malformed));
+    }
 
     #[test]
     fn every_kfunc_of_the_shipped_object_is_asked_for() {
