@@ -137,6 +137,8 @@ pub struct Domain {
     pub look_again: Option<Instant>,
     /// What the last line about doing nothing said, so that it is said once.
     pub last_why: Option<Why>,
+    /// It is awake because the config is another one, or the first, and no alarm has come since.
+    by_config: bool,
 }
 
 impl Domain {
@@ -172,6 +174,7 @@ impl Domain {
             acts: false,
             look_again: None,
             last_why: None,
+            by_config: false,
         })
     }
 
@@ -186,6 +189,14 @@ impl Domain {
         let replaced = alarms.set_trigger(trigger);
         self.alarms = Async::new_nonblocking(alarms)?;
         replaced
+    }
+
+    /// The config is another one, or the first: it is looked at as after an alarm. That this finds nothing
+    /// to do is no news.
+    pub fn reconfigured(&mut self, now: Millis) {
+        self.history.reconfigured(now);
+        self.last_why = Some(Why::NotConfirmed);
+        self.by_config = true;
     }
 
     /// From now on it is looked at by time.
@@ -225,6 +236,9 @@ impl Domain {
         let fired = self.alarms.get_ref().take(woke);
         if fired.any() {
             self.history.woken(now);
+            if std::mem::take(&mut self.by_config) {
+                self.last_why = None;
+            }
         }
         fired
     }

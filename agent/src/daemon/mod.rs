@@ -30,7 +30,7 @@ use crate::tell::manager::Manager;
 use crate::tell::recorder::Recorder;
 use crate::tell::socket::Socket;
 use async_signal::{Signal, Signals};
-use lowtide_judge::{Millis, Why};
+use lowtide_judge::Millis;
 use reflex::Guard;
 use report::Said;
 use smol::Timer;
@@ -261,18 +261,14 @@ impl Daemon {
         self.manager.ready();
     }
 
-    /// Looks as after an alarm, but without one: that this finds nothing to do is no news.
+    /// Looks as after an alarm, but without one.
     fn look_by_new_config(&mut self, id: DomainId) {
         let now = self.now();
         if let Some(domain) = self.domains.get_mut(id) {
-            domain.history.reconfigured(now);
-            domain.last_why = Some(Why::NotConfirmed);
+            domain.reconfigured(now);
         }
         self.record_reconfigured(id, now);
         self.episode(id, false);
-        if let Some(domain) = self.domains.get_mut(id) {
-            domain.last_why.take_if(|why| *why == Why::NotConfirmed);
-        }
     }
 
     /// Milliseconds that the agent runs.
