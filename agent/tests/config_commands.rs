@@ -169,6 +169,16 @@ fn an_agent_with_a_bad_config_ends_whatever_stderr_is() {
 }
 
 /// As lowtide-snapshot makes it.
+/// Whether one cgroup stands before another in what `explain` says of killing; both have to be there.
+fn goes_before(said: &str, first: &str, second: &str) -> bool {
+    let (_, killed) = said.split_once("killed").unwrap();
+    let place = |path: &str| {
+        let place = killed.find(path);
+        place.unwrap_or_else(|| panic!("no {path} in\n{said}"))
+    };
+    place(first) < place(second)
+}
+
 #[test]
 fn a_copy_of_a_device_is_explained_on_the_desk() {
     let root = scratch("copy");
@@ -225,20 +235,9 @@ fn a_copy_of_a_device_is_explained_on_the_desk() {
     let output = lowtide(&["explain", "--root", dir]);
     assert!(output.status.success(), "{output:?}");
     let said = text(&output.stdout);
-    let place = |path: &str| {
-        said.find(path)
-            .unwrap_or_else(|| panic!("no {path} in\n{said}"))
-    };
     assert!(said.starts_with("cgroupfs engine, 5 cgroups\n"), "{said}");
-    let killed = said.find("killed").unwrap();
-    let order = |path: &str| {
-        killed
-            + said[killed..]
-                .find(path)
-                .unwrap_or_else(|| panic!("no {path} in\n{said}"))
-    };
-    assert!(order("/apps/b") < order("/apps/a"), "{said}");
-    place("/system.slice/init.service");
+    assert!(goes_before(&said, "/apps/b", "/apps/a"), "{said}");
+    assert!(said.contains("/system.slice/init.service"), "{said}");
     // That of another config.
     let tried = root.join("tried.toml");
     std::fs::write(
@@ -248,14 +247,7 @@ fn a_copy_of_a_device_is_explained_on_the_desk() {
     .unwrap();
     let output = lowtide(&["explain", "--root", dir, "--with", tried.to_str().unwrap()]);
     let said = text(&output.stdout);
-    let killed = said.find("killed").unwrap();
-    let order = |path: &str| {
-        killed
-            + said[killed..]
-                .find(path)
-                .unwrap_or_else(|| panic!("no {path} in\n{said}"))
-    };
-    assert!(order("/apps/a") < order("/apps/b"), "{said}");
+    assert!(goes_before(&said, "/apps/a", "/apps/b"), "{said}");
     std::fs::write(
         &tried,
         "[[group]]\nname = \"a\"\nkill = \"never\"\ncgroups = \"apps/a\"\n",
