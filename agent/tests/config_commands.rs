@@ -236,7 +236,7 @@ fn a_copy_of_a_device_is_explained_on_the_desk() {
     assert!(output.status.success(), "{output:?}");
     let said = text(&output.stdout);
     assert!(said.starts_with("cgroupfs engine, 5 cgroups\n"), "{said}");
-    assert!(goes_before(&said, "/apps/b", "/apps/a"), "{said}");
+    assert!(goes_before(said, "/apps/b", "/apps/a"), "{said}");
     assert!(said.contains("/system.slice/init.service"), "{said}");
     // That of another config.
     let tried = root.join("tried.toml");
@@ -247,7 +247,7 @@ fn a_copy_of_a_device_is_explained_on_the_desk() {
     .unwrap();
     let output = lowtide(&["explain", "--root", dir, "--with", tried.to_str().unwrap()]);
     let said = text(&output.stdout);
-    assert!(goes_before(&said, "/apps/a", "/apps/b"), "{said}");
+    assert!(goes_before(said, "/apps/a", "/apps/b"), "{said}");
     std::fs::write(
         &tried,
         "[[group]]\nname = \"a\"\nkill = \"never\"\ncgroups = \"apps/a\"\n",
