@@ -123,7 +123,8 @@ pub fn process(
             // 0 where there are no cgroups.
             target.parent
         };
-        let memcg = (memcg != 0).then(|| tree.open_id(memcg).ok()).flatten();
+        let is_marked = releaser.marks() && memcg != 0;
+        let memcg = is_marked.then(|| tree.open_id(memcg).ok()).flatten();
         releaser.release(Killed::Process { pidfd, memcg });
     }
     Ok(Done {

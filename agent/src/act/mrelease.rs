@@ -24,7 +24,7 @@ const TOUCHED: usize = 6 << 10;
 pub enum Killed {
     /// A cgroup, by its directory.
     Memcg(OwnedFd),
-    /// A process, and the directory of its cgroup where there is one.
+    /// A process, and the directory of its cgroup where that is to be marked.
     Process {
         pidfd: OwnedFd,
         memcg: Option<OwnedFd>,
@@ -32,39 +32,51 @@ pub enum Killed {
 }
 
 /// The way to the thread.
-pub struct Releaser(Option<SyncSender<Killed>>);
+pub struct Releaser {
+    queue: Option<SyncSender<Killed>>,
+    marks: bool,
+}
 
 impl Releaser {
     /// Without its thread nothing is given back, which is slower and otherwise the same.
-    pub const NONE: Self = Self(None);
+    pub const NONE: Self = Self {
+        queue: None,
+        marks: false,
+    };
 
     /// Starts the thread, which ends with this.
     pub fn start() -> io::Result<Self> {
         let (queue, killed) = sync_channel(QUEUE);
+        let marks = oomd::is_wanted();
         Builder::new()
             .name("mrelease".to_owned())
             .stack_size(STACK)
-            .spawn(move || release_all(&killed))?;
-        Ok(Self(Some(queue)))
+            .spawn(move || release_all(&killed, marks))?;
+        let queue = Some(queue);
+        Ok(Self { queue, marks })
+    }
+
+    /// Whether it marks the cgroup of what it is given.
+    pub fn marks(&self) -> bool {
+        self.marks
     }
 
     /// Neither waits nor allocates.
     pub fn release(&self, killed: Killed) {
-        if let Some(queue) = &self.0 {
+        if let Some(queue) = &self.queue {
             let _ = queue.try_send(killed);
         }
     }
 }
 
 /// As others do that can go on: not in real time, but before most.
-fn release_all(killed: &Receiver<Killed>) {
+fn release_all(killed: &Receiver<Killed>, marks: bool) {
     let _ = rustix::process::setpriority_process(None, -20);
     // Its first touch would wait for a page just when there is none.
     black_box([0_u8; TOUCHED]);
-    // Before anything is given back: systemd looks for the marks once nothing is left in the cgroup.
-    let marks = oomd::is_wanted();
     for killed in killed {
         match killed {
+            // Marked before anything is given back: systemd looks once nothing is left in the cgroup.
             Killed::Memcg(dir) => {
                 if marks {
                     oomd::mark(dir.as_fd(), count(&dir));
@@ -75,7 +87,7 @@ fn release_all(killed: &Receiver<Killed>) {
                 });
             }
             Killed::Process { pidfd, memcg } => {
-                if let Some(dir) = memcg.filter(|_| marks) {
+                if let Some(dir) = memcg {
                     oomd::mark(dir.as_fd(), 1);
                 }
                 let _ = sys::process_mrelease(&pidfd);
@@ -103,7 +115,10 @@ mod tests {
     #[test]
     fn a_queue_that_is_full_holds_nothing_up() {
         let (queue, _killed) = sync_channel(1);
-        let releaser = Releaser(Some(queue));
+        let releaser = Releaser {
+            queue: Some(queue),
+            marks: false,
+        };
         let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
         for _ in 0..3 {
             let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
