@@ -65,7 +65,7 @@ impl Bench {
             rows: 1,
             verifier_log: false,
         };
-        let mut bpf = Kfunc::open(&options).map_err(io::Error::other)?;
+        let mut bpf = Kfunc::open(&options, tree.root()?).map_err(io::Error::other)?;
         let mut dirs = Vec::new();
         for count in &self.count {
             self.make(&mut dirs, *count)?;

@@ -110,13 +110,22 @@ fn cargo_build(
     features: &[&str],
     commit: Option<&str>,
 ) -> Result<PathBuf> {
-    let toolchain = toolchain::prepare(arch)?;
+    let toolchain = match profile {
+        Profile::Release => toolchain::prepare_small(arch)?,
+        Profile::Guest => toolchain::prepare(arch)?,
+    };
     say(format_args!(
         "building {} for {}",
         packages.join(" and "),
         arch.triple()
     ));
     let mut flags = smaller()?;
+    if toolchain.is_small() {
+        // Cargo does not tell standard libraries of one compiler apart; crates built with another are in
+        // the way.
+        flags.push("--cfg=std_for_size".to_owned());
+    }
+    flags.extend((!arch.code().is_empty()).then(|| arch.code().to_owned()));
     if profile == Profile::Release {
         // The places of panics in them; those of the workspace are relative.
         let crates = registry_sources()?;

@@ -55,6 +55,14 @@ impl Arch {
         }
     }
 
+    /// For the compiler: every ARMv7-A has Thumb-2, which takes a quarter less.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Armv7 => "-Ctarget-feature=+thumb-mode",
+            Self::X86_64 | Self::Aarch64 | Self::Riscv64 => "",
+        }
+    }
+
     /// Directory name of its C library in Debian's musl-dev.
     const fn musl(self) -> &'static str {
         match self {
@@ -91,6 +99,11 @@ pub struct Toolchain {
 impl Toolchain {
     pub fn sysroot(&self) -> Result<PathBuf> {
         self.copy.clone().map_or_else(sysroot, Ok)
+    }
+
+    /// Whether its standard libraries are those that are built here.
+    pub fn is_small(&self) -> bool {
+        self.copy.is_some()
     }
 
     pub fn cargo(&self) -> Command {
@@ -135,11 +148,32 @@ pub fn prepare(arch: Arch) -> Result<Toolchain> {
             return Ok(Toolchain { copy: None });
         }
     }
-    say(format_args!(
-        "rustup has none here; building the standard library for {triple}, once"
-    ));
-    let toolchain = copy_with_source(&sysroot, &copy)?;
-    build_std(arch, &toolchain, &copy)?;
+    small(arch)
+}
+
+/// As [`prepare`], for what is shipped: the standard library that is made for size. Where it cannot be
+/// built, the one that is there does.
+pub fn prepare_small(arch: Arch) -> Result<Toolchain> {
+    small(arch).or_else(|e| {
+        say(format_args!(
+            "WARNING: no standard library made for size, the program will be larger: {e:#}"
+        ));
+        prepare(arch)
+    })
+}
+
+/// A copy of the toolchain whose standard library is built from source, once: made for size, and without
+/// what prints a backtrace, which takes an eighth of a program and has no names where that is stripped.
+fn small(arch: Arch) -> Result<Toolchain> {
+    let copy = copy_dir()?;
+    let toolchain = copy_with_source(&sysroot()?, &copy)?;
+    if !has_std(&copy, arch.triple()) {
+        say(format_args!(
+            "building the standard library for {}, once",
+            arch.triple()
+        ));
+        build_std(arch, &toolchain, &copy)?;
+    }
     Ok(toolchain)
 }
 
@@ -152,9 +186,10 @@ pub fn with_source() -> Result<Toolchain> {
     copy_with_source(&sysroot, &copy_dir()?)
 }
 
-/// Where a copy of the toolchain in use is, or would be.
+/// Where a copy of the toolchain in use is, or would be: its compiler, and no standard library but that
+/// of the host and those that are built here.
 fn copy_dir() -> Result<PathBuf> {
-    Ok(dirs::cache("toolchains")?.join(version()?))
+    Ok(dirs::cache("toolchains")?.join(format!("{}-small", version()?)))
 }
 
 fn copy_with_source(sysroot: &Path, copy: &Path) -> Result<Toolchain> {
@@ -163,6 +198,12 @@ fn copy_with_source(sysroot: &Path, copy: &Path) -> Result<Toolchain> {
             let from = sysroot.join(part);
             if from.exists() {
                 link_tree(&from, &into.join(part))?;
+            }
+        }
+        for arch in Arch::ALL {
+            let std = into.join("lib/rustlib").join(arch.triple());
+            if std.exists() {
+                fs::remove_dir_all(std)?;
             }
         }
         Ok(())
@@ -291,7 +332,13 @@ fn build_std(arch: Arch, toolchain: &Toolchain, sysroot: &Path) -> Result<()> {
             .env("CARGO_TARGET_DIR", package.join("target"))
             .env(
                 "RUSTFLAGS",
-                "-Cembed-bitcode=yes -Zforce-unstable-if-unmarked",
+                [
+                    "-Cembed-bitcode=yes",
+                    "-Zforce-unstable-if-unmarked",
+                    arch.code(),
+                ]
+                .join(" ")
+                .trim_end(),
             )
             .args(["build", "--quiet", "--release", "--target", triple])
             .args([
@@ -342,7 +389,7 @@ version = "0.0.0"
 edition = "2024"
 [workspace]
 [profile.release]
-opt-level = "s"
+opt-level = "z"
 panic = "abort"
 codegen-units = 4
 "#;

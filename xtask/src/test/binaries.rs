@@ -66,7 +66,22 @@ fn is_as_shipped(binary: &Path, arch: Arch) -> Result<()> {
     let contents = fs::read(binary)?;
     let file = object::File::parse(&*contents)?;
     is_static_and_stripped(&file, arch)?;
+    is_small(contents.len(), arch)?;
     can_give_back_code(&file)
+}
+
+/// Flash is what the smallest devices have least of.
+fn is_small(bytes: usize, arch: Arch) -> Result<()> {
+    let limit = match arch {
+        Arch::X86_64 => (1 << 20) * 115 / 100,
+        Arch::Aarch64 | Arch::Riscv64 | Arch::Armv7 => 1 << 20,
+    };
+    ensure!(
+        bytes <= limit,
+        "{bytes} bytes, and {limit} are the limit; is it built with the standard library that \
+         `cargo xtask` makes?"
+    );
+    Ok(())
 }
 
 fn is_static_and_stripped(file: &object::File<'_>, arch: Arch) -> Result<()> {
