@@ -8,7 +8,7 @@ use crate::scenario::checks::{
     answers_after, by_signal, ends, kernel_kills, no_kernel_kill, oom_kills, says, worst_gap_ms,
 };
 use crate::scenario::variants::without_agent;
-use crate::scenario::{CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, agent, load};
+use crate::scenario::{CONFIG, DEVICE, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, agent, load};
 use crate::test::harness::{self, Test};
 use crate::vm::kernel;
 use crate::vm::qemu;
@@ -34,22 +34,8 @@ const HOG_2: &str = "indexer";
 /// Service that is next in order after the hogs.
 const SPARE: &str = "spare";
 
-const GROUPS: &str = r#"
-[[group]]
-name    = "lifeline"
-kill    = "never"
-cgroups = ["lifeline/**"]
-
-[[group]]
-name    = "sensor"
-kill    = 100
-cgroups = ["apps/sensor"]
-
-[[group]]
-name    = "gateway"
-kill    = 200
-cgroups = ["apps/gateway"]
-
+/// Groups of a load beside those of the device.
+const MORE: &str = r#"
 [[group]]
 name    = "spare"
 kill    = 300
@@ -59,12 +45,11 @@ cgroups = ["apps/spare"]
 name    = "indexer"
 kill    = 700
 cgroups = ["apps/indexer"]
-
-[[group]]
-name    = "media"
-kill    = 800
-cgroups = ["apps/media"]
 "#;
+
+fn groups() -> String {
+    format!("{DEVICE}{MORE}")
+}
 
 /// How a device swaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +142,7 @@ const LOADS: &[Load] = &[
             let media = "name    = \"media\"\n";
             let trigger = format!("{media}trigger = \"some 10ms/500ms\"\n");
             s.files
-                .insert(CONFIG.into(), GROUPS.replace(media, &trigger));
+                .insert(CONFIG.into(), groups().replace(media, &trigger));
         },
         real: |run| {
             let (_, last) = run.samples().last().context("no sample")?;
@@ -274,7 +259,7 @@ const LOADS: &[Load] = &[
             press(s, &["hog", "--rate", &d.part(8)]);
             let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
             s.services.push(after_agent(spare));
-            let groups = GROUPS.replace("kill    = 800", "kill    = \"never\"");
+            let groups = groups().replace("kill    = 800", "kill    = \"never\"");
             s.files.insert(CONFIG.into(), groups);
         },
         // All that may go, and still it is not enough.
@@ -372,7 +357,7 @@ fn at_rest(device: Device, swap: Swap) -> Scenario {
     let sleeper = ["sleeper", "--size", &device.part(16)];
     let reader = ["refault", "--size", &device.part(16), "--rate", "16M"];
     Scenario {
-        files: [(CONFIG.into(), GROUPS.into())].into(),
+        files: [(CONFIG.into(), groups())].into(),
         services: vec![
             agent(),
             load(LIFELINE, "lifeline/heartbeat", &["heartbeat"]),
@@ -406,7 +391,7 @@ fn press_by_starter(scenario: &mut Scenario, arguments: &[&str]) {
         .push(started(load(HOG, "starter", arguments)));
     scenario.until = None;
     scenario.limit_s = 20;
-    let groups = GROUPS.replace("\"apps/media\"", "\"apps/media/**\"");
+    let groups = groups().replace("\"apps/media\"", "\"apps/media/**\"");
     let starter = "\n[[group]]\nname = \"starter\"\nkill = \"never\"\ncgroups = [\"starter\"]\n";
     scenario
         .files
