@@ -3,7 +3,15 @@
 //! Everything is `repr(C)`, made of fixed-size integers and free of padding, so that both sides
 //! see the same bytes on every architecture. All sizes are in bytes, all times in nanoseconds.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+mod best;
+mod place;
+mod words;
+
+pub use best::Best;
+pub use place::Placed;
+pub use words::copy;
 
 /// Candidates kept per action, whatever the number of memcgs.
 pub const CANDIDATES: usize = 16;
@@ -254,6 +262,11 @@ pub const fn key(priority: u16, bytes: u64, worth: u64) -> u64 {
     (((bytes >= worth) as u64) << 63)
         | (((priority & 0x7ff) as u64) << 52)
         | ((bytes >> 12) & ((1 << 52) - 1))
+}
+
+/// A [`key`] without the size: whether it is worth it, and the priority.
+pub const fn without_size(key: u64) -> u64 {
+    key >> 52
 }
 
 /// What user space asks of one survey.

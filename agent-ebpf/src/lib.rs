@@ -5,7 +5,6 @@
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
-pub mod best;
 pub mod kernel;
 pub mod memory;
 pub mod place;

@@ -1,8 +1,7 @@
 //! Where a walk stands, and what the rules say about the memcg there: the same for all programs.
 
-use crate::best::copy;
 use crate::kernel::{Memcg, Node};
-use lowtide_common::{Above, MAX_DEPTH, NEVER, Request, Row, Rule};
+use lowtide_common::{Above, MAX_DEPTH, Placed, Request, Row, Rule, copy};
 
 /// State of one walk; too large for the stack.
 pub struct Place {
@@ -14,16 +13,6 @@ pub struct Place {
     /// What else is known of it, see [`Node`].
     children: u64,
     pub populated: u64,
-}
-
-/// What may be done to a memcg as it stands.
-pub struct Placed {
-    /// It has no rule yet, and so has nothing below it.
-    pub new: bool,
-    pub killable: bool,
-    /// It would be, but its rule says never.
-    pub never: bool,
-    pub reclaimable: bool,
 }
 
 impl Place {
@@ -54,20 +43,9 @@ impl Place {
     pub fn place(&mut self, listed: Option<Rule>) -> Placed {
         let Self { request, above, row, .. } = self;
         let level = (row.level as usize).min(MAX_DEPTH - 2);
-        let new = listed.is_none() && level > 0 && row.id > request.classified_up_to;
-        let own = listed.filter(|rule| rule.flags & Rule::INHERIT == 0);
-        let (over, own) = request.begins_at(row.id, above[level], own);
-        let child = over.child(row.id, own, new);
+        let (leaf, populated) = (self.children == 0, self.populated != 0);
+        let (child, placed) = above[level].place(request, row, listed, leaf, populated);
         above[level + 1] = child;
-        row.parent = over.id;
-        row.flags = over.row_flags(own, self.children == 0, self.populated != 0);
-        row.rule = child.rule;
-        let may = |flag| child.is_decided() && row.flags & flag != 0;
-        Placed {
-            new,
-            killable: may(Row::KILLABLE) && row.rule.kill != NEVER,
-            never: may(Row::KILLABLE) && row.rule.kill == NEVER,
-            reclaimable: may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER,
-        }
+        placed
     }
 }

@@ -5,9 +5,8 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
-use lowtide_ebpf::best::{Best, copy};
 use lowtide_ebpf::kernel::{self, Css, Node, with_memcg};
-use lowtide_common::{Request, Row, Rule, Survey, UNCLASSIFIED};
+use lowtide_common::{Best, Request, Row, Rule, Survey, UNCLASSIFIED, copy};
 use lowtide_ebpf::place::Place;
 
 /// `BPF_F_NO_PREALLOC`: entries cost memory only once there are any.
@@ -36,8 +35,8 @@ struct Walk {
     /// What the largest that is never killed would free, and whether the row is that.
     never_frees: u64,
     is_largest_never: u64,
-    kill: Best,
-    reclaim: Best,
+    kill: Best<Row>,
+    reclaim: Best<Row>,
 }
 
 /// The answer and the state of the run.
@@ -167,11 +166,12 @@ extern "C" fn keep() -> i32 {
     if walk.is_largest_never != 0 {
         copy(&mut out.largest_never, &walk.place.row);
     }
+    let row = &walk.place.row;
     if walk.kill_key != 0 {
-        walk.kill.keep(walk.kill_key, &walk.place.row);
+        walk.kill.keep_for_worst(walk.kill_key, row.id, row);
     }
     if walk.reclaim_key != 0 {
-        walk.reclaim.keep(walk.reclaim_key, &walk.place.row);
+        walk.reclaim.keep_for_worst(walk.reclaim_key, row.id, row);
     }
     if walk.place.request.flags & Request::ALL_ROWS != 0 {
         if let Some(slot) = ROWS.get_ptr_mut(out.rows_len) {

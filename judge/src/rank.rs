@@ -6,12 +6,10 @@ use crate::look::Look;
 use crate::policy::{Amount, LevelPolicy, Policy, Step};
 use crate::verdict::{Judged, Reason};
 use core::cmp::Reverse;
-use lowtide_common::{NEVER, Row};
+use lowtide_common::{NEVER, Row, key, without_size};
 
 /// What gives less is not worth the disturbance, however little is missing.
 pub(crate) const WORTHWHILE: u64 = 256 * 1024;
-/// Sizes are told apart by pages, as the engines do.
-const PAGE: u64 = 4096;
 
 impl Look<'_> {
     /// Gives every row the reason why it is killed or not, and sorts them, the chosen one first.
@@ -32,12 +30,13 @@ impl Look<'_> {
                 Reason::Chosen => 1,
                 _ => 2_u8,
             };
+            // The order of the engines; among equals of it, what loops goes before what frees more.
+            let key = key(j.row.rule.kill_turn(), j.frees, worth);
             (
                 turn,
-                j.frees < worth,
-                Reverse(j.row.rule.kill_turn()),
+                Reverse(without_size(key)),
                 !self.loops(j),
-                Reverse(j.frees / PAGE),
+                Reverse(key),
                 j.row.id,
             )
         });
@@ -64,9 +63,7 @@ impl Look<'_> {
         judged.sort_unstable_by_key(|j| {
             (
                 j.reason != Reason::Chosen,
-                j.frees < worth,
-                Reverse(j.row.rule.reclaim),
-                Reverse(j.frees / PAGE),
+                Reverse(j.row.reclaim_key(worth)),
                 j.row.id,
             )
         });

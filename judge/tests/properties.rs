@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use lowtide_common::{CANDIDATES, NEVER, Row};
+use lowtide_common::{CANDIDATES, NEVER, Row, Rule};
 use lowtide_judge::*;
 use proptest::prelude::*;
 
@@ -72,6 +72,23 @@ proptest! {
         let able = |r: &&Row| r.rule.reclaim != NEVER && r.reclaimable_file() >= worth;
         let best = rows.iter().filter(able).map(|r| r.rule.reclaim).max();
         prop_assert!(best.is_none_or(|best| target.rule.reclaim >= best));
+    }
+
+    /// What the engines keep the best by, in the kernel and outside: where no history speaks against it,
+    /// the judge has the same order.
+    #[test]
+    fn the_order_is_that_of_the_engines(rows in rows(), avoided in any::<u64>(), available in 0..TOTAL / 25) {
+        let avoid = |(i, mut row): (usize, Row)| {
+            row.rule.flags |= if avoided >> i & 1 == 1 { Rule::AVOID } else { 0 };
+            row
+        };
+        let mut rows: Vec<_> = rows.into_iter().enumerate().map(avoid).collect();
+        let verdict = judged(&policy(), available, &rows, &mut History::default(), 0);
+        let able = |row: &&Row| row.rule.kill != NEVER && row.freed_by_kill() >= 256 << 10;
+        rows.sort_by_key(|row| (std::cmp::Reverse(row.kill_key(verdict.worth)), row.id));
+        let engine: Vec<_> = rows.iter().filter(able).map(|row| row.id).take(CANDIDATES).collect();
+        let judge = verdict.judged.iter().filter(|j| able(&&j.row)).map(|j| j.row.id);
+        prop_assert_eq!(judge.take(engine.len()).collect::<Vec<_>>(), engine);
     }
 
     #[test]

@@ -8,14 +8,13 @@
     reason = "indices are those of its own table, which is walked by them"
 )]
 
-use super::best::Best;
 use super::process::read_at;
 use super::text::{digits, number_after, pairs, read_part, stall_total};
 use super::tree::Tree;
 use super::walk::{each_child, open_dir};
 use super::{Engine, spare_descriptors};
 use crate::sys;
-use lowtide_common::{Above, CANDIDATES, MAX_DEPTH, NEVER, Request, Row, Rule, Survey};
+use lowtide_common::{Above, Best, CANDIDATES, MAX_DEPTH, Request, Row, Rule, Survey};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, statx};
 use std::ffi::CStr;
@@ -280,43 +279,34 @@ impl Cgroupfs {
         survey.largest_never = Row::ZERO;
         rows.clear();
         above.clear();
-        let (mut kill, mut reclaim) = (Best::default(), Best::default());
+        let none = (Row::ZERO, 0);
+        let (mut kill, mut reclaim) = (Best::new(none), Best::new(none));
         let over_root = Above::root(request);
         for (i, memcg) in memcgs.iter().enumerate() {
             let over = above.get(memcg.parent as usize).unwrap_or(&over_root);
-            let own = memcg.rule.filter(|rule| rule.flags & Rule::INHERIT == 0);
-            let (over, own) = request.begins_at(memcg.id, *over, own);
+            survey.highest_id = survey.highest_id.max(memcg.id);
             let is_root = memcg.parent == NONE;
-            let new = memcg.rule.is_none() && !is_root && memcg.id > request.classified_up_to;
-            if new {
-                if let Some(slot) = survey
-                    .unclassified
-                    .get_mut(survey.unclassified_len as usize)
-                {
+            let all = request.flags & Request::ALL_ROWS != 0;
+            let matters = is_root || all || memcg.size() >= SMALL;
+            let mut row = Row {
+                id: memcg.id,
+                level: memcg.level,
+                ..Row::ZERO
+            };
+            let (leaf, populated) = (memcg.children == 0, matters && memcg.is_populated());
+            let (here, placed) = over.place(request, &mut row, memcg.rule, leaf, populated);
+            above.push(here);
+            if placed.new {
+                let at = survey.unclassified_len as usize;
+                if let Some(slot) = survey.unclassified.get_mut(at) {
                     *slot = memcg.id;
                 }
                 survey.unclassified_len += 1;
             }
-            survey.highest_id = survey.highest_id.max(memcg.id);
-            let here = over.child(memcg.id, own, new);
-            let mut row = Row {
-                id: memcg.id,
-                parent: over.id,
-                level: memcg.level,
-                rule: here.rule,
-                ..Row::ZERO
-            };
-            above.push(here);
-            let all = request.flags & Request::ALL_ROWS != 0;
-            let matters = is_root || all || memcg.size() >= SMALL;
-            if matters {
-                let populated = memcg.is_populated();
-                row.flags = over.row_flags(own, memcg.children == 0, populated);
-                if memcg.measure(&mut row).is_err() {
-                    // Gone since the refresh.
-                    survey.dying += 1;
-                    continue;
-                }
+            if matters && memcg.measure(&mut row).is_err() {
+                // Gone since the refresh.
+                survey.dying += 1;
+                continue;
             }
             if is_root {
                 memcg.rest(&mut row);
@@ -324,16 +314,17 @@ impl Cgroupfs {
             } else {
                 survey.memcgs += 1;
             }
-            let may = |flag: u16| here.is_decided() && row.flags & flag != 0;
-            if may(Row::KILLABLE) && row.rule.kill == NEVER {
-                if row.freed_by_kill() > survey.largest_never.freed_by_kill() {
-                    survey.largest_never = row;
-                }
-            } else if may(Row::KILLABLE) {
-                kill.keep(row.kill_key(request.worth), row.id, (row, i as u32));
+            if !matters {
+                continue;
             }
-            if may(Row::RECLAIMABLE) && row.rule.reclaim != NEVER {
-                reclaim.keep(row.reclaim_key(request.worth), row.id, (row, i as u32));
+            if placed.never && row.freed_by_kill() > survey.largest_never.freed_by_kill() {
+                survey.largest_never = row;
+            }
+            if placed.killable {
+                kill.keep(row.kill_key(request.worth), row.id, &(row, i as u32));
+            }
+            if placed.reclaimable {
+                reclaim.keep(row.reclaim_key(request.worth), row.id, &(row, i as u32));
             }
             if all {
                 if rows.len() < rows.capacity() {

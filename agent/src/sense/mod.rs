@@ -6,7 +6,6 @@
 pub mod alarms;
 pub mod arm;
 pub mod ballast;
-mod best;
 pub mod births;
 #[cfg(feature = "bpf")]
 pub mod bpf;
@@ -33,9 +32,8 @@ pub mod walk;
 #[cfg(feature = "bpf")]
 pub mod watch;
 
-use best::Best;
 use interrupt::Interrupt;
-use lowtide_common::{NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
+use lowtide_common::{Best, NEVER, Request, Row, Rule, Survey, UNCLASSIFIED};
 use lowtide_judge::Unit;
 use rustix::fd::{AsFd as _, BorrowedFd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -321,10 +319,10 @@ impl Surveyor {
         }
         let out = &mut *self.one_by_one;
         *out = *survey;
-        let (mut kill, mut left) = (Best::default(), PROCESSES);
+        let (mut kill, mut left) = (Best::new(Row::ZERO), PROCESSES);
         for row in survey.kill() {
             if left == 0 || !is_one_by_one(row) {
-                kill.keep(row.kill_key(worth), row.id, *row);
+                kill.keep(row.kill_key(worth), row.id, row);
                 continue;
             }
             each_process(
@@ -335,7 +333,7 @@ impl Surveyor {
                 &mut left,
                 &mut |process| {
                     if process.rule.kill != NEVER {
-                        kill.keep(process.kill_key(worth), process.id, *process);
+                        kill.keep(process.kill_key(worth), process.id, process);
                     } else if process.freed_by_kill() > out.largest_never.freed_by_kill() {
                         out.largest_never = *process;
                     }

@@ -1,13 +1,12 @@
 //! The engine for devices without memory cgroups to choose from: each process is a candidate by
 //! itself, read through a status file that stays open.
 
-use super::best::Best;
 use super::process::{Id, directory, open_status, read_status};
 use super::status::{Comm, STATUS, Status};
 use super::text::read_part;
 use super::walk::open_dir;
 use super::{Engine, spare_descriptors};
-use lowtide_common::{NEVER, Request, Row, Rule, Survey};
+use lowtide_common::{Best, NEVER, Request, Row, Rule, Survey};
 use lowtide_judge::Unit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
@@ -142,7 +141,7 @@ impl Procfs {
             ..Survey::EMPTY
         };
         rows.clear();
-        let mut kill = Best::default();
+        let mut kill = Best::new(Row::ZERO);
         for known in known {
             let measured = known.measure().or_else(|error| {
                 if known.reopen() {
@@ -169,7 +168,7 @@ impl Procfs {
                     row.rule = if inherits { request.fallback } else { rule };
                     row.flags |= Row::KILLABLE;
                     if row.rule.kill != NEVER {
-                        kill.keep(row.kill_key(request.worth), row.id, row);
+                        kill.keep(row.kill_key(request.worth), row.id, &row);
                     } else if row.freed_by_kill() > survey.largest_never.freed_by_kill() {
                         survey.largest_never = row;
                     }
