@@ -55,7 +55,8 @@ impl Arch {
         }
     }
 
-    /// For the compiler: every ARMv7-A has Thumb-2, which takes a quarter less.
+    /// For the compiler: every ARMv7-A has Thumb-2, which takes a quarter less. rustc warns that this
+    /// feature has no stable name yet.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Armv7 => "-Ctarget-feature=+thumb-mode",

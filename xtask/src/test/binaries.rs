@@ -106,7 +106,8 @@ fn is_static_and_stripped(file: &object::File<'_>, arch: Arch) -> Result<()> {
 }
 
 /// What only the start needs is told by names of functions, which a compiler may write in another way:
-/// then it would be locked in memory with the rest. It is as much as the rest, or nearly.
+/// then it would be locked in memory with the rest. It is nearly as much as that; on aarch64, where the
+/// compiler shares pieces of functions (`OUTLINED_FUNCTION_`, which are in the rest), seven tenths of it.
 fn can_give_back_code(file: &object::File<'_>) -> Result<()> {
     let size = |name| {
         let section = file.section_by_name(name);
@@ -114,7 +115,7 @@ fn can_give_back_code(file: &object::File<'_>) -> Result<()> {
     };
     let (rest, cold) = (size(".text"), size("lowtide_cold"));
     ensure!(
-        cold >= rest * 3 / 4,
+        cold >= rest * 2 / 3,
         "{cold} bytes of code can be given back, {rest} stay in memory"
     );
     Ok(())
