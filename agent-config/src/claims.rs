@@ -31,6 +31,43 @@ pub(super) fn matcher(
     claims.matcher(document, policy)
 }
 
+/// Id of the users' group whose members may ask the agent. One that `root` does not have is said: nobody but root may
+/// ask then.
+pub(super) fn askers(
+    document: &Document,
+    sources: &Sources,
+    root: &Root,
+    problems: &mut Problems,
+) -> Option<u32> {
+    let set = document.status.group.as_ref()?;
+    let name = set.value.0.as_str();
+    if let Ok(id) = name.parse() {
+        return Some(id);
+    }
+    let path = root.join("etc/group");
+    let found = match root.read(&path) {
+        // group(5): name, password, id, members.
+        Ok(text) => id_of(&text, name).ok_or_else(|| "no such group here".to_owned()),
+        Err(why) => Err(format!("{}: {why}", path.display())),
+    };
+    found
+        .map_err(|why| {
+            problems.warning(|| {
+                let message = format!("{name:?}: {why}, so root alone may ask the agent");
+                Problem::at(sources, set.at, "status.group", message)
+            });
+        })
+        .ok()
+}
+
+/// The number in the third field of the line that begins with `name`, as in passwd(5) and group(5).
+fn id_of(text: &str, name: &str) -> Option<u32> {
+    let entries = text.lines().map(|line| line.split(':'));
+    entries
+        .filter_map(|mut fields| (fields.next() == Some(name)).then_some(fields))
+        .find_map(|mut fields| fields.nth(1)?.parse().ok())
+}
+
 /// Drops the patterns that a group of a higher layer has taken over: they never count.
 pub(super) fn drop_taken_over(document: &mut Document, sources: &Sources) {
     let groups = &mut document.group.0;
@@ -282,11 +319,7 @@ impl Claims<'_> {
             let text = self.root.read(&path);
             text.map_err(|why| format!("{}: {why}", path.display()))
         });
-        let entries = passwd.as_ref()?.lines().map(|line| line.split(':'));
-        entries
-            .filter_map(|mut fields| (fields.next() == Some(name)).then_some(fields))
-            .find_map(|mut fields| fields.nth(1)?.parse().ok())
-            .ok_or_else(|| "no such user here".to_owned())
+        id_of(passwd.as_ref()?, name).ok_or_else(|| "no such user here".to_owned())
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Loaded {
     pub wake: Wake,
     pub reflex: Reflex,
     pub history: Option<History>,
+    /// Id of the users' group that may ask the agent, besides root.
+    pub askers: Option<u32>,
     /// Only say what would be done.
     pub dry_run: bool,
     /// What is worth saying though it does not forbid using the config.
@@ -267,10 +269,12 @@ impl Loader {
         let compiled = compile::compile(&document, sources, problems).map(|policy| {
             review::review(&document, &policy, sources, problems);
             let matcher = claims::matcher(&document, &policy, sources, root, problems);
-            (policy, matcher)
+            let askers = claims::askers(&document, sources, root, problems);
+            (policy, matcher, askers)
         });
         match compiled {
-            Some((policy, matcher)) if !self.problems.fatal() => Ok(Loaded {
+            Some((policy, matcher, askers)) if !self.problems.fatal() => Ok(Loaded {
+                askers,
                 watchdog: compile::watchdog(&document, &policy),
                 policy,
                 matcher,

@@ -6,7 +6,7 @@ use super::tree::Tree;
 use super::value::{
     AbsolutePath, Actions, AnyOf, Attribute, Budget, Bytes, Clause, EngineKind, Globs, GroupName,
     List, OwnTrigger, Patience, Percent, Priority, Processes, ProfileName, Program, ReflexKill,
-    Signal, Time, WakeTrigger,
+    Signal, Time, UserGroup, WakeTrigger,
 };
 use lowtide_judge::{Amount, Unit};
 use lowtide_rules::At;
@@ -37,6 +37,8 @@ table! {
         pub watchdog: Watchdog,
         /// What is kept of decisions.
         pub history: History,
+        /// Who may ask the agent.
+        pub status: Status,
         /// What applies to cgroups and processes that no group covers.
         pub everything_else: Ranks,
         /// Cgroups and processes that matter alike. The same name in a later file changes single keys.
@@ -153,6 +155,14 @@ table! {
         pub file: Setting<AbsolutePath>,
         /// Most bytes of that file; as many again are in the one before it, which has `.1` at the end of its name.
         pub size: Setting<Bytes>,
+    }
+}
+
+table! {
+    /// Who may ask the agent.
+    pub struct Status {
+        /// Users of this group, besides root, get answers to `lowtide status` and `lowtide top`; they can change nothing.
+        pub group: Setting<UserGroup>,
     }
 }
 

@@ -410,6 +410,34 @@ impl Value for GroupName {
     }
 }
 
+/// A group of users, by name or number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UserGroup(pub String);
+
+impl UserGroup {
+    /// As groupadd(8) takes them.
+    const LONGEST: usize = 32;
+}
+
+impl Value for UserGroup {
+    fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        read_text(node, reader, "a group of users, such as \"adm\"", |text| {
+            let fits = (1..=Self::LONGEST).contains(&text.len());
+            let plain = !text.contains(|c: char| c == ':' || c.is_control() || c.is_whitespace());
+            (fits && plain).then(|| Self(text.to_owned()))
+        })
+    }
+
+    fn tree(&self) -> Tree {
+        Tree::text(self.0.as_str())
+    }
+
+    #[cfg(test)]
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string", "minLength": 1, "maxLength": Self::LONGEST })
+    }
+}
+
 /// In place of what can be done without.
 const OFF: &str = "off";
 

@@ -35,6 +35,25 @@ pub fn check(result: c_long) -> io::Result<c_long> {
     }
 }
 
+/// Whether the process at the other end of a socket was in a group of users when it connected, beside its own
+/// (`SO_PEERGROUPS`, Linux 4.13). Of a process in more groups than 64 it is not said.
+pub fn is_peer_in_group(socket: BorrowedFd<'_>, group: u32) -> bool {
+    let mut groups = [0_u32; 64];
+    let mut len = size_of_val(&groups) as libc::socklen_t;
+    // SAFETY: the kernel writes `len` bytes at most, which is what the array has.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &mut len,
+        )
+    };
+    let count = len as usize / size_of::<u32>();
+    result == 0 && groups.iter().take(count).any(|id| *id == group)
+}
+
 /// The cgroup id of the directory `path` below `dir`. Where no handle is to be had, as under a filter
 /// of system calls, or in a copy of a tree, that is its inode number.
 pub fn cgroup_id(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<u64> {

@@ -47,8 +47,13 @@ pub struct Scenario {
     /// The guest is to be restarted by one of its services or by its watchdog, and so does not come to
     /// its own end.
     pub restarts: bool,
+    /// A restart does not end it: it boots once more, with the same memory, and goes on to its own end. An
+    /// event [`What::Booted`] tells the two apart.
+    pub boots_again: bool,
     /// It has a watchdog.
     pub watchdog: bool,
+    /// Kernel modules beside those of every guest, each with its parameters.
+    pub modules: BTreeMap<String, String>,
     /// Time between two [`Sample`]s; 0 for [`Scenario::SAMPLE_MS`].
     pub sample_ms: u64,
     /// A nanosecond in the guest is an instruction that its one processor ran: what is measured

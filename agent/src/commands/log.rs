@@ -3,18 +3,19 @@
 use super::{complain, print};
 use crate::config::{self, Paths};
 use crate::tell::civil::Utc;
-use crate::tell::decisions::{RUN_FILE, before};
+use crate::tell::decisions::{RUN_FILE, before, in_line};
 use crate::tell::reading::Entry;
 use crate::units::{Permyriad, Size};
 use lowtide_judge::Level;
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What the kernel kept of text of user space over a restart, and where systemd-pstore(8) moves it.
+/// What the kernel kept over a restart, and where systemd-pstore(8) moves it.
 const PSTORE: [&str; 2] = ["/sys/fs/pstore", "/var/lib/systemd/pstore"];
 /// Most bytes read of one file: many times what any of them holds.
 const READ: u64 = 16 << 20;
@@ -49,7 +50,7 @@ impl Log {
         let files = if named { self.file.clone() } else { kept() };
         for file in files {
             match read(&file) {
-                Ok(text) => entries.extend(text.lines().filter_map(Entry::read)),
+                Ok(text) => entries.extend(records(&text)),
                 Err(error) if !named && error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => unread.push(format!("{}: {error}", file.display())),
             }
@@ -112,7 +113,7 @@ fn kept() -> Vec<PathBuf> {
     let mut files = Vec::new();
     for dir in PSTORE {
         // systemd-pstore makes directories by date.
-        files.extend(pmsg_below(Path::new(dir), 3));
+        files.extend(persistent_below(Path::new(dir), 3));
     }
     let config = config::load(&Paths::new(None, Vec::new())).ok();
     let named = config
@@ -125,16 +126,24 @@ fn kept() -> Vec<PathBuf> {
     files
 }
 
-fn pmsg_below(dir: &Path, depth: usize) -> Vec<PathBuf> {
+/// Text of user space (`pmsg-ramoops-0`), and the kernel's log at its end (`dmesg-ramoops-0`, and `dmesg.txt` where
+/// systemd-pstore has put its parts together): Documentation/admin-guide/ramoops.rst.
+fn persistent_below(dir: &Path, depth: usize) -> Vec<PathBuf> {
     let Some(deeper) = depth.checked_sub(1) else {
         return Vec::new();
     };
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.extend(pmsg_below(&entry.path(), deeper));
-        } else if entry.file_name().to_string_lossy().starts_with("pmsg-") {
-            found.push(entry.path());
+            found.extend(persistent_below(&entry.path(), deeper));
+        } else {
+            let name = entry.file_name();
+            if [&b"pmsg-"[..], b"dmesg"]
+                .iter()
+                .any(|kind| name.as_bytes().starts_with(kind))
+            {
+                found.push(entry.path());
+            }
         }
     }
     found.sort();
@@ -146,6 +155,10 @@ fn read(file: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     fs::File::open(file)?.take(READ).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn records(text: &str) -> impl Iterator<Item = Entry> {
+    text.lines().filter_map(|line| Entry::read(in_line(line)))
 }
 
 /// The records of each boot in the order of its clock, each record once, the boots in the order in
@@ -303,6 +316,37 @@ mod tests {
         );
         assert_eq!(pick(&mut boots.clone(), -2), None);
         assert_eq!(pick(&mut boots.clone(), 1), None);
+    }
+
+    /// Files as pstore hands them out: text of user space, and the kernel's log in two parts.
+    #[test]
+    fn what_the_kernel_kept_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |up_ms| format!("relief = {{ boot = \"a\", up_ms = {up_ms}, time = 7 }}");
+        let put = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
+        put("pmsg-ramoops-0", format!("{}\nrelief = {{ boot", record(1)));
+        put(
+            "dmesg-ramoops-0",
+            format!(
+                "Restart#1 Part2\n<15>[    2.104] lowtide-record: {}\n",
+                record(2)
+            ),
+        );
+        fs::create_dir(dir.path().join("dmesg-7")).unwrap();
+        put(
+            "dmesg-7/dmesg.txt",
+            format!(
+                "Panic#1 Part1\n<4>[    3.1] other\n<15>[    3.2] lowtide-record: {}\n<5>[    3.3] lowtide: rebooting\n",
+                record(3)
+            ),
+        );
+        put("console-ramoops-0", record(4));
+        let files = persistent_below(dir.path(), 3);
+        let texts: Vec<_> = files.iter().map(|file| read(file).unwrap()).collect();
+        let entries = texts.iter().flat_map(|text| records(text));
+        let mut found: Vec<_> = entries.filter_map(|entry| entry.number("up_ms")).collect();
+        found.sort_unstable();
+        assert_eq!(found, [1, 2, 3]);
     }
 
     #[test]

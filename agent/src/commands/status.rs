@@ -83,7 +83,9 @@ fn said(error: &io::Error) -> String {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
             "no agent runs here, or it has no socket; `lowtide explain` needs none".to_owned()
         }
-        ErrorKind::PermissionDenied => "only root may ask the agent".to_owned(),
+        ErrorKind::PermissionDenied => {
+            "only root may ask the agent, and the group that [status] names".to_owned()
+        }
         _ => format!("asking the agent: {error}"),
     }
 }

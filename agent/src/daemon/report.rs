@@ -36,6 +36,7 @@ impl Daemon {
                 "rebooting: nothing was left to do for {} ms",
                 self.config.policy.reboot_after_ms
             ));
+            self.record(verdict, &[]);
         }
     }
 

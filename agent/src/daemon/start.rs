@@ -248,6 +248,13 @@ impl Daemon {
         self.decisions
             .keep_in(kept.map(|history| (history.path.as_path(), history.size)));
         self.standing.reloaded(status);
+        if let Some(socket) = &mut self.socket
+            && let Err(error) = socket.let_in(self.config.askers)
+        {
+            self.log.warning(format_args!(
+                "{SOCKET}: {error}: who may ask stays as it is"
+            ));
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder.config(&self.config.effective.toml());
         }
@@ -266,7 +273,7 @@ impl Daemon {
 
     /// Has a socket for `lowtide status`; one that cannot be had is said, and done without.
     fn listen(&mut self) {
-        match Socket::open() {
+        match Socket::open(self.config.askers) {
             Ok(socket) => self.socket = Some(socket),
             Err(error) => self.log.warning(format_args!(
                 "{SOCKET}: {error}: `lowtide status` and `top` get no answer"

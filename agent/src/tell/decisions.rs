@@ -1,6 +1,6 @@
 //! The history: the records made lately in memory, all of them in a bounded file on /run, in a file of
-//! the user's where the config names one, and in the kernel's persistent memory where it has some, so
-//! that the reason for a restart outlives it.
+//! the user's where the config names one, and in what the kernel keeps over a restart (pstore), so that the
+//! reason for it outlives it.
 
 use super::record::{LONGEST, Record, Stamp};
 use heapless::HistoryBuf;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use std::ffi::CString;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,10 @@ pub const RUN_FILE: &str = "/run/lowtide/history";
 const RUN_SIZE: u64 = 32 << 10;
 /// Where the kernel's pstore takes text of user space, which outlives a restart.
 const PMSG: &str = "/dev/pmsg0";
+/// Where pstore says what it keeps the kernel's log in.
+const BACKEND: &str = "/sys/module/pstore/parameters/backend";
+/// Of a record in the kernel's log: debug, so that no console shows it, and a mark to find it by.
+const IN_KERNEL_LOG: &str = "<15>lowtide-record: ";
 /// Records kept in memory.
 pub const RECENT: usize = 12;
 /// Enough for opening, appending to and renaming a file.
@@ -36,7 +40,7 @@ pub struct Decisions {
     unsaved: usize,
     run: Bounded,
     kept: Option<Kept>,
-    pmsg: Option<File>,
+    persistent: Option<Persistent>,
 }
 
 impl Decisions {
@@ -52,7 +56,7 @@ impl Decisions {
             unsaved: 0,
             run: Bounded::new(Path::new(RUN_FILE), RUN_SIZE),
             kept: None,
-            pmsg: File::options().write(true).open(PMSG).ok(),
+            persistent: Persistent::open(),
         }
     }
 
@@ -99,8 +103,8 @@ impl Decisions {
     /// in files after [`Decisions::save`]. Allocates nothing and waits for no disk.
     pub fn push(&mut self, record: Record) {
         let line = record.end();
-        if let Some(pmsg) = &mut self.pmsg {
-            let _ = pmsg.write(line.as_bytes());
+        if let Some(persistent) = &mut self.persistent {
+            persistent.write(&line);
         }
         self.recent.write(line);
         self.unsaved = (self.unsaved + 1).min(RECENT);
@@ -128,6 +132,47 @@ impl Decisions {
         }
         Ok(())
     }
+}
+
+/// What outlives a restart of the device: text of user space where pstore takes it, and else the kernel's
+/// log, which pstore keeps when the kernel restarts or panics.
+pub struct Persistent {
+    file: File,
+    before: &'static str,
+}
+
+impl Persistent {
+    /// `None` where the kernel keeps neither.
+    pub fn open() -> Option<Self> {
+        let open = |path| File::options().write(true).open(path).ok();
+        let at_once = open(PMSG).map(|file| Self { file, before: "" });
+        at_once.or_else(|| {
+            let backend = std::fs::read_to_string(BACKEND).ok()?;
+            let none = ["", "(null)", "N"].contains(&backend.trim());
+            let file = open("/dev/kmsg").filter(|_| !none)?;
+            let before = IN_KERNEL_LOG;
+            Some(Self { file, before })
+        })
+    }
+
+    /// Whether a record is kept as soon as it is written, and not only when the kernel ends in order.
+    pub const fn at_once(&self) -> bool {
+        self.before.is_empty()
+    }
+
+    fn write(&mut self, line: &str) {
+        let parts = [self.before, line].map(|part| IoSlice::new(part.as_bytes()));
+        let skip = usize::from(self.at_once());
+        let _ = self
+            .file
+            .write_vectored(parts.get(skip..).unwrap_or_default());
+    }
+}
+
+/// The record in a line of what pstore kept: as it is, or behind its mark in the kernel's log.
+pub fn in_line(line: &str) -> &str {
+    let mark = IN_KERNEL_LOG.split_at("<15>".len()).1;
+    line.split_once(mark).map_or(line, |(_, record)| record)
 }
 
 /// Room for the records, in memory as a whole: the first touch of a page under pressure may wait for it.

@@ -36,7 +36,7 @@ struct Tape {
 impl Recorder {
     pub fn open() -> io::Result<Self> {
         Ok(Self {
-            listening: listen_at(SOCKET)?,
+            listening: listen_at(SOCKET, None)?,
             tape: None,
         })
     }
@@ -68,7 +68,7 @@ impl Recorder {
         if self.tape.as_ref().is_some_and(|tape| tape.is_over()) {
             self.tape = None;
         }
-        let Some(caller) = accept(&self.listening)? else {
+        let Some(caller) = accept(&self.listening, None)? else {
             return Ok(());
         };
         let refusal = match (&self.tape, begin) {

@@ -2,6 +2,7 @@
 //! document, and the connection ends. So a caller has no state here, cannot send anything that would
 //! have to be understood, and one that reads slowly is dropped.
 
+use crate::sys;
 use rustix::fs::{Mode, chmod};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
@@ -21,7 +22,11 @@ const CALLERS: i32 = 4;
 /// Longest answer that a caller takes in.
 const ANSWER: usize = 256 << 10;
 
-pub struct Socket(Async<Descriptor>);
+pub struct Socket {
+    listening: Async<Descriptor>,
+    /// Id of the users' group that gets answers as well.
+    group: Option<u32>,
+}
 
 /// What smol waits for.
 pub(super) struct Descriptor(pub OwnedFd);
@@ -32,9 +37,22 @@ impl AsFd for Descriptor {
     }
 }
 
-/// Listens at `path` for root. Takes the place of a socket that an agent before this left behind; that no
+/// Who is let in beside root; which of them gets an answer, [`accept`] finds out.
+const fn mode(group: Option<u32>) -> Mode {
+    let own = Mode::RUSR.union(Mode::WUSR);
+    match group {
+        Some(_) => own
+            .union(Mode::RGRP)
+            .union(Mode::WGRP)
+            .union(Mode::ROTH)
+            .union(Mode::WOTH),
+        None => own,
+    }
+}
+
+/// Listens at `path` for root, and for a group where there is one. Takes the place of a socket that an agent before this left behind; that no
 /// other agent runs is the caller's to know.
-pub(super) fn listen_at(path: &str) -> io::Result<Async<Descriptor>> {
+pub(super) fn listen_at(path: &str, group: Option<u32>) -> io::Result<Async<Descriptor>> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -43,38 +61,50 @@ pub(super) fn listen_at(path: &str) -> io::Result<Async<Descriptor>> {
         _ => {}
     }
     bind(&socket, &address)?;
-    chmod(path, Mode::RUSR | Mode::WUSR)?;
+    chmod(path, mode(group))?;
     listen(&socket, CALLERS)?;
     Async::new_nonblocking(Descriptor(socket))
 }
 
-/// The one that waits longest; `None` where nobody does, or somebody who is neither root nor the agent's
-/// own user.
-pub(super) fn accept(listening: &Async<Descriptor>) -> io::Result<Option<OwnedFd>> {
+/// The caller that waits longest; `None` where there is none, or one that is neither root nor the agent's own
+/// user nor in the group.
+pub(super) fn accept(
+    listening: &Async<Descriptor>,
+    group: Option<u32>,
+) -> io::Result<Option<OwnedFd>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let caller = match accept_with(listening.get_ref(), flags) {
         Ok(caller) => caller,
         Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let uid = socket_peercred(&caller)?.uid;
-    Ok((uid.is_root() || uid == rustix::process::geteuid()).then_some(caller))
+    let peer = socket_peercred(&caller)?;
+    let is_own = peer.uid.is_root() || peer.uid == rustix::process::geteuid();
+    let in_group = |id| peer.gid.as_raw() == id || sys::is_peer_in_group(caller.as_fd(), id);
+    Ok((is_own || group.is_some_and(in_group)).then_some(caller))
 }
 
 impl Socket {
-    pub fn open() -> io::Result<Self> {
-        listen_at(SOCKET).map(Self)
+    /// For root, and for the users of a group where one is given.
+    pub fn open(group: Option<u32>) -> io::Result<Self> {
+        listen_at(SOCKET, group).map(|listening| Self { listening, group })
+    }
+
+    /// From now on another group gets answers, or none.
+    pub fn let_in(&mut self, group: Option<u32>) -> io::Result<()> {
+        self.group = group;
+        Ok(chmod(SOCKET, mode(group))?)
     }
 
     /// A client has connected.
     pub async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await
+        self.listening.readable().await
     }
 
     /// Gives the document that `write` writes to the one that waits longest. Allocates nothing and
     /// waits for no reader.
     pub fn answer(&self, write: impl FnOnce(&mut Answer<'_>) -> fmt::Result) -> io::Result<()> {
-        let Some(caller) = accept(&self.0)? else {
+        let Some(caller) = accept(&self.listening, self.group)? else {
             return Ok(());
         };
         let mut answer = Answer {

@@ -146,7 +146,7 @@ impl Parts {
     }
 
     /// Says what its file in `out` is called.
-    fn tarball(&self, epoch: u64, out: &Path) -> Result<String> {
+    pub fn tarball(&self, epoch: u64, out: &Path) -> Result<String> {
         let stage = tempfile::tempdir()?;
         let name = format!("lowtide-{VERSION}-{}-linux", self.arch.name());
         let top = stage.path().join(&name);

@@ -115,6 +115,9 @@ impl Guest {
         fs::write(&initramfs, self.initramfs()?)?;
         let console = dir.path().join("console");
         let (mut qemu, serial) = qemu::command(self.kernel.arch, accel);
+        if !self.scenario.boots_again {
+            qemu.arg("-no-reboot");
+        }
         qemu.args(["-m", &format!("{}M", self.memory_mb)])
             .arg("-kernel")
             .arg(self.kernel.image())
@@ -200,15 +203,24 @@ impl Guest {
         } else {
             DISK
         };
+        let own = self.scenario.modules.iter();
+        let own = own.map(|(name, parameters)| (name.as_str(), parameters.as_str()));
+        let wanted: Vec<_> = MODULES.iter().map(|name| (*name, "")).collect();
+        let wanted: Vec<_> = wanted
+            .into_iter()
+            .chain([(disk, parameters)])
+            .chain(own)
+            .collect();
+        let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
         let mut list = String::new();
-        for (name, module) in self.kernel.modules(&[&MODULES[..], &[disk]].concat())? {
+        for (name, module) in self.kernel.modules(&names)? {
             root.file(&format!("/lib/modules/{name}"), 0o644, &module)?;
-            list.push_str(&name);
-            if name.strip_suffix(".ko") == Some(disk) {
-                list.push(' ');
-                list.push_str(parameters);
-            }
-            list.push('\n');
+            let is_it = |(wanted, _): &&(&str, &str)| name.strip_suffix(".ko") == Some(*wanted);
+            let parameters = wanted
+                .iter()
+                .find(is_it)
+                .map_or("", |(_, parameters)| *parameters);
+            list.push_str(&format!("{name} {parameters}\n"));
         }
         root.file(MODULE_LIST, 0o644, list.as_bytes())?;
         for (host, guest) in &self.files {

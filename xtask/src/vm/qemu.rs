@@ -72,13 +72,7 @@ pub fn command(arch: Arch, accel: Accel) -> (Command, &'static str) {
             command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-cpu", cpu])
         }
     };
-    command.args([
-        "-no-user-config",
-        "-nodefaults",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]);
+    command.args(["-no-user-config", "-nodefaults", "-display", "none"]);
     (command, console)
 }
 

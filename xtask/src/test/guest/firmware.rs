@@ -1,6 +1,8 @@
 //! What firmware images start the agent with, run in a guest: scripts by BusyBox, the unit by systemd.
 
 use super::{Case, PLAIN};
+use crate::build::dist::Parts;
+use crate::build::programs::{self, Profile};
 use crate::host::apt::Apt;
 use crate::host::dirs::{self, doc_block};
 use crate::host::shell::run;
@@ -9,6 +11,7 @@ use crate::scenario::scripts::{TEST, passed};
 use crate::vm::AGENT;
 use anyhow::Result;
 use lowtide_guest::{Scenario, Service};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,6 +26,13 @@ pub const CASES: &[Case] = &[
     Case {
         name: "openwrt_scripts_under_busybox",
         scenario: openwrt_scripts,
+        check: passed,
+        ..PLAIN
+    },
+    Case {
+        name: "tarball_installs_and_leaves_nothing",
+        scenario: tarball,
+        files: release,
         check: passed,
         ..PLAIN
     },
@@ -115,6 +125,41 @@ fn unit() -> Scenario {
         limit_s: 180,
         ..scenario
     }
+}
+
+/// What a release puts on a device by hand, and takes from it again, as the docs have it.
+fn tarball() -> Scenario {
+    let mut scenario = scenario(
+        "/tests/tarball.sh",
+        &[
+            ("pkg/tests/tarball.sh", "/tests/tarball.sh"),
+            ("pkg/tests/steps.sh", "/tests/steps.sh"),
+        ],
+    );
+    let page = "docs/install.md";
+    scenario.files.extend([
+        ("/tests/install.sh".into(), doc_block(page, "cp -R root")),
+        (
+            "/tests/remove.sh".into(),
+            doc_block(page, "S02lowtide stop"),
+        ),
+    ]);
+    scenario
+}
+
+/// The tarball, with the program of the guests in it.
+fn release() -> Result<Vec<(PathBuf, String)>> {
+    let arch = Arch::X86_64;
+    let out = dirs::target().join("guest-tarball");
+    fs::create_dir_all(&out)?;
+    let parts = Parts {
+        arch,
+        binary: programs::build(arch, Profile::Guest)?.agent,
+        sbom: String::new(),
+        third_party: String::new(),
+    };
+    let name = parts.tarball(0, &out)?;
+    Ok(vec![(out.join(&name), format!("/tests/{name}"))])
 }
 
 /// A release of Debian, and what of its systemd others have not.

@@ -4,10 +4,12 @@ use super::{Case, PLAIN};
 use crate::host::dirs;
 use crate::scenario::checks::{only_the_hog_goes, oom_kills, says};
 use crate::scenario::variants::in_one_cgroup;
-use crate::scenario::{CONFIG, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, fast_hog, idle, load};
+use crate::scenario::{
+    CONFIG, DEVICE, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, fast_hog, idle, load,
+};
 use crate::vm::{AGENT, Run};
 use anyhow::{Context as _, Result, ensure};
-use lowtide_guest::{CGROUP_ROOT, Scenario, Service};
+use lowtide_guest::{CGROUP_ROOT, Cgroup, Scenario, Service, What};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -161,7 +163,27 @@ pub const CASES: &[Case] = &[
             says("lowtide_terminated_total 1")?;
             says("# EOF")?;
             says("of it file cache")?;
-            says("srw-------")
+            says("srw-------")?;
+            let of = |name: &str| {
+                let lines = run.lines("reader").map(|(_, line)| line);
+                lines
+                    .filter_map(|line| line.strip_prefix(name))
+                    .collect::<Vec<_>>()
+            };
+            let (refused, answered) = ("only root may ask", "lowtide 0");
+            for (name, wanted) in [
+                ("ann: ", &[refused, answered][..]),
+                ("bob: ", &[answered]),
+                ("eve: ", &[refused]),
+            ] {
+                let found = of(name);
+                let fits = found
+                    .iter()
+                    .zip(wanted)
+                    .all(|(line, part)| line.contains(part));
+                ensure!(fits && found.len() == wanted.len(), "{name}{found:?}");
+            }
+            Ok(())
         },
         ..PLAIN
     },
@@ -171,7 +193,7 @@ pub const CASES: &[Case] = &[
         check: |run| {
             only_the_hog_goes(run)?;
             let tape = taped(run, "recorded")?;
-            let shown = desk(&["replay"], &tape, 0)?;
+            let shown = desk(&["replay"], &tape, DEVICE, 0)?;
             ensure!(
                 shown.contains("The same decisions at the same times."),
                 "{shown}"
@@ -181,20 +203,73 @@ pub const CASES: &[Case] = &[
                 .lines()
                 .any(|line| was.iter().all(|part| line.contains(part)));
             ensure!(done, "no line about what was done:\n{shown}");
-            std::fs::write(tape.with_extension("toml"), crate::scenario::DEVICE)?;
             // By the same config as a file, and so by rules that the desk works out itself.
-            let shown = desk(&["replay", "--config", "CONFIG"], &tape, 0)?;
+            let shown = desk(&["replay", "--config", "CONFIG"], &tape, DEVICE, 0)?;
             ensure!(shown.contains("The same decisions"), "{shown}");
-            let table = desk(&["export", "--table", "cgroups"], &tape, 0)?;
+            let table = desk(&["export", "--table", "cgroups"], &tape, DEVICE, 0)?;
             ensure!(table.contains(",/apps/media,"), "{table}");
-            desk(&["plot"], &tape, 0)?;
+            desk(&["plot"], &tape, DEVICE, 0)?;
             // Cut anywhere, it says where, and shows what comes before.
             let bytes = std::fs::read(&tape)?;
             std::fs::write(&tape, &bytes[..bytes.len() - 3])?;
-            let shown = desk(&["replay"], &tape, 1)?;
+            let shown = desk(&["replay"], &tape, DEVICE, 1)?;
             ensure!(shown.contains("terminate /apps/media"), "{shown}");
             Ok(())
         },
+        ..PLAIN
+    },
+    Case {
+        name: "a_recording_shows_which_config_takes_the_right_one",
+        scenario: tuned,
+        check: |run| {
+            // The player holds most, so with equal numbers it goes before what grows.
+            says(run, "terminate /apps/player")?;
+            says(run, "reloaded: ")?;
+            let tape = taped(run, "kiosk")?;
+            let shown = desk(&["replay"], &tape, UNTUNED, 0)?;
+            ensure!(shown.contains("The same decisions"), "{shown}");
+            in_the_guide("$ lowtide-desk replay kiosk.lowtide", &shown)?;
+            let shown = desk(&["replay", "--config", "CONFIG"], &tape, &tuned_config(), 2)?;
+            let mut decisions = shown.lines().filter(|line| line.contains("differs"));
+            let first = decisions.next().context(shown.clone())?;
+            let wanted = ["terminate /apps/player", "terminate /apps/sync (sync)"];
+            ensure!(wanted.iter().all(|part| first.contains(part)), "{shown}");
+            in_the_guide(
+                "$ lowtide-desk replay --config new.toml kiosk.lowtide",
+                &shown,
+            )?;
+            says(run, "terminate /apps/sync (group sync, priority 800")?;
+            let ends = run
+                .events
+                .iter()
+                .filter(|e| is_end_of(&e.what, "player"))
+                .count();
+            ensure!(ends == 1, "the player ended {ends} times");
+            let log = run.lines("recorder").map(|(_, line)| line);
+            let log = log.skip_while(|line| *line != "log:").skip(1);
+            let log: String = log.map(|line| format!("{line}\n")).collect();
+            in_the_guide("$ lowtide log", &log)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "the_reason_for_a_reboot_outlives_it",
+        append: KEPT_BACK,
+        scenario: || restarted("reboot"),
+        check: |run| remembered(run, "reboot; critical"),
+        ..PLAIN
+    },
+    Case {
+        name: "the_reason_for_a_restart_by_the_watchdog_outlives_it",
+        append: KEPT_BACK,
+        scenario: || {
+            let mut scenario = restarted("watchdog");
+            // One whose end is a panic: then the kernel keeps its log.
+            let softdog = ("softdog".into(), "soft_panic=1 soft_margin=4".into());
+            scenario.modules.extend([softdog]);
+            scenario
+        },
+        check: |run| remembered(run, "watchdog; critical"),
         ..PLAIN
     },
     Case {
@@ -268,6 +343,98 @@ fn recorded() -> Scenario {
     }
 }
 
+/// What nobody has said yet: all that is not the heartbeat has the same number.
+const UNTUNED: &str =
+    "[[group]]\nname = \"heartbeat\"\nkill = \"never\"\ncgroups = [\"lifeline/**\"]\n";
+const GUIDE: &str = "docs/tuning.md";
+
+/// The device is for its player, and can do without the sync: as the guide has it.
+fn tuned_config() -> String {
+    format!("{UNTUNED}\n{}", dirs::doc_block(GUIDE, "name = \"sync\""))
+}
+
+/// The guide shows what was printed here, but for figures and times, which differ with each version:
+/// `UPDATE_EXPECT=1` writes it anew.
+fn in_the_guide(command: &str, printed: &str) -> Result<()> {
+    let page = dirs::workspace().join(GUIDE);
+    let text = std::fs::read_to_string(&page)?;
+    let start = text.find(&format!("```text\n{command}\n"));
+    let start = start.with_context(|| format!("{GUIDE} has no `{command}`"))? + "```text\n".len();
+    let len = text[start..].find("```").context("a block has no end")?;
+    let shown = format!("{command}\n{}\n", printed.trim_end());
+    let end = start + len;
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&page, [&text[..start], &shown, &text[end..]].concat())?;
+        return Ok(());
+    }
+    let plain = |text: &str| {
+        let text = text.replace(|c: char| c.is_ascii_digit() || "-.".contains(c), "");
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    ensure!(
+        plain(&text[start..end]) == plain(&shown),
+        "{GUIDE} shows something else than\n{shown}\n`UPDATE_EXPECT=1` writes it anew"
+    );
+    Ok(())
+}
+
+fn is_end_of(what: &What, name: &str) -> bool {
+    matches!(what, What::Exited { service, .. } if service == name)
+}
+
+/// A kiosk on which the wrong one goes, as its recording shows, and the right one after a change of the
+/// file: docs/tuning.md has what it says.
+fn tuned() -> Scenario {
+    let script = format!(
+        "export PATH=/bin
+        lowtide record /run/kiosk.lowtide --every 1s & recorder=$!
+        until lowtide log | busybox grep -q 'terminate /apps/player'; do busybox sleep 1; done
+        busybox sleep 2; kill $recorder; wait $recorder
+        busybox base64 /run/kiosk.lowtide
+        busybox cp /etc/tuned.toml {CONFIG}
+        busybox kill -HUP $(busybox pidof lowtide)
+        until lowtide log | busybox grep -q 'terminate /apps/sync'; do busybox sleep 1; done
+        busybox sleep 2; echo log:; lowtide log"
+    );
+    let mut scenario = idle();
+    scenario
+        .services
+        .retain(|service| [LIFELINE, "lowtide"].contains(&service.name.as_str()));
+    scenario.files.insert(CONFIG.into(), UNTUNED.into());
+    scenario
+        .files
+        .insert("/etc/tuned.toml".into(), tuned_config());
+    let after = |after: &str, service: Service| Service {
+        after: Some(after.into()),
+        ..service
+    };
+    // Slow enough to be there still when the new config is.
+    let grows = ["hog", "--rate", "8M"];
+    scenario.services.extend([
+        Service {
+            restart_ms: 6_000,
+            ..load("player", "apps/player", &["sleeper", "--size", "90M"])
+        },
+        Service {
+            name: "recorder".into(),
+            command: ["/bin/busybox", "sh", "-c", &script]
+                .map(String::from)
+                .to_vec(),
+            cgroup: "shell".into(),
+            after: Some("lowtide".into()),
+            ..Service::default()
+        },
+        after("recorder", load("sync", "apps/sync", &grows)),
+    ]);
+    Scenario {
+        until: Some("recorder".into()),
+        linger_ms: 0,
+        limit_s: 90,
+        counted: true,
+        ..scenario
+    }
+}
+
 /// What the recorder of the run handed out, in a file beside what else is kept of it.
 fn taped(run: &Run, name: &str) -> Result<PathBuf> {
     let lines = run.lines("recorder").map(|(_, line)| line);
@@ -301,14 +468,9 @@ fn decoded(base64: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the desk says of a recording, `CONFIG` standing for the guest's config as a file.
-fn desk(arguments: &[&str], tape: &Path, wanted: i32) -> Result<String> {
+/// What the desk says of a recording, `CONFIG` standing for a file with this config.
+fn desk(arguments: &[&str], tape: &Path, text: &str, wanted: i32) -> Result<String> {
     let config = tape.with_extension("toml");
-    let scenario = recorded();
-    let text = scenario
-        .files
-        .get(CONFIG)
-        .context("the guest has no config")?;
     std::fs::write(&config, text)?;
     let config = config.to_string_lossy();
     let arguments = arguments.iter().map(|word| match *word {
@@ -337,8 +499,28 @@ fn read_back() -> Scenario {
         until lowtide log | busybox grep -q 'critical relieved'; do busybox sleep 1; done
         lowtide log --json && lowtide status --json && lowtide status --openmetrics &&
         lowtide status && lowtide top && lowtide log --boot 0 --since 1h &&
-        busybox ls -l /run/lowtide/status";
+        busybox ls -l /run/lowtide/status
+        ask() { busybox su $1 -c '/bin/lowtide status' 2>&1 | busybox head -n 1 | busybox sed \"s/^/$1: /\"; }
+        ask ann
+        echo '[status]' >> CONFIG; echo 'group = \"operators\"' >> CONFIG
+        busybox kill -HUP $(busybox pidof lowtide); busybox sleep 2
+        ask ann; ask bob; ask eve; exit 0";
+    let script = script.replace("CONFIG", CONFIG);
+    let script = script.as_str();
     let mut scenario = fast_hog();
+    // In the group by membership, by its own group, and not at all.
+    scenario.files.extend([
+        (
+            "/etc/passwd".into(),
+            "root:x:0:0::/:/bin/sh\nann:x:1001:1001::/:/bin/sh\nbob:x:1002:990::/:/bin/sh\n\
+             eve:x:1003:1003::/:/bin/sh\n"
+                .into(),
+        ),
+        (
+            "/etc/group".into(),
+            "root:x:0:\noperators:x:990:ann\n".into(),
+        ),
+    ]);
     scenario.services.push(Service {
         name: "reader".into(),
         command: ["/bin/busybox", "sh", "-c", script]
@@ -353,6 +535,96 @@ fn read_back() -> Scenario {
         linger_ms: 0,
         ..scenario
     }
+}
+
+/// Memory that no boot touches, for ramoops.
+const KEPT_BACK: &str = "memmap=1M$0x8000000 printk.devkmsg=on";
+
+/// A device with a history on its flash and with pstore. A hog is ended; then nothing may be killed any more,
+/// and the device is restarted. After that it is asked why.
+fn restarted(last_resort: &str) -> Scenario {
+    let script = "export PATH=/bin
+        busybox mount -t pstore pstore /sys/fs/pstore; busybox mkdir -p /flash
+        ask() { lowtide log --boot -1 | busybox sed \"s/^/$1: /\"; }
+        if busybox ls /sys/fs/pstore/dmesg-*; then
+            busybox mount -t ext4 /dev/flash /flash
+            lowtide run & until lowtide status > /run/status; do busybox sleep 1; done
+            ask both
+            busybox umount /sys/fs/pstore; ask flash
+            busybox ls -l /flash
+            exit 0
+        fi
+        busybox mke2fs /dev/flash > /dev/null; busybox mount -t ext4 /dev/flash /flash
+        lowtide run & until lowtide status > /run/status; do busybox sleep 1; done
+        lowtide-guest exec apps/media lowtide-guest hog --rate 20M &
+        until busybox grep -q 'critical relieved' /flash/history; do busybox sleep 1; done
+        busybox sync; busybox cp /etc/hopeless.toml /etc/lowtide/config.toml
+        busybox kill -HUP $(busybox pidof lowtide)
+        busybox sleep 100; exit 1";
+    let history = "[history]\nfile = \"/flash/history\"\nsize = \"4K\"\n";
+    let hopeless = format!(
+        "[level.critical]\n\
+         confirm = {{ available_below = \"99%\" }}\n\
+         relief = {{ available_above = \"99.5%\" }}\n\
+         actions = [\"kill\", \"{last_resort}\"]\n\
+         [limits]\nreboot_after = \"2s\"\n\
+         [everything_else]\nkill = \"never\"\n"
+    );
+    let cgroup = |path: &str| Cgroup {
+        path: path.into(),
+        ..Cgroup::default()
+    };
+    Scenario {
+        files: [
+            (CONFIG.into(), format!("{history}{DEVICE}")),
+            ("/etc/hopeless.toml".into(), format!("{hopeless}{history}")),
+        ]
+        .into(),
+        cgroups: vec![cgroup(HOG_CGROUP)],
+        services: vec![Service {
+            name: "device".into(),
+            command: ["/bin/busybox", "sh", "-c", script]
+                .map(String::from)
+                .to_vec(),
+            cgroup: "shell".into(),
+            ..Service::default()
+        }],
+        modules: [(
+            "ramoops".into(),
+            "mem_address=0x8000000 mem_size=0x100000 record_size=0x20000 max_reason=4".into(),
+        )]
+        .into(),
+        disk_mb: 16,
+        boots_again: true,
+        until: Some("device".into()),
+        limit_s: 120,
+        ..Scenario::default()
+    }
+}
+
+/// Both boots, what flash kept of the first, and the reason for its end, which pstore alone has.
+fn remembered(run: &Run, reason: &str) -> Result<()> {
+    let boots = run
+        .events
+        .iter()
+        .filter(|e| matches!(e.what, What::Booted { .. }))
+        .count();
+    ensure!(boots == 2, "{boots} boots");
+    let code = run.exited("device").and_then(|(_, code, _)| code);
+    ensure!(code == Some(0), "the device's script ends with {code:?}");
+    let has = |from: &str, part: &str| {
+        let mut lines = run.lines("device").map(|(_, line)| line);
+        lines.any(|line| line.starts_with(from) && line.contains(part))
+    };
+    for (from, part, wanted) in [
+        ("both: ", "/apps/media (group media", true),
+        ("flash: ", "/apps/media (group media", true),
+        ("both: ", reason, true),
+        ("flash: ", reason, false),
+    ] {
+        ensure!(has(from, part) == wanted, "{from}{part}: not {wanted}");
+    }
+    Ok(())
 }
 
 /// cgroups whose events must not change when the device is only looked at.
