@@ -137,6 +137,8 @@ fn configs_in_the_docs_can_be_used() {
         let profile = profile.unwrap();
         fs::copy(profile.path(), profiles.join(profile.file_name())).unwrap();
     }
+    fs::create_dir_all(root.join("etc")).unwrap();
+    fs::write(root.join("etc/group"), "root:x:0:\nadm:x:4:\n").unwrap();
     let file = root.join("example.toml");
     let examples = blocks("toml");
     assert!(!examples.is_empty());

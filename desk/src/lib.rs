@@ -4,6 +4,7 @@
 
 pub mod export;
 pub mod files;
+pub mod import;
 pub mod plot;
 pub mod replay;
 mod rules;

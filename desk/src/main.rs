@@ -5,7 +5,7 @@ use argh::FromArgs;
 use lowtide_config::{Loaded, Paths, load};
 use lowtide_desk::export::{self, Format, Table};
 use lowtide_desk::files::{self, Recording};
-use lowtide_desk::{plot, replay, show};
+use lowtide_desk::{import, plot, replay, show};
 use rayon::prelude::*;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -27,6 +27,7 @@ enum Command {
     Replay(Replay),
     Plot(Plot),
     Export(Export),
+    Import(Import),
 }
 
 /// Judges again what was recorded, and shows the decisions beside what was done. Ends with 0 where they
@@ -73,12 +74,35 @@ struct Export {
     config: Vec<PathBuf>,
 }
 
+/// Prints a config with what another OOM killer was told to prefer and to avoid. What has no counterpart is in
+/// it as a comment.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "import")]
+struct Import {
+    /// earlyoom, nohang or systemd-oomd
+    #[argh(positional)]
+    from: import::From,
+    /// its file (/etc/default/earlyoom, /etc/nohang/nohang.conf); for systemd-oomd a directory of units
+    /// (/etc/systemd/system)
+    #[argh(positional, arg_name = "file")]
+    path: PathBuf,
+}
+
+impl Import {
+    fn run(self) -> Result<ExitCode> {
+        let text = import::import(self.from, &self.path)?;
+        io::stdout().write_all(text.as_bytes())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 fn main() -> ExitCode {
     let desk: Desk = argh::from_env();
     let done = match desk.command {
         Command::Replay(replay) => replay.run(),
         Command::Plot(plot) => plot.run(),
         Command::Export(export) => export.run(),
+        Command::Import(import) => import.run(),
     };
     done.unwrap_or_else(|error| {
         // Whoever reads has gone: nobody is left to tell.

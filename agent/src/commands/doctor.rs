@@ -17,6 +17,7 @@ use crate::sense::other_killers::other_killers;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
 use crate::sys;
+use crate::tell::decisions::Persistent;
 use crate::tell::table::{Column, Table};
 use crate::units::Size;
 use lowtide_judge::{Memory, Policy, Stall, Trigger};
@@ -133,6 +134,7 @@ impl Diagnosis {
         findings.push(compaction());
         findings.push(swap());
         findings.push(alone());
+        findings.push(outlives());
         findings.extend(policy.and_then(|policy| critical(policy, memory.total, raised_marks())));
         Ok(Self {
             release: rustix::system::uname()
@@ -379,6 +381,26 @@ fn swap() -> Finding {
         "no swap: memory ends with little warning; zram gives a warning and more room"
     };
     Finding::new("swap on zram", zram, lack)
+}
+
+/// Whether the reason for a restart outlives it, see [`Persistent`].
+fn outlives() -> Finding {
+    const REASON: &str = "/sys/module/ramoops/parameters/max_reason";
+    // `KMSG_DUMP_SHUTDOWN` of the kernel's enum kmsg_dump_reason, which is a restart as well.
+    const RESTART: u32 = 4;
+    let reason = || fs::read_to_string(REASON).ok()?.trim().parse::<u32>().ok();
+    let lack = match Persistent::open() {
+        None => {
+            "what was decided last is not known after a restart, but for what [history] keeps in a file; \
+             memory for ramoops on the kernel's command line: see docs/monitoring.md"
+        }
+        Some(kept) if !kept.at_once() && reason().is_some_and(|reason| reason < RESTART) => {
+            "the kernel keeps its log when it panics, and not when it restarts; ramoops.max_reason=4 on its \
+             command line"
+        }
+        Some(_) => "",
+    };
+    Finding::new("reasons outlive a restart (pstore)", lack.is_empty(), lack)
 }
 
 /// Whether no other OOM killer runs.

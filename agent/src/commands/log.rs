@@ -5,6 +5,7 @@ use crate::config::{self, Paths};
 use crate::tell::civil::Utc;
 use crate::tell::decisions::{RUN_FILE, before, in_line};
 use crate::tell::reading::Entry;
+use crate::tell::words::Ranked;
 use crate::units::{Permyriad, Size};
 use lowtide_judge::Level;
 use std::fmt::{self, Display, Formatter, Write as _};
@@ -240,14 +241,14 @@ impl Display for Shown<'_> {
                     write!(f, "{action}")?;
                 }
                 if let Some(victim) = entry.text("victim") {
-                    write!(
-                        f,
-                        " {victim} (group {}, kill {}, usage {}, frees {})",
-                        text("group"),
-                        entry.number("kill").unwrap_or(0),
-                        size("usage"),
-                        size("frees")
-                    )?;
+                    let number = |key| entry.number(key).unwrap_or(0);
+                    let ranked = Ranked {
+                        group: text("group"),
+                        kill: number("kill"),
+                        usage: number("usage"),
+                        frees: number("frees"),
+                    };
+                    write!(f, " {victim} ({ranked})")?;
                 }
                 if let Some(error) = entry.text("error") {
                     write!(f, ", which failed: {error}")?;
@@ -369,7 +370,7 @@ mod tests {
         );
         assert_eq!(
             Shown(&entry.unwrap()).to_string(),
-            "1970-01-01 00:00:00 UTC  kill /apps/media (group media, kill 800, usage 1M, frees 1M); \
+            "1970-01-01 00:00:00 UTC  kill /apps/media (group media, priority 800, usage 1M, frees 1M); \
              critical confirmed; 512K of 2M available, 512K missing, stalled some 3 % \
              full 0.5 %\n                         not /apps/sensor (kill 100): lower priority\n"
         );

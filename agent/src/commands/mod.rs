@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod doctor;
 mod explain;
+mod init;
 mod log;
 mod output;
 mod record;
@@ -41,6 +42,7 @@ const COMMANDS: &[&str] = &[
     "config",
     "doctor",
     "explain",
+    "init",
     "status",
     "top",
     "log",
@@ -58,6 +60,7 @@ enum Command {
     Config(config::ShowConfig),
     Doctor(doctor::Doctor),
     Explain(explain::Explain),
+    Init(init::Init),
     Status(status::Status),
     Top(top::Top),
     Log(log::Log),
@@ -78,7 +81,7 @@ fn arguments() -> Result<Lowtide, ExitCode> {
         complain("lowtide: an argument is no UTF-8");
         return Err(ExitCode::from(USAGE));
     };
-    if let Some(word @ ("replay" | "plot" | "export")) = words.first().copied() {
+    if let Some(word @ ("replay" | "plot" | "export" | "import")) = words.first().copied() {
         complain(format_args!(
             "lowtide: `{word}` is for the desk: lowtide-desk {word}"
         ));
@@ -151,6 +154,7 @@ pub fn main() -> ExitCode {
         Command::Config(config) => config.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Init(init) => init.run(),
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),
         Command::Log(log) => log.run(),

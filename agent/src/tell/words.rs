@@ -11,21 +11,44 @@ use rustix::fd::AsFd as _;
 use std::fmt::{self, Display, Formatter};
 use std::mem::MaybeUninit;
 
-/// One memcg as evidence: `group media, priority 800, usage 160M, frees 152M`.
+/// How a victim reads, in the log as in what is kept: `group media, priority 800, usage 160M, frees 152M`.
+pub struct Ranked<'a> {
+    pub group: &'a str,
+    pub kill: u64,
+    pub usage: u64,
+    pub frees: u64,
+}
+
+impl Display for Ranked<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            group,
+            kill,
+            usage,
+            frees,
+        } = self;
+        let (usage, frees) = (Size(*usage), Size(*frees));
+        write!(
+            f,
+            "group {group}, priority {kill}, usage {usage}, frees {frees}"
+        )
+    }
+}
+
+/// One memcg as evidence.
 pub struct Target<'a>(pub &'a Policy, pub &'a Judged);
 
 impl Display for Target<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(policy, judged) = self;
         let row = &judged.row;
-        write!(
-            f,
-            "group {}, priority {}, usage {}, frees {}",
-            policy.group(row.rule.group).name,
-            row.rule.kill,
-            Size(row.usage),
-            Size(judged.frees)
-        )
+        let ranked = Ranked {
+            group: &policy.group(row.rule.group).name,
+            kill: row.rule.kill.into(),
+            usage: row.usage,
+            frees: judged.frees,
+        };
+        write!(f, "{ranked}")
     }
 }
 

@@ -6,6 +6,7 @@ use super::output::{complain, print};
 use crate::config::{self, EngineKind, Loaded, Paths, ReflexKill, rule};
 use crate::escaped::Escaped;
 use crate::sense::choose::{self, Wanted};
+use crate::sense::containers;
 use crate::sense::meminfo::Meminfo;
 use crate::sense::process::Id;
 use crate::sense::tree::{PATH, Tree};
@@ -88,7 +89,7 @@ impl Explain {
 }
 
 /// What one look at the device found.
-struct Explanation {
+pub struct Explanation {
     /// When the reflex acts, where there can be one.
     reflex: Option<&'static str>,
     engine: &'static str,
@@ -105,10 +106,12 @@ struct Explanation {
     left_out: u32,
 }
 
-struct Cgroup {
+pub struct Cgroup {
     /// From the root, with a leading slash; of a process its pid and name.
-    path: String,
-    row: Row,
+    pub path: String,
+    /// What the container is called that it is.
+    pub container: Option<String>,
+    pub row: Row,
     /// Bytes that come back when it ends.
     frees: u64,
     kill: Place,
@@ -131,7 +134,14 @@ enum Place {
 }
 
 impl Explanation {
-    fn now(config: &Loaded) -> io::Result<Self> {
+    /// What could go by itself, and what is kept from it.
+    pub fn ranked(&self) -> impl Iterator<Item = &Cgroup> {
+        self.cgroups
+            .iter()
+            .filter(|cgroup| matches!(cgroup.kill, Place::Turn(..) | Place::Out(_)))
+    }
+
+    pub fn now(config: &Loaded) -> io::Result<Self> {
         let agent = agent();
         let protected: Vec<_> = agent.into_iter().chain([1]).collect();
         let tree = Tree::protecting(&protected)?;
@@ -145,7 +155,7 @@ impl Explanation {
     }
 
     /// Of what was copied from a device.
-    fn of_copy(config: &Loaded, root: &Path) -> io::Result<Self> {
+    pub fn of_copy(config: &Loaded, root: &Path) -> io::Result<Self> {
         let dir = root.join("sys/fs/cgroup");
         let tree = Tree::copied(&dir).map_err(|error| {
             let help = "lowtide-snapshot copies it from a device";
@@ -255,6 +265,7 @@ fn rank(look: &Look<'_>, rows: &[Row], tree: &Tree) -> Vec<Cgroup> {
                 } else {
                     path(tree, row.id)
                 },
+                container: (!is_process).then(|| container(tree, row.id)).flatten(),
                 row: *row,
                 frees: frees.get(&row.id).copied().unwrap_or(row.freed_by_kill()),
                 kill: place(&kill),
@@ -283,6 +294,15 @@ fn program(id: u64) -> String {
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = name.strip_suffix(b"\n").unwrap_or(&name);
     format!("{pid} ({})", Escaped(name))
+}
+
+fn container(tree: &Tree, id: u64) -> Option<String> {
+    let mut buffer = [MaybeUninit::uninit(); PATH];
+    let dir = tree.open_id(id).ok()?;
+    let path = tree.path_of(dir.as_fd(), &mut buffer).ok()?;
+    let mut name = [0; containers::NAME];
+    let len = tree.containers().name(path, &mut name)?;
+    Some(String::from_utf8_lossy(name.get(..len)?).into_owned())
 }
 
 fn path(tree: &Tree, id: u64) -> String {

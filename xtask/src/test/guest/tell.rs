@@ -56,10 +56,11 @@ pub const CASES: &[Case] = &[
             ensure!(engine == "kfunc", "the {engine} engine");
             let lacks: Vec<_> = has.iter().filter(|(_, has)| !**has).collect();
             ensure!(
-                lacks
-                    .iter()
-                    .map(|(name, _)| name.as_str())
-                    .eq(["locked pages stay", "swap on zram"]),
+                lacks.iter().map(|(name, _)| name.as_str()).eq([
+                    "locked pages stay",
+                    "swap on zram",
+                    "reasons outlive a restart (pstore)"
+                ]),
                 "lacks {lacks:?}"
             );
             ensure!(has.len() > 20, "only {} findings", has.len());
@@ -549,6 +550,7 @@ fn restarted(last_resort: &str) -> Scenario {
         if busybox ls /sys/fs/pstore/dmesg-*; then
             busybox mount -t ext4 /dev/flash /flash
             lowtide run & until lowtide status > /run/status; do busybox sleep 1; done
+            lowtide doctor | busybox grep 'reasons outlive'
             ask both
             busybox umount /sys/fs/pstore; ask flash
             busybox ls -l /flash
@@ -617,6 +619,7 @@ fn remembered(run: &Run, reason: &str) -> Result<()> {
         lines.any(|line| line.starts_with(from) && line.contains(part))
     };
     for (from, part, wanted) in [
+        ("reasons outlive a restart (pstore)", "yes", true),
         ("both: ", "/apps/media (group media", true),
         ("flash: ", "/apps/media (group media", true),
         ("both: ", reason, true),
