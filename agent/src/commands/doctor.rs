@@ -1,4 +1,5 @@
 use super::output::{complain, print};
+use super::trial;
 #[cfg(feature = "bpf")]
 use crate::act::reflex::Reflex;
 use crate::config::{self, Ballast, Paths, Wake};
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Says what this kernel offers, which engine that gives, and what to set to get more.
-/// Changes nothing.
+/// Changes nothing, but for --test.
 #[derive(argh::FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "doctor")]
@@ -39,12 +40,22 @@ pub struct Doctor {
     /// print JSON
     #[argh(switch)]
     json: bool,
+    /// show that the running agent acts: a child fills a cgroup that has a small limit of its own, and the
+    /// agent is to end it. Asks before
+    #[argh(switch)]
+    test: bool,
+    /// do not ask before --test
+    #[argh(switch)]
+    yes: bool,
 }
 
 impl Doctor {
     /// Fails when the agent could not run here.
     #[inline(never)]
     pub fn run(self) -> ExitCode {
+        if self.test {
+            return test(self.yes);
+        }
         // A config that cannot be used is for `lowtide check` to tell.
         let any = Wanted {
             kind: None,
@@ -68,6 +79,22 @@ impl Doctor {
                 complain(error);
                 ExitCode::FAILURE
             }
+        }
+    }
+}
+
+fn test(is_agreed: bool) -> ExitCode {
+    let shown = match is_agreed || trial::is_agreed().is_ok_and(|yes| yes) {
+        true => trial::run(),
+        false => Err(io::Error::other(
+            "nothing was done; it wants a yes, or --yes",
+        )),
+    };
+    match shown {
+        Ok(text) => print(text, ExitCode::SUCCESS),
+        Err(error) => {
+            complain(format_args!("lowtide doctor --test: {error}"));
+            ExitCode::FAILURE
         }
     }
 }

@@ -16,6 +16,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod top;
+mod trial;
 
 use crate::act::commands;
 use crate::config::nearest;

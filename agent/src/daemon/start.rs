@@ -145,11 +145,11 @@ impl Daemon {
             this.open_reflex(verifier_log);
         }
         this.listen();
-        let standing = &this.standing;
-        this.decisions.event("start", &standing.status);
         let kept = this.config.history.as_ref();
         this.decisions
             .keep_in(kept.map(|history| (history.path.as_path(), history.size)));
+        let standing = &this.standing;
+        this.decisions.event("start", &standing.status);
         if let Err(error) = resident::keep() {
             this.log.warning(format_args!(
                 "could not keep its program in memory: {error}"

@@ -119,6 +119,55 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "doctor_shows_that_the_agent_acts",
+        scenario: tried,
+        check: |run| {
+            let said = |part: &str| run.lines("shell").any(|(_, line)| line.contains(part));
+            for part in [
+                "without --yes: 1",
+                "without an agent: 1",
+                "with both: 0",
+                "and ended what filled it",
+                "/lowtide-test/victim (group lowtide-test-victim, priority 1000",
+                "left: none",
+            ] {
+                ensure!(said(part), "the shell does not say {part:?}");
+            }
+            ensure!(oom_kills(run) == 0, "the kernel killed");
+            for service in [SENSOR, GATEWAY, LIFELINE, "lowtide"] {
+                ensure!(run.exited(service).is_none(), "{service} ended");
+            }
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "init_proposes_what_runs_and_writes_when_told_to",
+        scenario: proposed,
+        files: || {
+            let profiles = dirs::workspace().join("config/profiles");
+            Ok(vec![(profiles, "/usr/lib/lowtide/profiles".into())])
+        },
+        check: |run| {
+            let lines: Vec<_> = run.lines("shell").map(|(_, line)| line).collect();
+            let text = lines.join("\n");
+            for part in [
+                "profile = \"gateway\"",
+                "#   50     broker: /system.slice/mosquitto.service",
+                "name = \"collector\"\nkill = 400\ncgroups = [\"system.slice/collector.service\"]",
+                "name = \"sessions\"\nkill = 800\ncgroups = [\"user.slice/**\"]",
+                "untouched",
+                "config.toml: written.",
+                "checked",
+                "stays as it is",
+            ] {
+                ensure!(text.contains(part), "no {part:?} in\n{text}");
+            }
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
         name: "what_was_done_can_be_read_back",
         scenario: read_back,
         check: |run| {
@@ -494,6 +543,84 @@ fn desk(arguments: &[&str], tape: &Path, text: &str, wanted: i32) -> Result<Stri
     Ok(said)
 }
 
+/// A device whose agent is shown a shortage that is none of its own.
+fn tried() -> Scenario {
+    let script = "export PATH=/bin
+        busybox mkdir -p /etc/lowtide/config.d
+        lowtide doctor --test < /dev/null; echo without --yes: $?
+        busybox mv /run/lowtide/status /run/lowtide/away
+        lowtide doctor --test --yes; echo without an agent: $?
+        busybox mv /run/lowtide/away /run/lowtide/status
+        lowtide doctor --test --yes; echo with both: $?
+        busybox ls -d /sys/fs/cgroup/lowtide-test /run/lowtide/config.d/* 2> /dev/null || echo left: none";
+    let mut scenario = idle();
+    for service in &mut scenario.services {
+        if service.name == "lowtide" {
+            // Drop-ins count for the files of the system alone.
+            service.command.truncate(2);
+        }
+    }
+    scenario.services.push(Service {
+        name: "shell".into(),
+        command: ["/bin/busybox", "sh", "-c", script]
+            .map(String::from)
+            .to_vec(),
+        cgroup: "shell".into(),
+        after: Some(GATEWAY.into()),
+        ..Service::default()
+    });
+    Scenario {
+        until: Some("shell".into()),
+        limit_s: 60,
+        linger_ms: 1_000,
+        ..scenario
+    }
+}
+
+/// A gateway that nobody has configured yet.
+fn proposed() -> Scenario {
+    let script = format!(
+        "export PATH=/bin; busybox rm -f {CONFIG}
+        lowtide init && busybox ls {CONFIG} 2> /dev/null || echo untouched
+        lowtide init --write && lowtide check && echo checked
+        lowtide init --write"
+    );
+    let held =
+        |name: &str, cgroup: &str, size: &str| load(name, cgroup, &["sleeper", "--size", size]);
+    let last = held(
+        "session",
+        "user.slice/user-1000.slice/session-1.scope",
+        "5M",
+    );
+    Scenario {
+        files: [].into(),
+        services: vec![
+            held("broker", "system.slice/mosquitto.service", "8M"),
+            Service {
+                after: Some("broker".into()),
+                ..held("collector", "system.slice/collector.service", "12M")
+            },
+            Service {
+                after: Some("collector".into()),
+                ..last
+            },
+            Service {
+                name: "shell".into(),
+                command: ["/bin/busybox", "sh", "-c", &script]
+                    .map(String::from)
+                    .to_vec(),
+                cgroup: "shell".into(),
+                after: Some("session".into()),
+                ..Service::default()
+            },
+        ],
+        until: Some("shell".into()),
+        limit_s: 30,
+        counted: true,
+        ..Scenario::default()
+    }
+}
+
 /// A reader that waits until something was done, and then asks the agent in every way.
 fn read_back() -> Scenario {
     let script = "export PATH=/bin
@@ -616,7 +743,7 @@ fn remembered(run: &Run, reason: &str) -> Result<()> {
     ensure!(code == Some(0), "the device's script ends with {code:?}");
     let has = |from: &str, part: &str| {
         let mut lines = run.lines("device").map(|(_, line)| line);
-        lines.any(|line| line.starts_with(from) && line.contains(part))
+        lines.any(|line| line.trim_start().starts_with(from) && line.contains(part))
     };
     for (from, part, wanted) in [
         ("reasons outlive a restart (pstore)", "yes", true),
