@@ -27,7 +27,7 @@ pub use engine::{EngineChoice, EngineKind};
 pub use lowtide_rules::{Commands, Lookup, Matcher, ProcessInfo, rule};
 pub use problem::{Problem, Problems, Severity};
 pub use read::nearest;
-pub use source::{MAX_FILE, Paths};
+pub use source::{MAX_FILE, Paths, STDIN};
 
 use lowtide_judge::{Policy, Trigger};
 use lowtide_rules::Layer;

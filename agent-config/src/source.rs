@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// Largest file that is read; the longest policy there can be stays far below.
 pub const MAX_FILE: u64 = 256 * 1024;
+/// What is written to the program, which is no regular file.
+pub const STDIN: &str = "/dev/stdin";
 /// Drop-ins that are read.
 const MAX_DROP_INS: usize = 64;
 /// Directories of files, the later ones of higher rank.
@@ -144,6 +146,9 @@ impl Root {
 
     /// Reads a regular file of at most [`MAX_FILE`]; the error says what is wrong with it.
     pub fn read(&self, path: &Path) -> Result<String, String> {
+        if path == Path::new(STDIN) {
+            return text_of(io::stdin().lock());
+        }
         // Asked before opening: opening a device can already do something (a watchdog starts to
         // run), and opening a pipe waits for ever.
         let about = self
@@ -153,25 +158,11 @@ impl Root {
         if !FileType::from_raw_mode(about.st_mode).is_file() {
             return Err("not a regular file".to_owned());
         }
-        let too_large = || format!("larger than {} KiB", MAX_FILE / 1024);
         if about.st_size as u64 > MAX_FILE {
             return Err(too_large());
         }
-        let mut bytes = Vec::with_capacity(about.st_size as usize + 1);
-        self.open_file(path, OFlags::RDONLY)
-            .and_then(|file| File::from(file).take(MAX_FILE + 1).read_to_end(&mut bytes))
-            .map_err(|e| said(&e))?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(too_large());
-        }
-        String::from_utf8(bytes).map_err(|e| {
-            let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
-                .iter()
-                .filter(|b| **b == b'\n')
-                .count()
-                + 1;
-            format!("not UTF-8 (line {line})")
-        })
+        let file = self.open_file(path, OFlags::RDONLY);
+        text_of(File::from(file.map_err(|e| said(&e))?))
     }
 
     /// Whether somebody other than root may change a file: itself, or by putting another in its
@@ -190,6 +181,28 @@ impl Root {
         let of = |path: &Path| rustix::fs::stat(path).is_ok_and(|about| writable(&about));
         of(path) || path.parent().is_some_and(of)
     }
+}
+
+fn too_large() -> String {
+    format!("larger than {} KiB", MAX_FILE / 1024)
+}
+
+/// All of it, within the bounds of a file.
+fn text_of(reader: impl Read) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let mut bounded = reader.take(MAX_FILE + 1);
+    bounded.read_to_end(&mut bytes).map_err(|e| said(&e))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(too_large());
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count()
+            + 1;
+        format!("not UTF-8 (line {line})")
+    })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! `lowtide check` and `lowtide config` as a user runs them.
 
 use serde_json::Value;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -259,6 +260,69 @@ fn a_copy_of_a_device_is_explained_on_the_desk() {
     assert!(lines.any(|line| line.contains("never")), "{said}");
     let output = lowtide(&["explain", "--root", "/nowhere"]);
     assert_eq!(output.status.code(), Some(1));
+}
+
+fn lowtide_reads(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lowtide"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_minus_stands_for_what_is_written_to_the_program() {
+    let good = "[limits]\nexit = \"7s\"\n";
+    let shown = lowtide_reads(&["config", "-"], good);
+    assert!(text(&shown.stdout).contains("/dev/stdin:2"), "{shown:?}");
+    let root = scratch("stdin");
+    let root = root.to_str().unwrap();
+    for args in [
+        &["check", "-"][..],
+        &["check", "--root", root, "--with", "-"],
+    ] {
+        assert!(lowtide_reads(args, good).status.success(), "{args:?}");
+        let refused = lowtide_reads(args, "[limits]\nexit = 7\n");
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        let said = [text(&refused.stdout), text(&refused.stderr)].concat();
+        assert!(said.contains("/dev/stdin:2:8: "), "{said}");
+    }
+    // It could not be read anew.
+    assert_eq!(
+        lowtide_reads(&["run", "--config", "-"], good).status.code(),
+        Some(2)
+    );
+}
+
+/// NO_COLOR asks for what is the case anyway.
+#[test]
+fn nothing_is_coloured() {
+    let bad = bad();
+    for args in [
+        &["check", bad.to_str().unwrap()][..],
+        &["config"],
+        &["--help"],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lowtide"));
+        let output = command
+            .args(args)
+            .env("CLICOLOR_FORCE", "1")
+            .output()
+            .unwrap();
+        assert!(
+            ![output.stdout, output.stderr].concat().contains(&0x1b),
+            "{args:?}"
+        );
+    }
 }
 
 /// 2 for a wrong call, 1 for what was found.

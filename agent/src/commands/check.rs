@@ -41,7 +41,8 @@ impl std::str::FromStr for Format {
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "check")]
 pub struct Check {
-    /// check these files alone, in this order, on top of what is built in
+    /// check these files alone, in this order, on top of what is built in; - is what is
+    /// written to the program
     #[argh(positional, arg_name = "file")]
     files: Vec<PathBuf>,
     /// check this file in the place of /etc/lowtide/config.toml, with all others as they are

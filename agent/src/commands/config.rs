@@ -8,7 +8,8 @@ use std::process::ExitCode;
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand, name = "config")]
 pub struct ShowConfig {
-    /// read these files alone, in this order, on top of what is built in
+    /// read these files alone, in this order, on top of what is built in; - is what is
+    /// written to the program
     #[argh(positional, arg_name = "file")]
     files: Vec<PathBuf>,
     /// directory that stands for `/`, such as an image's

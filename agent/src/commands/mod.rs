@@ -19,7 +19,7 @@ mod top;
 mod trial;
 
 use crate::act::commands;
-use crate::config::nearest;
+use crate::config::{STDIN, nearest};
 use crate::tell::version::Version;
 use argh::FromArgs as _;
 use output::{complain, print};
@@ -106,12 +106,13 @@ fn arguments() -> Result<Lowtide, ExitCode> {
     })
 }
 
-/// Writes `-h`, `-V` and `--option=value` as the parser knows them.
+/// Writes `-h`, `-V`, `--option=value`, and `-` for what is written to the program, as the parser knows them.
 fn usual<'w>(words: &[&'w str]) -> Vec<&'w str> {
     let mut usual = Vec::new();
     let mut words = words.iter().copied();
     while let Some(word) = words.next() {
         match (word, word.split_once('=')) {
+            ("-", _) => usual.push(STDIN),
             ("-h", _) => usual.push("--help"),
             ("-V", _) => usual.push("--version"),
             ("--", _) => {

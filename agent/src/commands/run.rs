@@ -5,7 +5,7 @@ use crate::config::{self, Paths};
 use crate::daemon::{Daemon, rights};
 use crate::stack;
 use crate::tell::Log;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::{Builder, JoinHandle};
 
@@ -33,6 +33,16 @@ impl Run {
     /// Fails when the config cannot be used or the kernel offers nothing to work with.
     #[inline(never)]
     pub fn run(self) -> ExitCode {
+        if self
+            .config
+            .iter()
+            .any(|file| file == Path::new(config::STDIN))
+        {
+            complain(
+                "lowtide run: a config that is written to it could not be read anew: name a file",
+            );
+            return ExitCode::from(super::USAGE);
+        }
         act::let_go_at_panic();
         let mut log = Log::open();
         // While there is one thread: those to come have no more.

@@ -48,6 +48,7 @@ fn every_command_is_known_by_its_name() {
 #[test]
 fn options_may_be_written_as_is_usual() {
     assert_eq!(usual(&["-h"]), ["--help"]);
+    assert_eq!(usual(&["check", "-"]), ["check", "/dev/stdin"]);
     assert_eq!(usual(&["check", "--root=a=b"]), ["check", "--root", "a=b"]);
     assert_eq!(
         usual(&["check", "--", "--a=b", "-h"]),

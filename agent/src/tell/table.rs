@@ -1,12 +1,12 @@
 //! Aligned columns that fit a terminal.
 
-use std::fmt::{self, Display, Formatter};
+use rustix::stdio::stdout;
+use rustix::termios::tcgetwinsize;
+use std::fmt::{self, Display, Formatter, Write};
 
-/// Characters of a line.
-const WIDTH: usize = 100;
-
-/// Lines of cells. The widest columns of text give way where a line would get too long; what is
-/// cut off goes at the front, where paths have what is least telling.
+/// Lines of cells. On a terminal the widest columns of text give way where a line would get too long; what is
+/// cut off goes at the front, where paths have what is least telling. Elsewhere nothing is cut: a program reads
+/// it, or a file keeps it.
 pub struct Table<const N: usize> {
     columns: [Column; N],
     lines: Vec<[String; N]>,
@@ -36,12 +36,12 @@ impl<const N: usize> Table<N> {
         self.lines.len() == 1
     }
 
-    fn widths(&self) -> [usize; N] {
+    fn widths(&self, longest: Option<usize>) -> [usize; N] {
         let mut widths: [usize; N] = std::array::from_fn(|i| {
             let cells = self.lines.iter().map(|line| line[i].chars().count());
             cells.max().unwrap_or(0)
         });
-        while widths.iter().map(|w| w + 2).sum::<usize>() > WIDTH {
+        while longest.is_some_and(|longest| widths.iter().map(|w| w + 2).sum::<usize>() > longest) {
             let text = (0..N).filter(|i| self.columns[*i] == Column::Text);
             match text.max_by_key(|i| widths[*i]) {
                 Some(widest) if widths[widest] > 1 => widths[widest] -= 1,
@@ -52,9 +52,22 @@ impl<const N: usize> Table<N> {
     }
 }
 
+/// Columns of the terminal that is written to; `None` where it is none.
+fn terminal() -> Option<usize> {
+    let size = tcgetwinsize(stdout()).ok()?;
+    // One that does not know its size has 0.
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
+}
+
 impl<const N: usize> Display for Table<N> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let widths = self.widths();
+        self.write(f, terminal())
+    }
+}
+
+impl<const N: usize> Table<N> {
+    fn write(&self, f: &mut impl Write, longest: Option<usize>) -> fmt::Result {
+        let widths = self.widths(longest);
         for line in &self.lines {
             let mut text = String::new();
             for ((cell, column), width) in line.iter().zip(self.columns).zip(widths) {
@@ -92,15 +105,35 @@ mod tests {
         assert_eq!(table.to_string(), "  frees  cgroup\n      1  /a\n");
     }
 
+    #[test]
+    fn what_is_no_terminal_gets_paths_as_they_are() {
+        let path = "/a".repeat(100);
+        let mut table = Table::new([Column::Text], ["cgroup"]);
+        table.line([path.clone()]);
+        let written = |longest| {
+            let mut text = String::new();
+            table.write(&mut text, longest).unwrap();
+            text
+        };
+        assert!(written(None).contains(&path));
+        assert!(
+            written(Some(80))
+                .lines()
+                .all(|line| line.chars().count() <= 80)
+        );
+    }
+
     proptest! {
         #[test]
-        fn no_line_is_too_long(cells: Vec<(String, String)>) {
+        fn no_line_is_too_long(cells: Vec<(String, String)>, longest in 8_usize..200) {
             let mut table = Table::new([Column::Text, Column::Text], ["a", "b"]);
             for (a, b) in cells {
                 table.line([a, b].map(|c| c.replace(char::is_control, " ")));
             }
-            for line in table.to_string().lines() {
-                prop_assert!(line.chars().count() <= WIDTH);
+            let mut text = String::new();
+            table.write(&mut text, Some(longest)).unwrap();
+            for line in text.lines() {
+                prop_assert!(line.chars().count() <= longest);
             }
         }
     }
