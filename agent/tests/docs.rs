@@ -317,3 +317,76 @@ fn each_line_of_the_log_is_in_the_docs_and_no_other() {
         "docs/log.md lacks {missing:#?}\nand has {stale:#?}"
     );
 }
+
+/// The lines of a shell function of the Yocto class, and of the Buildroot hook, as they stand there.
+fn image_hooks() -> [(&'static str, String); 2] {
+    let between = |file: &str, start: &str, end: &str| {
+        let text = fs::read_to_string(tree().join(file)).unwrap();
+        let (_, rest) = text
+            .split_once(start)
+            .unwrap_or_else(|| panic!("{file}: {start}"));
+        rest.split_once(end)
+            .unwrap_or_else(|| panic!("{file}: {end}"))
+            .0
+            .to_owned()
+    };
+    [
+        (
+            "Yocto",
+            between(
+                "yocto-layer/classes-recipe/lowtide_check.bbclass",
+                "lowtide_check_config() {\n",
+                "\n}\n",
+            ),
+        ),
+        (
+            "Buildroot",
+            between(
+                "buildroot/package/lowtide/lowtide.mk",
+                "define LOWTIDE_CHECK_CONFIG\n",
+                "\nendef\n",
+            ),
+        ),
+    ]
+}
+
+/// Both are run by a shell, with what the builds put in their variables.
+#[test]
+fn an_image_whose_config_the_agent_would_refuse_is_not_built() {
+    let here = tempfile::tempdir().unwrap();
+    let put = |file: &str, text: &str| {
+        let file = here.path().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    };
+    let tools = here.path().join("host/bin");
+    fs::create_dir_all(&tools).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lowtide"), tools.join("lowtide")).unwrap();
+    for (name, hook) in image_hooks() {
+        let script = hook
+            .replace("$(HOST_DIR)", "${HOST_DIR}")
+            .replace("$(TARGET_DIR)", "${IMAGE_ROOTFS}");
+        let builds = || {
+            let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+            let command = format!("bbfatal() {{ exit 1; }}\n{script}");
+            let output = Command::new("sh")
+                .args(["-e", "-c", &command])
+                .env("PATH", path)
+                .env("HOST_DIR", here.path().join("host"))
+                .env("IMAGE_ROOTFS", here.path().join("rootfs"))
+                .env("bindir", "/usr/bin")
+                .env("LOWTIDE_CHECK", "")
+                .output()
+                .unwrap();
+            output.status.success()
+        };
+        put("rootfs/usr/bin/lowtide", "of the device");
+        put(
+            "rootfs/etc/lowtide/config.toml",
+            "[limits]\nexit = \"4s\"\n",
+        );
+        assert!(builds(), "{name}");
+        put("rootfs/etc/lowtide/config.toml", "[limits]\nexit = 4\n");
+        assert!(!builds(), "{name}");
+    }
+}
