@@ -51,7 +51,7 @@ impl Daemon {
             self.standing.counters.looks += 1;
             let memory = match without_allocating(|| self.memory(id)) {
                 Ok(Some(memory)) => memory,
-                Ok(None) => return,
+                Ok(None) => return self.let_go_if_gone(id),
                 Err(error) => return self.look_again(id, "the figures of memory", &error),
             };
             let verdict = match without_allocating(|| self.judge(id, &memory, fired.any(), now)) {
@@ -123,10 +123,18 @@ impl Daemon {
         match domain.memory(&system) {
             Ok(Some(memory)) => return Ok(Some(memory)),
             Ok(None) => domain.rest(),
-            // The cgroup is gone.
-            Err(_) => self.domains.remove(id),
+            // The cgroup is gone, see [`Self::let_go_if_gone`].
+            Err(_) => {}
         }
         Ok(None)
+    }
+
+    /// A cgroup that is gone is watched no longer. That gives memory back, so it is done when nothing presses.
+    fn let_go_if_gone(&mut self, id: DomainId) {
+        let domain = self.domains.get_mut(id);
+        if domain.is_some_and(|domain| domain.memory(&Memory::default()).is_err()) {
+            self.domains.remove(id);
+        }
     }
 
     /// The figures of the system, see [`Alarms::correct`](crate::sense::alarms::Alarms::correct).

@@ -400,7 +400,7 @@ const GUIDE: &str = "docs/tuning.md";
 
 /// The device is for its player, and can do without the sync: as the guide has it.
 fn tuned_config() -> String {
-    format!("{UNTUNED}\n{}", dirs::doc_block(GUIDE, "name = \"sync\""))
+    format!("{UNTUNED}\n{}", dirs::doc_block(GUIDE, "[\"apps/sync\"]"))
 }
 
 /// The guide shows what was printed here, but for figures and times, which differ with each version:
