@@ -226,7 +226,12 @@ fn row(id: u64, figures: &Figures) -> Row {
 const PSI: u64 = 1;
 const TOLD: u64 = 2;
 
-fn of_memory(memory: &Memory) -> [u64; 14] {
+/// Figures of the system, or of a cgroup with a limit, in the order of the file.
+type SystemFigures = [u64; 14];
+
+const NO_FIGURES: SystemFigures = [0; 14];
+
+fn of_memory(memory: &Memory) -> SystemFigures {
     let flag = |is: bool, bit: u64| if is { bit } else { 0 };
     [
         memory.within,
@@ -246,7 +251,7 @@ fn of_memory(memory: &Memory) -> [u64; 14] {
     ]
 }
 
-fn memory(figures: &[u64; 14]) -> Memory {
+fn memory(figures: &SystemFigures) -> Memory {
     let [
         within,
         total,

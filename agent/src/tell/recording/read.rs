@@ -1,8 +1,8 @@
 //! Reading a recording back, with the place of the first thing that is wrong with it.
 
 use super::{
-    ACTIONS, Begin, CRC, Cgroup, DONE, Decided, Event, FAILED, Looked, MAGIC, ROWS, VERSION, by,
-    figures, kind, look, memory, op, row,
+    ACTIONS, Begin, CRC, Cgroup, DONE, Decided, Event, FAILED, Looked, MAGIC, NO_FIGURES, ROWS,
+    SystemFigures, VERSION, by, figures, kind, look, memory, op, row,
 };
 use lowtide_common::{CANDIDATES, Row, Survey};
 use lowtide_judge::{Memory, Millis, Outcome};
@@ -59,11 +59,11 @@ pub struct Reader<'a> {
 #[derive(Default)]
 struct State {
     at: Millis,
-    memory: [u64; 14],
+    memory: SystemFigures,
     rows: Vec<Row>,
     newest: u64,
     sampled_at: Millis,
-    sampled: [u64; 14],
+    sampled: SystemFigures,
     sample: Vec<Row>,
 }
 
@@ -227,7 +227,7 @@ impl<'a> Fields<'a> {
         String::from_utf8(self.bytes()?.to_vec()).ok()
     }
 
-    fn memory(&mut self, before: &mut [u64; 14]) -> Option<Memory> {
+    fn memory(&mut self, before: &mut SystemFigures) -> Option<Memory> {
         self.changes(before)?;
         Some(memory(before))
     }
@@ -268,7 +268,7 @@ impl<'a> Fields<'a> {
                 name: self.bytes()?.to_vec(),
             },
             kind::LOST => {
-                (state.at, state.memory, state.newest) = (0, [0; 14], 0);
+                (state.at, state.memory, state.newest) = (0, NO_FIGURES, 0);
                 state.rows.clear();
                 Event::Lost(self.number()?)
             }

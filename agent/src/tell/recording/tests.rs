@@ -297,3 +297,11 @@ fn what_stays_the_same_costs_next_to_nothing() {
     samples.sample(&mut body, 10_000, &memory_of(MIB), rows);
     assert!(body.len() <= 8, "{} bytes", body.len());
 }
+
+#[test]
+fn every_step_has_a_number_in_a_recording() {
+    use lowtide_judge::Step;
+    for step in Step::ALL {
+        assert!(ACTIONS.contains(&step.name()), "{}", step.name());
+    }
+}

@@ -1,8 +1,8 @@
 //! Writing bodies. What the agent writes allocates nothing.
 
 use super::{
-    ACTIONS, Begin, CRC, Cgroup, DONE, FAILED, LONGEST, MAGIC, ROWS, VERSION, by, figures, kind,
-    look, of_memory, op,
+    ACTIONS, Begin, CRC, Cgroup, DONE, FAILED, LONGEST, MAGIC, NO_FIGURES, ROWS, SystemFigures,
+    VERSION, by, figures, kind, look, of_memory, op,
 };
 use heapless::Vec as Few;
 use lowtide_common::{CANDIDATES, Row, Survey};
@@ -103,7 +103,7 @@ fn text(to: &mut impl Bytes, bytes: &[u8]) {
 
 /// The agent's side.
 pub struct Writer {
-    memory: [u64; 14],
+    memory: SystemFigures,
     /// Of the survey before.
     rows: Few<Row, ROWS>,
     newest: u64,
@@ -113,7 +113,7 @@ pub struct Writer {
 impl Writer {
     pub const fn new() -> Self {
         Self {
-            memory: [0; 14],
+            memory: NO_FIGURES,
             rows: Few::new(),
             newest: 0,
             at: 0,
@@ -287,7 +287,7 @@ fn decided(to: &mut impl Bytes, verdict: &Verdict, outcomes: &[Outcome]) {
 /// The recorder's side.
 #[derive(Default)]
 pub struct SampleWriter {
-    memory: [u64; 14],
+    memory: SystemFigures,
     rows: Vec<Row>,
     at: Millis,
 }
