@@ -7,13 +7,20 @@
 
 PROTECTED=$((16 << 20))
 
+# Of the kernel as a whole.
+vm() {
+	[ "$(cat "/proc/sys/vm/$1")" = "$2" ]
+}
+
 as_found() {
-	is lowtide/memory.min 0 && is apps/memory.min 0 && is apps/gateway/memory.min 0 &&
+	vm watermark_boost_factor 15000 && vm percpu_pagelist_high_fraction 0 &&
+		is lowtide/memory.min 0 && is apps/memory.min 0 && is apps/gateway/memory.min 0 &&
 		is apps/media/memory.oom.group 0 && score_is sensor 0
 }
 
 as_configured() {
-	is apps/memory.min "$PROTECTED" && is apps/gateway/memory.min "$PROTECTED" &&
+	vm watermark_boost_factor 0 && vm percpu_pagelist_high_fraction 256 &&
+		is apps/memory.min "$PROTECTED" && is apps/gateway/memory.min "$PROTECTED" &&
 		is apps/media/memory.oom.group 1 && score_is sensor -399
 }
 

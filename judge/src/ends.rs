@@ -81,6 +81,11 @@ impl Ends {
         last.is_some_and(|end| !end.is_gone && end.at >= since)
     }
 
+    /// Whether an end recorded at `since` or later is not over.
+    pub(crate) fn is_any_ending(&self, since: Millis) -> bool {
+        self.0.iter().any(|end| !end.is_gone && end.at >= since)
+    }
+
     pub(crate) fn record_gone(&mut self, id: u64, in_vain: bool) {
         let mut latest = self.0.iter_mut().rev();
         if let Some(end) = latest.find(|end| end.id == id) {

@@ -81,7 +81,9 @@ struct Exiting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Asked {
     id: u64,
-    /// With that much left, half of what its end is to bring is back.
+    /// What its end is to bring.
+    frees: u64,
+    /// With that much left, half of that is back.
     back: u64,
     /// When it was found gone.
     gone: Option<Millis>,
@@ -221,6 +223,7 @@ impl History {
                 let frees = verdict.judged.first().map_or(0, |judged| judged.frees);
                 self.asked = Some(Asked {
                     id: target.id,
+                    frees,
                     back: left(&verdict.memory).saturating_add(frees / 2),
                     gone: None,
                 });
@@ -311,6 +314,13 @@ impl History {
         }
     }
 
+    /// Whether a victim may be about to end: that it has, only a look at the candidates shows, before it is
+    /// started again.
+    pub(crate) fn is_ending(&self, policy: &Policy, now: Millis) -> bool {
+        let since = now.saturating_sub(u64::from(policy.exit_ms));
+        self.ends.is_any_ending(since)
+    }
+
     /// How large candidates are, for their growth. Sizes taken a moment ago stay: too little can
     /// have grown since.
     pub(crate) fn record_sizes(&mut self, rows: &[Row], now: Millis) {
@@ -393,6 +403,14 @@ impl History {
         let asked = self.asked.filter(|asked| left(memory) < asked.back)?;
         let until = asked.gone? + BACK_MS;
         (now < until).then(|| (asked.id, until - now))
+    }
+
+    /// Bytes that the end of `id` was to bring when it was asked to stop, while most of that is not back: it
+    /// holds less and less of them, and they are not free yet.
+    pub(crate) fn brings(&self, id: u64, memory: &Memory) -> u64 {
+        self.asked
+            .filter(|asked| asked.id == id && left(memory) < asked.back)
+            .map_or(0, |asked| asked.frees)
     }
 
     fn tried(&mut self, id: u64, step: Step, until: Millis) {

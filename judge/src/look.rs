@@ -13,6 +13,8 @@ use lowtide_common::{CANDIDATES, NEVER, Row, Rule, Survey};
 const LOOK_MS: core::ops::RangeInclusive<u64> = 5..=250;
 /// The longest time between two looks where no alarm would come in time.
 const GUARD_MS: u64 = 1_000;
+/// The time between two looks while a victim ends: half of the 100 ms after which systemd starts it again.
+const ENDING_MS: u32 = 50;
 /// Shorter than this, asking a process to stop is no use.
 const GRACE_MS: u64 = 20;
 /// Longer than the 100 ms that pass until growth is known, with time left to act on it.
@@ -79,10 +81,12 @@ impl<'a> Look<'a> {
         self.policy.worth(self.enough())
     }
 
-    /// Whether a verdict can depend on the candidates: some level holds, or its actions go on until
-    /// relief.
+    /// Whether a verdict, or a later one, can depend on the candidates: some level holds, its actions go on
+    /// until relief, or a victim is not known to have ended.
     pub fn wants_survey(&self) -> bool {
-        self.history.acting().is_some() || self.holding > Level::Calm
+        self.history.acting().is_some()
+            || self.holding > Level::Calm
+            || self.history.is_ending(self.policy, self.now)
     }
 
     /// Whether it depends on the candidate's name if it came back, see [`Names`].
@@ -123,7 +127,7 @@ impl<'a> Look<'a> {
             newest_id: survey.highest_id,
             acting: None,
             helpless: false,
-            look_again_ms: self.counts.then(|| self.look_again()),
+            look_again_ms: self.look_again(),
         };
         // Both hold CANDIDATES: nothing is cut off.
         let named = survey.kill().iter().zip(names.iter());
@@ -345,13 +349,15 @@ impl<'a> Look<'a> {
         let (mut few, mut sum) = (0, 0_u64);
         let mut number = None;
         for judged in &verdict.judged {
-            let goes = judged.reason.is_in_order() && judged.frees >= verdict.worth;
+            let brings = self.history.brings(judged.row.id, &self.memory);
+            let brings = brings.max(judged.frees);
+            let goes = judged.reason.is_in_order() && brings >= verdict.worth;
             let is_lower = number.is_some_and(|above| judged.row.rule.kill < above);
             if !goes || sum >= verdict.enough || is_lower && has_time(sum, few + 1) {
                 break;
             }
             number = Some(judged.row.rule.kill);
-            sum = sum.saturating_add(judged.frees);
+            sum = sum.saturating_add(brings);
             few += 1;
         }
         if has_time(0, few) { 1 } else { few.max(1) }
@@ -384,8 +390,17 @@ impl<'a> Look<'a> {
         }
     }
 
+    fn look_again(&self) -> Option<u32> {
+        let by_marks = self.counts.then(|| self.before_next_mark());
+        let by_end = self
+            .history
+            .is_ending(self.policy, self.now)
+            .then_some(ENDING_MS);
+        by_marks.into_iter().chain(by_end).min()
+    }
+
     /// Soon enough to catch the next mark at twice the pace seen, or at the fastest to be expected.
-    fn look_again(&self) -> u32 {
+    fn before_next_mark(&self) -> u32 {
         let next_mark = self
             .policy
             .levels

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use lowtide_common::{NEVER, Row};
+use lowtide_common::{NEVER, Row, Rule};
 use lowtide_judge::*;
 
 #[test]
@@ -79,7 +79,7 @@ fn file_cache_does_not_make_a_victim() {
     };
     let rows = [
         Row {
-            rule: lowtide_common::Rule {
+            rule: Rule {
                 reclaim: NEVER,
                 ..cached.rule
             },
@@ -224,6 +224,29 @@ fn nobody_else_goes_while_who_was_asked_exits() {
         "{:?}",
         next.action
     );
+}
+
+#[test]
+fn memory_of_one_that_was_asked_is_waited_for_while_it_is_given_back() {
+    let (policy, mut history) = (policy(), History::default());
+    let mut hog = row(7, 800, 60 * MIB, 0);
+    hog.rule.group = 1;
+    let sensor = row(8, 100, 20 * MIB, 0);
+    judged(&policy, 14 * MIB, &[hog, sensor], &mut history, 0);
+    let asked = judged(&policy, 8 * MIB, &[hog, sensor], &mut history, 100);
+    assert!(
+        matches!(asked.action, Action::Terminate { .. }),
+        "{asked:?}"
+    );
+    history.record(&policy, &asked, &[ASKED]);
+    // It has let go of its pages, and they are not free yet.
+    let exiting = row(7, 800, MIB, 0);
+    let after = judged(&policy, 8 * MIB, &[exiting, sensor], &mut history, 106);
+    assert_eq!(after.action, Action::Nothing, "{after:?}");
+    // Only by how much is there is it time for the next.
+    let late = judged(&policy, MIB, &[exiting, sensor], &mut history, 200);
+    let ids: Vec<_> = late.victims().map(|victim| victim.row.id).collect();
+    assert_eq!(ids, [7]);
 }
 
 #[test]
@@ -375,10 +398,53 @@ fn a_cgroup_started_anew_in_place_has_come_back() {
 }
 
 #[test]
+fn one_that_ends_after_relief_is_seen_to_have_ended_and_so_to_come_back() {
+    let (policy, mut history) = (policy(), History::default());
+    let mut row = row(7, 800, 60 * MIB, 0);
+    (row.rule.group, row.rule.flags) = (1, Rule::UNIT);
+    for returns in 0..3 {
+        let start = returns * 5_000;
+        let asked = judged(&policy, 8 * MIB, &[row], &mut history, start);
+        assert!(
+            matches!(asked.action, Action::Terminate { .. }),
+            "{asked:?}"
+        );
+        assert_eq!(u64::from(asked.judged[0].returns), returns);
+        history.record(&policy, &asked, &[ASKED]);
+        // Most of its memory is back, and it is still there.
+        let relieved = judge(&policy, &memory(64 * MIB), &[row], &mut history, start + 20);
+        assert_eq!(relieved.action, Action::Nothing);
+        history.record(&policy, &relieved, &[]);
+        assert!(
+            relieved.look_again_ms.is_some_and(|ms| ms <= 50),
+            "{relieved:?}"
+        );
+        let later = start + 70;
+        assert!(
+            history
+                .look(&policy, &memory(68 * MIB), later)
+                .wants_survey()
+        );
+        judge(
+            &policy,
+            &memory(68 * MIB),
+            &[self::row(8, 100, 8 * MIB, 0)],
+            &mut history,
+            later,
+        );
+        assert!(
+            !history
+                .look(&policy, &memory(68 * MIB), later + 50)
+                .wants_survey()
+        );
+    }
+}
+
+#[test]
 fn the_next_process_of_a_cgroup_has_not_come_back() {
     let (policy, mut history) = (policy(), History::default());
     let mut storm = row(7, 800, 60 * MIB, 0);
-    storm.rule.flags = lowtide_common::Rule::PROCESS;
+    storm.rule.flags = Rule::PROCESS;
     for i in 0..4 {
         let victim = killed(&policy, &[storm], &mut history, i * 5_000);
         assert_eq!(victim, Some((7, 0)));
@@ -1059,7 +1125,7 @@ fn whose_cgroup_is_shared_is_not_held_back() {
     let (policy, mut history) = (throttling(), History::default());
     let shared = |anon| {
         let mut row = media(7, anon);
-        row.rule.flags = lowtide_common::Rule::PROCESS;
+        row.rule.flags = Rule::PROCESS;
         [row]
     };
     look(&policy, 8 * MIB, &shared(20 * MIB), &mut history, 0);

@@ -23,10 +23,6 @@ const STEPS: usize = 64;
 /// After figures that could not be had, the time to the next try.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// After something was ended, free memory that is still in the lists of single processors counts for this
-/// long: the kernel takes a fifth back each second (`decay_pcp_high` of mm/page_alloc.c).
-const LISTED: Duration = Duration::from_secs(30);
-
 /// The longest time to the agent's next look that the reflex waits for.
 const ATTENDED: Duration = Duration::from_secs(1);
 
@@ -140,9 +136,6 @@ impl Daemon {
     /// The figures of the system, see [`Alarms::correct`](crate::sense::alarms::Alarms::correct).
     fn system_memory(&mut self) -> io::Result<Memory> {
         let mut memory = self.meminfo.read()?;
-        if self.ended.is_some_and(|ended| ended.elapsed() < LISTED) {
-            memory.available = memory.available.saturating_add(self.meminfo.listed());
-        }
         memory.psi_limited_us = self.domains.stalled_in_limit_us();
         self.domains.system().alarms.get_ref().correct(&mut memory);
         Ok(memory)
@@ -198,9 +191,6 @@ impl Daemon {
                 },
             )
         };
-        if verdict.action.ends() {
-            self.ended = Some(Instant::now());
-        }
         // The signals are sent: now there is the time to see what the victims are called.
         let target = verdict.action.target();
         let targets = verdict.victims().map(|victim| &victim.row);

@@ -60,8 +60,6 @@ pub struct Daemon {
     recorder: Option<Recorder>,
     manager: Manager,
     born: Instant,
-    /// When something was ended last.
-    ended: Option<Instant>,
     /// What was said last of what cannot be done.
     said: Said,
 }

@@ -13,7 +13,7 @@ use crate::sense::Surveyor;
 use crate::sense::alarms::Alarms;
 use crate::sense::arm::{self, WantedBallast};
 use crate::sense::choose::{self, Wanted};
-use crate::sense::meminfo::Meminfo;
+use crate::sense::meminfo::{self, Meminfo};
 use crate::sense::other_killers::other_killers;
 use crate::sense::psi;
 use crate::sense::tree::Tree;
@@ -125,7 +125,6 @@ impl Daemon {
             recorder: None,
             manager,
             born: Instant::now(),
-            ended: None,
             said: Said::default(),
         });
         this.tell_of_room();
@@ -142,6 +141,7 @@ impl Daemon {
             this.stop_watermark_boost();
         }
         if !dry_run {
+            this.limit_page_lists();
             this.open_reflex(verifier_log);
         }
         this.listen();
@@ -167,6 +167,18 @@ impl Daemon {
                  count as available"
             ));
             self.meminfo.follow_boost();
+        }
+    }
+
+    fn limit_page_lists(&mut self) {
+        if !meminfo::page_lists_grow() {
+            return;
+        }
+        if let Err(error) = self.settings.limit_page_lists() {
+            self.log.info(format_args!(
+                "vm.percpu_pagelist_high_fraction stays as it is ({error}): what a victim gives back may count as \
+                 available some seconds late"
+            ));
         }
     }
 

@@ -15,8 +15,6 @@ const BUFFER: usize = 8 * 1024;
 const REFAULTS: [&[u8]; 2] = [b"workingset_refault_anon ", b"workingset_refault_file "];
 /// What the lines before the last of them may grow by, as each of some 30 gets more digits.
 const GROWTH: usize = 512;
-/// Parts of /proc/zoneinfo read at most, each of up to [`BUFFER`] bytes.
-const ZONE_PARTS: usize = 32;
 /// zram devices looked at; a device with more is not known.
 const ZRAMS: usize = 4;
 
@@ -42,7 +40,6 @@ pub struct Meminfo {
     /// Missing where PSI is, or where it is off by command line and reads fail.
     pressure: Option<OwnedFd>,
     zram: heapless::Vec<OwnedFd, ZRAMS>,
-    zones: Option<OwnedFd>,
     /// Bytes by which the kernel has raised its watermarks of free memory; `None`: not looked at.
     boost: Option<u64>,
     /// [`Meminfo::unaccounted`] at the start.
@@ -82,7 +79,6 @@ impl Meminfo {
                 .ok()
                 .filter(|fd| read(fd, &mut [0; BUFFER]).is_ok()),
             zram: heapless::Vec::new(),
-            zones: open("/proc/zoneinfo").ok(),
             boost: None,
             unaccounted: 0,
         };
@@ -106,7 +102,6 @@ impl Meminfo {
             vmstat_length: BUFFER,
             pressure: open("proc/pressure/memory").ok(),
             zram: heapless::Vec::new(),
-            zones: None,
             boost: None,
             unaccounted: 0,
         })
@@ -173,33 +168,6 @@ impl Meminfo {
         self.boost.unwrap_or(0)
     }
 
-    /// Free bytes that the processors keep in lists of their own, up to an eighth of a zone since Linux
-    /// 6.7 (`pcp->high` of mm/page_alloc.c). MemFree and MemAvailable leave them out for seconds after a
-    /// large process has ended; whatever allocates gets them. 0 where they cannot be read.
-    pub fn listed(&self) -> u64 {
-        let mut buffer = [0; BUFFER];
-        let (mut at, mut rest, mut pages) = (0, 0, 0_u64);
-        for _ in 0..ZONE_PARTS {
-            let free = buffer.get_mut(rest..).unwrap_or_default();
-            let read = self
-                .zones
-                .as_ref()
-                .map(|fd| rustix::io::pread(fd, free, at));
-            let Some(Ok(n @ 1..)) = read else { break };
-            at += n as u64;
-            let text = read_part(&buffer, rest + n);
-            // The last line goes on in the next part.
-            let whole = text
-                .iter()
-                .rposition(|b| *b == b'\n')
-                .map_or(0, |end| end + 1);
-            pages = pages.saturating_add(listed_pages(read_part(text, whole)));
-            rest = text.len() - whole;
-            buffer.copy_within(whole..whole + rest, 0);
-        }
-        pages.saturating_mul(rustix::param::page_size() as u64)
-    }
-
     /// Whether the kernel measures stalls.
     pub fn has_psi(&self) -> bool {
         self.pressure.is_some()
@@ -255,9 +223,16 @@ pub fn raised_marks() -> u64 {
     boosted_pages(&zones).saturating_mul(rustix::param::page_size() as u64)
 }
 
-/// The free pages in the lists of all processors, given whole lines of /proc/zoneinfo.
-pub(crate) fn listed_pages(zones: &[u8]) -> u64 {
-    pages_of(zones, b"count:")
+/// Whether the kernel lets the lists of free pages of single processors grow as it likes (since Linux 6.7).
+pub fn page_lists_grow() -> bool {
+    let zones = std::fs::read("/proc/zoneinfo").unwrap_or_default();
+    grow(&zones)
+}
+
+fn grow(zones: &[u8]) -> bool {
+    zones
+        .split(|b| *b == b'\n')
+        .any(|line| line.trim_ascii().starts_with(b"high_max:"))
 }
 
 pub(crate) fn boosted_pages(zones: &[u8]) -> u64 {
@@ -284,27 +259,10 @@ mod tests {
     }
 
     #[test]
-    fn the_lists_of_all_processors_add_up() {
-        let zones = b"Node 0, zone    DMA32\n  pages free     20\n        boost    0\n  pagesets\n    cpu: 0\n\
-            \x20             count:    300\n              high:     417\n    cpu: 1\n\
-            \x20             count:    12\n              high:     417\n";
-        assert_eq!(listed_pages(zones), 312);
-        assert_eq!(listed_pages(b"  pagesets\n              coun"), 0);
-    }
-
-    #[test]
-    fn lines_that_go_on_in_the_next_part_count_once() {
-        let zone =
-            "    cpu: 0\n              count:    7\n              high:     417\n".repeat(900);
-        let path = std::env::temp_dir().join(format!("lowtide-zones-{}", std::process::id()));
-        std::fs::write(&path, &zone).unwrap();
-        let mut meminfo = Meminfo::open().unwrap();
-        meminfo.zones = open(path.to_str().unwrap()).ok();
-        std::fs::remove_file(path).unwrap();
-        assert_eq!(
-            meminfo.listed(),
-            900 * 7 * rustix::param::page_size() as u64
-        );
+    fn lists_grow_where_they_have_two_bounds() {
+        let since = b"    cpu: 0\n              high:     417\n              high_min: 417\n              high_max: 1500\n";
+        assert!(grow(since));
+        assert!(!grow(b"    cpu: 0\n              high:     417\n"));
     }
 
     #[test]

@@ -59,6 +59,32 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a_storm_of_processes_pays_alone",
+        memory_mb: 64 + KERNEL_MB,
+        scenario: || {
+            let storm = ["forkstorm", "--rate", "8", "--size", "1M"];
+            let tree = Tree::new()
+                .holds("openvpn", Kill::At(100), "12M")
+                .runs("adhoc", Kill::At(600), &storm)
+                // What starts them is one of them, and comes back.
+                .last(|service| (service.start_ms, service.restart_ms) = (1000, 200))
+                .config("[everything_else]\nunit = \"process\"\n");
+            Scenario {
+                limit_s: 14,
+                ..tree.scenario()
+            }
+        },
+        check: |run| {
+            no_kernel_kill(run)?;
+            live(run, &["openvpn", LIFELINE, "lowtide"])?;
+            let kills = |(_, line): &(u64, &str)| line.contains(" of /apps/adhoc");
+            let kills = run.lines("lowtide").filter(kills).count();
+            ensure!(kills > 4, "only {kills} of the storm went");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
         name: "a_writer_of_files_in_a_tmpfs_that_rests_stays",
         memory_mb: 96 + KERNEL_MB,
         scenario: || {
