@@ -95,6 +95,28 @@ impl<'a> Look<'a> {
         self.history.ends.needs_name(row, since)
     }
 
+    /// Whether a verdict can depend on what may not go to swap, see [`keep_in_ram`](Self::keep_in_ram):
+    /// something could, little is available, and still the highest level does not hold.
+    pub fn wants_swap_limits(&self) -> bool {
+        let levels = Level::CONFIGURED.into_iter().zip(&self.policy.levels);
+        let Some((highest, rules)) = levels.last() else {
+            return false;
+        };
+        let mut marks = rules.confirm.below_marks(self.memory.total);
+        self.holding < highest
+            && self.memory.within == 0
+            && self.memory.swap_left() > 0
+            && marks.any(|mark| self.memory.available < mark)
+    }
+
+    /// So many bytes of what swap could take may not go there, by the limits of their cgroups.
+    pub fn keep_in_ram(&mut self, bytes: u64) {
+        self.memory.swappable = self.memory.swappable.saturating_sub(bytes);
+        if self.counts {
+            self.holding = self.policy.holding(&self.memory, self.rates.as_ref());
+        }
+    }
+
     /// Decides what to do.
     ///
     /// The levels are tried from the highest down, and the steps of a level in the order of its

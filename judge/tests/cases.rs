@@ -686,6 +686,41 @@ fn swap_that_nothing_can_go_to_is_no_free_swap() {
 }
 
 #[test]
+fn what_its_limits_keep_from_swap_is_no_reason_to_wait() {
+    let mut policy = policy();
+    let terms = [
+        Term::AvailableBelow(Amount::Permyriad(400)),
+        Term::SwapFreeBelow(Amount::Permyriad(1000)),
+    ];
+    policy.levels[1].confirm = Condition::all(&terms).unwrap();
+    let figures = Memory {
+        swap_total: 128 * MIB,
+        swap_free: 120 * MIB,
+        swappable: 100 * MIB,
+        ..memory(8 * MIB)
+    };
+    let rows = [row(7, 800, 90 * MIB, 0)];
+    let mut history = History::default();
+    history.woken(0);
+    let mut look = history.look(&policy, &figures, 0);
+    assert!(look.wants_swap_limits());
+    look.keep_in_ram(90 * MIB);
+    let verdict = look.judge(&survey(&rows, 0), &[0; lowtide_common::CANDIDATES]);
+    assert!(matches!(verdict.action, Action::Kill { .. }), "{verdict:?}");
+    // Where there is enough, or no swap, it is not asked for.
+    let plenty = Memory {
+        available: 40 * MIB,
+        ..figures
+    };
+    assert!(!history.look(&policy, &plenty, 10).wants_swap_limits());
+    assert!(
+        !history
+            .look(&policy, &memory(8 * MIB), 20)
+            .wants_swap_limits()
+    );
+}
+
+#[test]
 fn a_cache_that_is_read_back_at_once_is_not_taken_again_in_the_episode() {
     let (policy, mut history) = (policy(), History::default());
     let cache = |refault_file| Row {

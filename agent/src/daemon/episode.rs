@@ -155,7 +155,7 @@ impl Daemon {
             .get_mut(id)
             .ok_or(io::ErrorKind::NotFound)?
             .history;
-        let look = history.look(policy, memory, now);
+        let mut look = history.look(policy, memory, now);
         let mut names = [0; CANDIDATES];
         // Between triggers the marks alone say whether it is worth while to look at every memcg;
         // on a trigger it always is: new cgroups are classified before it gets tight.
@@ -165,6 +165,9 @@ impl Daemon {
         let (worth, fallback) = (look.worth(), rule(policy, NO_GROUP));
         self.surveyor
             .survey(worth, memory.within, fallback, 0, &self.config.matcher)?;
+        if look.wants_swap_limits() {
+            look.keep_in_ram(self.surveyor.kept_in_ram());
+        }
         let survey = self.surveyor.last();
         for (name, row) in names.iter_mut().zip(survey.kill()) {
             if look.wants_name(row) {

@@ -26,6 +26,7 @@ pub mod process;
 pub mod procfs;
 pub mod psi;
 pub mod status;
+mod swap_limits;
 pub(crate) mod text;
 pub mod tree;
 pub mod walk;
@@ -198,6 +199,11 @@ impl Surveyor {
         } else {
             self.engine.survey()
         }
+    }
+
+    /// Bytes that its candidates hold and that may not go to swap, see [`swap_limits::kept_in_ram`].
+    pub fn kept_in_ram(&self) -> u64 {
+        swap_limits::kept_in_ram(&self.tree, self.last())
     }
 
     /// Looks again at what is in the cgroups, and brings their rules in line with that; returns how many

@@ -127,3 +127,28 @@ pub fn only_the_hog_goes(run: &Run) -> Result<()> {
     no_kernel_kill(run)?;
     answers_after(run, LIFELINE, killed)
 }
+
+/// When what a service started ended, and by which signal.
+pub fn ends_of_started<'a>(
+    run: &'a Run,
+    starter: &'a str,
+) -> impl Iterator<Item = (u64, Option<i32>)> + 'a {
+    run.reports(starter).filter_map(|(t, report)| match report {
+        Report::Ended { signal, .. } => Some((t, signal)),
+        _ => None,
+    })
+}
+
+/// At least so many of what a service started are asked or killed, and the lifeline answers.
+pub fn goes_alone(run: &Run, starter: &str, least: usize) -> Result<()> {
+    let ended: Vec<_> = ends_of_started(run, starter).collect();
+    ensure!(ended.len() >= least, "only {} ended", ended.len());
+    ensure!(
+        ended
+            .iter()
+            .all(|(_, signal)| matches!(signal, Some(9 | 15))),
+        "one ended by itself: {ended:?}"
+    );
+    let first = ended.first().map_or(0, |(t, _)| *t);
+    answers_after(run, LIFELINE, first)
+}

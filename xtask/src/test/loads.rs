@@ -5,7 +5,8 @@
 use crate::build::programs::{self, Profile};
 use crate::host::toolchain::Arch;
 use crate::scenario::checks::{
-    answers_after, by_signal, ends, kernel_kills, no_kernel_kill, oom_kills, says, worst_gap_ms,
+    answers_after, by_signal, ends, ends_of_started, goes_alone, kernel_kills, no_kernel_kill,
+    oom_kills, says, worst_gap_ms,
 };
 use crate::scenario::variants::without_agent;
 use crate::scenario::{CONFIG, DEVICE, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, agent, load};
@@ -15,7 +16,7 @@ use crate::vm::qemu;
 use crate::vm::{COUNTED_DISK, GUEST, Guest, Run};
 use anyhow::{Context as _, Result, bail, ensure};
 use argh::FromArgs;
-use lowtide_guest::{Cgroup, Report, Sample, Scenario, Service, What, Zram};
+use lowtide_guest::{Cgroup, Sample, Scenario, Service, What, Zram};
 use std::process::ExitCode;
 
 /// Sizes of the devices, in MiB.
@@ -296,7 +297,7 @@ const LOADS: &[Load] = &[
             let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
             s.services.push(after_agent(spare));
         },
-        also: |run| goes_alone(run, 3),
+        also: |run| goes_alone(run, HOG, 3),
         ..STARTER
     },
     Load {
@@ -313,7 +314,7 @@ const LOADS: &[Load] = &[
             let container = ["docker/c{}", "hog", "--rate", &d.part(3)];
             press_by_starter(s, &[&engine[..], &container].concat());
         },
-        also: |run| goes_alone(run, 4),
+        also: |run| goes_alone(run, HOG, 4),
         ..STARTER
     },
 ];
@@ -322,7 +323,7 @@ const LOADS: &[Load] = &[
 const STARTER: Load = Load {
     victims: &[],
     every_run: false,
-    also: |run| goes_alone(run, 1),
+    also: |run| goes_alone(run, HOG, 1),
     ..HOGLIKE
 };
 
@@ -398,28 +399,6 @@ fn press_by_starter(scenario: &mut Scenario, arguments: &[&str]) {
     scenario
         .files
         .insert(CONFIG.into(), format!("{groups}{starter}"));
-}
-
-/// When what [`HOG`] started ended, and by which signal.
-fn ends_of_started(run: &Run) -> impl Iterator<Item = (u64, Option<i32>)> {
-    run.reports(HOG).filter_map(|(t, report)| match report {
-        Report::Ended { signal, .. } => Some((t, signal)),
-        _ => None,
-    })
-}
-
-/// At least so many of what [`HOG`] started are asked or killed, and the lifeline answers.
-fn goes_alone(run: &Run, least: usize) -> Result<()> {
-    let ended: Vec<_> = ends_of_started(run).collect();
-    ensure!(ended.len() >= least, "only {} ended", ended.len());
-    ensure!(
-        ended
-            .iter()
-            .all(|(_, signal)| matches!(signal, Some(9 | 15))),
-        "one ended by itself: {ended:?}"
-    );
-    let first = ended.first().map_or(0, |(t, _)| *t);
-    answers_after(run, LIFELINE, first)
 }
 
 /// As on a device: the agent is there before what it watches over.
@@ -685,7 +664,7 @@ const HEADER: &str = "\
 |---|---|---|---|---|---|---|---|---|---|";
 
 fn who_died(run: &Run) -> String {
-    let started = ends_of_started(run).map(|(t, _)| (t, "what it started"));
+    let started = ends_of_started(run, HOG).map(|(t, _)| (t, "what it started"));
     let mut names: Vec<_> = ends(run)
         .map(|(t, service, _)| (t, service))
         .chain(started)

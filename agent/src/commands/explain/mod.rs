@@ -188,19 +188,22 @@ impl Explanation {
         let mut surveyor = Surveyor::new(chosen.engine, tree);
         let fallback = rule(policy, NO_GROUP);
         surveyor.classify_all(&config.matcher, fallback)?;
-        let mut survey = |worth, flags| -> io::Result<(Survey, Vec<Row>)> {
+        let survey = |surveyor: &mut Surveyor, worth, flags| -> io::Result<(Survey, Vec<Row>)> {
             let survey = *surveyor.survey(worth, 0, fallback, flags, &config.matcher)?;
             Ok((survey, surveyor.rows_one_by_one(fallback, &config.matcher)))
         };
 
         let (memory, mut history) = figures()?;
-        let look = history.look(policy, &memory, LOOK_MS);
-        let (found, _) = survey(look.worth(), 0)?;
+        let mut look = history.look(policy, &memory, LOOK_MS);
+        let (found, _) = survey(&mut surveyor, look.worth(), 0)?;
+        if look.wants_swap_limits() {
+            look.keep_in_ram(surveyor.kept_in_ram());
+        }
         let now = look.judge(&found, &UNNAMED);
 
         let mut outlook = Outlook::new(policy, &memory);
         let look = outlook.look();
-        let (found, rows) = survey(look.worth(), Request::ALL_ROWS)?;
+        let (found, rows) = survey(&mut surveyor, look.worth(), Request::ALL_ROWS)?;
         let left_out = found.rows_len - surveyor.rows().len() as u32 + surveyor.left_out();
         let cgroups = rank(&look, &rows, &surveyor.tree);
         let outlook = look.judge(&found, &UNNAMED);

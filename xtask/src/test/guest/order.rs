@@ -1,18 +1,18 @@
 //! The right victim among several, and the right part of it.
 
 use super::{Case, PLAIN};
+use crate::scenario::LIFELINE;
 use crate::scenario::checks::{
-    answers_after, by_signal, ends, kernel_kills, live, no_kernel_kill, oom_kills, says,
-    says_in_order, victims,
+    answers_after, by_signal, ends, kernel_kills, live, no_kernel_kill, says, says_in_order,
+    victims,
 };
 use crate::scenario::scripts::{early, passed, scripted, without_cache};
 use crate::scenario::tree::{Kill, Tree};
 use crate::scenario::variants::{in_one_cgroup, without_agent};
-use crate::scenario::{LIFELINE, load};
 use crate::test::loads::KERNEL_MB;
 use crate::vm::Run;
-use anyhow::{Context as _, Result, ensure};
-use lowtide_guest::{Scenario, Service, What, Zram};
+use anyhow::{Result, ensure};
+use lowtide_guest::Scenario;
 
 /// The cases of this topic.
 pub const CASES: &[Case] = &[
@@ -59,77 +59,9 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
-        name: "a_storm_of_processes_pays_alone",
-        memory_mb: 64 + KERNEL_MB,
-        scenario: || {
-            let storm = ["forkstorm", "--rate", "8", "--size", "1M"];
-            let tree = Tree::new()
-                .holds("openvpn", Kill::At(100), "12M")
-                .runs("adhoc", Kill::At(600), &storm)
-                // What starts them is one of them, and comes back.
-                .last(|service| (service.start_ms, service.restart_ms) = (1000, 200))
-                .config("[everything_else]\nunit = \"process\"\n");
-            Scenario {
-                limit_s: 14,
-                ..tree.scenario()
-            }
-        },
-        check: |run| {
-            no_kernel_kill(run)?;
-            live(run, &["openvpn", LIFELINE, "lowtide"])?;
-            let kills = |(_, line): &(u64, &str)| line.contains(" of /apps/adhoc");
-            let kills = run.lines("lowtide").filter(kills).count();
-            ensure!(kills > 4, "only {kills} of the storm went");
-            Ok(())
-        },
-        ..PLAIN
-    },
-    Case {
-        name: "a_writer_of_files_in_a_tmpfs_that_rests_stays",
-        memory_mb: 96 + KERNEL_MB,
-        scenario: || {
-            let wrote = [
-                "tmpfs",
-                "--file",
-                "/tmp/left",
-                "--rate",
-                "100M",
-                "--cap",
-                "30M",
-            ];
-            Tree::new()
-                .holds("sensor", Kill::At(100), "4M")
-                .runs("writer", Kill::At(900), &wrote)
-                .grows("media", Kill::At(500), "8M")
-                .scenario()
-        },
-        check: |run| {
-            no_kernel_kill(run)?;
-            victims(run, &["media"])
-        },
-        ..PLAIN
-    },
-    Case {
         name: "a_process_whose_first_thread_has_ended_is_found",
         memory_mb: 64 + KERNEL_MB,
-        scenario: || {
-            let hog = [
-                "as",
-                "--leader-ends",
-                "--comm",
-                "media",
-                "hog",
-                "--rate",
-                "10M",
-            ];
-            let mut scenario = Tree::new()
-                .holds("sensor", Kill::At(100), "8M")
-                .runs("media", Kill::At(800), &hog)
-                .last(|service| service.start_ms = 1000)
-                .scenario();
-            scenario.until = Some("media".into());
-            in_one_cgroup(scenario)
-        },
+        scenario: || in_one_cgroup(without_leader()),
         check: |run| {
             says(run, "procfs engine")?;
             no_kernel_kill(run)?;
@@ -138,67 +70,32 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
-        name: "after_an_oom_kill_before_its_start_the_agent_is_in_time_again",
-        memory_mb: 96,
-        scenario: || {
-            let mut scenario = Tree::new()
-                .holds("sensor", Kill::At(100), "2M")
-                .grows("media", Kill::At(800), "2M")
-                .last(|service| service.start_ms = 1000)
-                .scenario();
-            for (name, start_ms) in [("first", 0), ("second", 2000)] {
-                let hog = load(name, "early", &["hog", "--rate", "200M"]);
-                scenario.services.push(Service { start_ms, ..hog });
-            }
-            let agent = scenario.services.iter_mut().find(|s| s.name == "lowtide");
-            agent.into_iter().for_each(|agent| agent.start_ms = 5000);
-            scenario
-        },
+        name: "a_process_whose_first_thread_has_ended_presses",
+        every_run: false,
+        memory_mb: 64 + KERNEL_MB,
+        scenario: || without_agent(in_one_cgroup(without_leader())),
+        check: kernel_kills,
+        ..PLAIN
+    },
+    Case {
+        name: "many_small_processes_go_before_a_large_one_of_a_lower_number",
+        memory_mb: 128 + KERNEL_MB,
+        scenario: || in_one_cgroup(many_small_processes()),
         check: |run| {
-            // What the kernel took before the agent was there is not the agent's doing.
-            let starts = run.events.iter().find_map(|e| match &e.what {
-                What::Started { service, .. } if service == "lowtide" => Some(e.t),
-                _ => None,
-            });
-            let starts = starts.context("the agent did not start")?;
-            let samples = run.samples().take_while(|(t, _)| *t <= starts);
-            let before = samples.last().map_or(0, |(_, sample)| sample.oom_kills);
-            let kills = oom_kills(run);
-            ensure!(before >= 2, "only {before} OOM kills before the agent");
-            ensure!(
-                kills == before,
-                "the kernel counts {kills} OOM kills, {before} of them before the agent"
-            );
+            says(run, "procfs engine")?;
+            no_kernel_kill(run)?;
             live(run, &["sensor", LIFELINE, "lowtide"])?;
-            says(run, "kill /apps/media").or_else(|_| says(run, "terminate /apps/media"))
+            ensure!(ends(run).count() > 0, "none of them went");
+            by_signal(run)
         },
         ..PLAIN
     },
     Case {
-        name: "a_grace_does_not_outlive_what_swap_absorbs",
+        name: "many_small_processes_press",
+        every_run: false,
         memory_mb: 128 + KERNEL_MB,
-        scenario: || {
-            let leak = ["as", "--ignore-term", "hog", "--rate", "32M"];
-            let mut scenario = Tree::new()
-                .holds("sensor", Kill::At(100), "8M")
-                .runs("media", Kill::At(800), &leak)
-                .last(|service| service.start_ms = 1000)
-                .config("[everything_else]\ngrace = \"2s\"\n")
-                .scenario();
-            scenario.until = Some("media".into());
-            scenario.zram = Some(Zram {
-                size_mb: 64,
-                algorithm: None,
-            });
-            scenario
-        },
-        check: |run| {
-            no_kernel_kill(run)?;
-            // Whether there is the time to ask first depends on what is available at that moment, which
-            // goes up and down while pages go to swap.
-            victims(run, &["media"])?;
-            says(run, "kill /apps/media").or_else(|_| says(run, "the reflex killed /apps/media"))
-        },
+        scenario: || without_agent(in_one_cgroup(many_small_processes())),
+        check: kernel_kills,
         ..PLAIN
     },
     Case {
@@ -235,6 +132,40 @@ fn goes_by_number(run: &Run) -> Result<()> {
         ],
     )?;
     answers_after(run, LIFELINE, ends(run).last().map_or(0, |(t, ..)| t))
+}
+
+/// What grows is a process whose first thread has ended.
+fn without_leader() -> Scenario {
+    let hog = [
+        "as",
+        "--leader-ends",
+        "--comm",
+        "media",
+        "hog",
+        "--rate",
+        "10M",
+    ];
+    let mut scenario = Tree::new()
+        .holds("sensor", Kill::At(100), "8M")
+        .runs("media", Kill::At(800), &hog)
+        .last(|service| service.start_ms = 1000)
+        .scenario();
+    scenario.until = Some("media".into());
+    scenario
+}
+
+/// A dozen of the same service, one after the other, each smaller than what is worth more.
+fn many_small_processes() -> Scenario {
+    let mut tree = Tree::new().holds("sensor", Kill::At(100), "20M");
+    for n in 1..=12 {
+        tree = tree
+            .holds(&format!("php-fpm-{n}"), Kill::At(800), "8500K")
+            .last(|service| service.start_ms = 1000 + 150 * n);
+    }
+    Scenario {
+        limit_s: 10,
+        ..tree.scenario()
+    }
 }
 
 /// Configs that kill, or ask, one process of the hog's cgroup, and never the one named `precious`.
