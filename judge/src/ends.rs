@@ -1,6 +1,7 @@
 //! Victims that ended: which came back, and which brought nothing.
 
 use crate::history::{Millis, push_bounded};
+use core::ops::Range;
 use heapless::Deque;
 use lowtide_common::{Row, Rule};
 
@@ -81,9 +82,11 @@ impl Ends {
         last.is_some_and(|end| !end.is_gone && end.at >= since)
     }
 
-    /// Whether an end recorded at `since` or later is not over.
-    pub(crate) fn is_any_ending(&self, since: Millis) -> bool {
-        self.0.iter().any(|end| !end.is_gone && end.at >= since)
+    /// Whether an end recorded in this time is not over.
+    pub(crate) fn is_any_ending(&self, within: Range<Millis>) -> bool {
+        self.0
+            .iter()
+            .any(|end| !end.is_gone && within.contains(&end.at))
     }
 
     pub(crate) fn record_gone(&mut self, id: u64, in_vain: bool) {

@@ -318,7 +318,14 @@ impl History {
     /// started again.
     pub(crate) fn is_ending(&self, policy: &Policy, now: Millis) -> bool {
         let since = now.saturating_sub(u64::from(policy.exit_ms));
-        self.ends.is_any_ending(since)
+        self.ends.is_any_ending(since..Millis::MAX)
+    }
+
+    /// Whether one that was ended before the verdict may still be giving back its memory, which nothing holds
+    /// meanwhile.
+    pub fn was_ending(&self, policy: &Policy, verdict: &Verdict) -> bool {
+        let since = verdict.at.saturating_sub(u64::from(policy.exit_ms));
+        self.exited.is_some() || self.ends.is_any_ending(since..verdict.at)
     }
 
     /// How large candidates are, for their growth. Sizes taken a moment ago stay: too little can

@@ -176,8 +176,13 @@ impl Daemon {
         }
     }
 
-    /// Memory that the end of nothing brings back, once it is a good part of RAM.
+    /// Memory that the end of nothing brings back, once it is a good part of RAM. What a victim gives back
+    /// is such memory on its way.
     fn tell_of_unaccounted(&mut self, verdict: &Verdict) {
+        let history = &self.domains.system().history;
+        if history.was_ending(&self.config.policy, verdict) {
+            return;
+        }
         let unaccounted = self.meminfo.newly_unaccounted();
         if verdict.memory.within == 0 && unaccounted >= verdict.memory.total / UNACCOUNTED {
             self.log.warning(format_args!(

@@ -32,6 +32,56 @@ const ACCOUNTED: [&[u8]; 10] = [
     b"VmallocUsed:",
 ];
 
+/// A zram device.
+struct Zram {
+    /// mm_stat: orig_data_size compr_data_size mem_used_total mem_limit …
+    stat: OwnedFd,
+    /// Bytes that it takes at most, uncompressed.
+    size: u64,
+}
+
+/// What mm_stat of a zram says, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ZramStat {
+    stored: u64,
+    used: u64,
+    /// RAM that it may use; 0: any.
+    limit: u64,
+}
+
+impl ZramStat {
+    fn parse(text: &[u8]) -> Self {
+        let mut words = text
+            .split(u8::is_ascii_whitespace)
+            .filter(|w| !w.is_empty());
+        let mut next = || words.next().and_then(digits).unwrap_or(0);
+        let (stored, _, used, limit) = (next(), next(), next(), next());
+        Self {
+            stored,
+            used,
+            limit,
+        }
+    }
+
+    /// Bytes of its `size` that are free and that it cannot take: it is near its limit, and shrinks what it
+    /// gets as much as what it has.
+    fn out_of_reach(&self, size: u64) -> u64 {
+        if self.limit == 0 {
+            return 0;
+        }
+        let room = u128::from(self.limit.saturating_sub(self.used));
+        let ratio = (u128::from(self.stored), u128::from(self.used.max(1)));
+        // Empty: nothing is known of what will come.
+        let takes = if self.stored == 0 {
+            u128::from(size)
+        } else {
+            room * ratio.0 / ratio.1
+        };
+        size.saturating_sub(self.stored)
+            .saturating_sub(takes.min(u128::from(u64::MAX)) as u64)
+    }
+}
+
 pub struct Meminfo {
     meminfo: OwnedFd,
     vmstat: OwnedFd,
@@ -39,7 +89,7 @@ pub struct Meminfo {
     vmstat_length: usize,
     /// Missing where PSI is, or where it is off by command line and reads fail.
     pressure: Option<OwnedFd>,
-    zram: heapless::Vec<OwnedFd, ZRAMS>,
+    zram: heapless::Vec<Zram, ZRAMS>,
     /// Bytes by which the kernel has raised its watermarks of free memory; `None`: not looked at.
     boost: Option<u64>,
     /// [`Meminfo::unaccounted`] at the start.
@@ -112,10 +162,17 @@ impl Meminfo {
     pub fn find_zram(&mut self) {
         self.zram.clear();
         for i in 0..ZRAMS {
-            let mut path = heapless::String::<48>::new();
-            let fits = core::fmt::write(&mut path, format_args!("/sys/block/zram{i}/mm_stat"));
-            if let Some(fd) = fits.ok().and_then(|()| open(&path).ok()) {
-                let _ = self.zram.push(fd);
+            let open = |file: &str| {
+                let mut path = heapless::String::<48>::new();
+                core::fmt::write(&mut path, format_args!("/sys/block/zram{i}/{file}")).ok()?;
+                open(&path).ok()
+            };
+            if let Some(stat) = open("mm_stat") {
+                let size = open("disksize");
+                let size = size
+                    .and_then(|fd| digits(read(fd, &mut [0; 32]).ok()?))
+                    .unwrap_or(0);
+                let _ = self.zram.push(Zram { stat, size });
             }
         }
     }
@@ -140,7 +197,8 @@ impl Meminfo {
         let text = read(&self.meminfo, &mut buffer)?;
         let kib = |key: &[u8]| number_after(text, key).unwrap_or(0).saturating_mul(1024);
         let known = ACCOUNTED.iter().map(|key| kib(key)).sum::<u64>();
-        Ok(kib(b"MemTotal:").saturating_sub(known + self.zram()?))
+        let (zram, _) = self.zram()?;
+        Ok(kib(b"MemTotal:").saturating_sub(known + zram))
     }
 
     /// How much more of that there is than at the start.
@@ -149,17 +207,16 @@ impl Meminfo {
         now.saturating_sub(self.unaccounted)
     }
 
-    /// RAM that zram holds.
-    fn zram(&self) -> io::Result<u64> {
+    /// RAM that zram holds, and bytes of free swap that it cannot take.
+    fn zram(&self) -> io::Result<(u64, u64)> {
         let mut buffer = [0; BUFFER];
-        let mut sum = 0;
+        let (mut used, mut out_of_reach) = (0_u64, 0_u64);
         for zram in &self.zram {
-            // mm_stat: orig_data_size compr_data_size mem_used_total …
-            let text = read(zram, &mut buffer)?;
-            let used = text.split(|b| *b == b' ').filter(|w| !w.is_empty()).nth(2);
-            sum += used.and_then(digits).unwrap_or(0);
+            let stat = ZramStat::parse(read(&zram.stat, &mut buffer)?);
+            used = used.saturating_add(stat.used);
+            out_of_reach = out_of_reach.saturating_add(stat.out_of_reach(zram.size));
         }
-        Ok(sum)
+        Ok((used, out_of_reach))
     }
 
     /// Bytes that count as available and are kept free by raised watermarks, where that is followed; they
@@ -188,7 +245,9 @@ impl Meminfo {
             memory.psi_some_us = stall_total(text, b"some").unwrap_or(0);
             memory.psi_full_us = stall_total(text, b"full").unwrap_or(0);
         }
-        memory.zram = self.zram()?;
+        let (used, out_of_reach) = self.zram()?;
+        memory.zram = used;
+        memory.swap_free = memory.swap_free.saturating_sub(out_of_reach);
         Ok(memory)
     }
 }
@@ -263,6 +322,35 @@ mod tests {
         let since = b"    cpu: 0\n              high:     417\n              high_min: 417\n              high_max: 1500\n";
         assert!(grow(since));
         assert!(!grow(b"    cpu: 0\n              high:     417\n"));
+    }
+
+    #[test]
+    fn a_zram_at_its_limit_takes_no_more_however_much_of_it_is_free() {
+        const MIB: u64 = 1 << 20;
+        let half = b"    33554432  16000000 16777216 33554432 16777216  0  0  0  0\n";
+        let stat = ZramStat::parse(half);
+        assert_eq!(
+            (stat.stored, stat.used, stat.limit),
+            (32 * MIB, 16 * MIB, 32 * MIB)
+        );
+        // It shrinks to half: another 32 MB fit of the 96 that are free.
+        assert_eq!(stat.out_of_reach(128 * MIB), 64 * MIB);
+        let full = ZramStat {
+            used: 32 * MIB,
+            stored: 40 * MIB,
+            ..stat
+        };
+        assert_eq!(full.out_of_reach(128 * MIB), 88 * MIB);
+        assert_eq!(ZramStat { limit: 0, ..full }.out_of_reach(128 * MIB), 0);
+        assert_eq!(
+            ZramStat {
+                stored: 0,
+                used: 0,
+                ..stat
+            }
+            .out_of_reach(128 * MIB),
+            0
+        );
     }
 
     #[test]
