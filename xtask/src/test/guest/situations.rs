@@ -7,11 +7,14 @@ use crate::scenario::checks::{
 };
 use crate::scenario::tree::{Kill, Tree};
 use crate::scenario::variants::{with_more_config, without_agent};
-use crate::scenario::{LIFELINE, load};
+use crate::scenario::{CONFIG, LIFELINE, load};
 use crate::test::loads::KERNEL_MB;
-use crate::vm::Run;
+use crate::vm::{AGENT, Run};
 use anyhow::{Context as _, Result, ensure};
 use lowtide_guest::{Cgroup, Scenario, Service, What, Zram};
+
+/// A service that explains what would be done, once.
+const EXPLAIN: &str = "explain";
 
 /// Three cases of each situation: its name, the RAM of the guest in MiB, its scenario, what must be true with
 /// the agent, and without.
@@ -182,16 +185,26 @@ fn crash_loop_goes(run: &Run) -> Result<()> {
     )
 }
 
-/// What grows may not be touched.
+/// What grows may not be touched. While there is enough, somebody asks what would be done.
 fn never_hog() -> Scenario {
+    let explain = [AGENT, "explain", "--config", CONFIG].map(String::from);
     let tree = Tree::new()
         .holds("spare", Kill::At(300), "8M")
         .holds("sensor", Kill::At(100), "8M")
         .runs("media", Kill::Never, &["hog", "--rate", "10M"])
         .last(|service| service.start_ms = 1000);
+    let mut scenario = tree.scenario();
+    scenario.services.push(Service {
+        name: EXPLAIN.into(),
+        command: explain.to_vec(),
+        cgroup: "explain".into(),
+        after: Some("lowtide".into()),
+        start_ms: 2500,
+        ..Service::default()
+    });
     Scenario {
         until: Some("media".into()),
-        ..tree.scenario()
+        ..scenario
     }
 }
 
@@ -200,8 +213,14 @@ fn never_hog() -> Scenario {
 fn never_hog_is_named(run: &Run) -> Result<()> {
     let by_kernel = run.oom_lines().next().map_or(u64::MAX, |(t, _)| t);
     let ended: Vec<_> = ends(run).take_while(|(t, ..)| *t < by_kernel).collect();
-    let names: Vec<_> = ended.iter().map(|(_, service, _)| *service).collect();
+    let services = ended.iter().map(|(_, service, _)| *service);
+    let names: Vec<_> = services.filter(|name| *name != EXPLAIN).collect();
     ensure!(names == ["spare", "sensor"], "ended: {ended:?}");
+    let warned = "If /apps/media grows, nothing here can stop it";
+    ensure!(
+        run.lines(EXPLAIN).any(|(_, line)| line.contains(warned)),
+        "explain does not say {warned:?}"
+    );
     live(run, &[LIFELINE, "lowtide"])?;
     let names_it =
         |(_, line): &(u64, &str)| line.contains("/apps/media is `never` killed and holds");
