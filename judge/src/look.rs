@@ -98,8 +98,8 @@ impl<'a> Look<'a> {
     /// Whether a verdict can depend on what may not go to swap, see [`keep_in_ram`](Self::keep_in_ram):
     /// something could, little is available, and still the highest level does not hold.
     pub fn wants_swap_limits(&self) -> bool {
-        let levels = Level::CONFIGURED.into_iter().zip(&self.policy.levels);
-        let Some((highest, rules)) = levels.last() else {
+        let mut levels = Level::CONFIGURED.into_iter().zip(&self.policy.levels);
+        let Some((highest, rules)) = levels.next_back() else {
             return false;
         };
         let mut marks = rules.confirm.below_marks(self.memory.total);
