@@ -79,7 +79,7 @@ enum Woken {
     ReflexActed,
     /// A client asks for the state.
     Asked,
-    /// Somebody wants to record, or has ended that.
+    /// A client wants to record, or has ended that.
     Recorder,
     Reload,
     Stop(Signal),

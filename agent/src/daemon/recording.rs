@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::mem::MaybeUninit;
 
 impl Daemon {
-    /// Somebody wants to record, or has ended that. A recording begins between episodes, so that what is
+    /// A client wants to record, or has ended that. A recording begins between episodes, so that what is
     /// judged in it does not depend on what was before.
     #[inline(never)]
     pub(super) fn on_recorder(&mut self) {

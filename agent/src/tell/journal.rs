@@ -1,4 +1,4 @@
-//! The journal's own protocol, where the journal listens: a line with fields, so that who asks need not take
+//! The journal's own protocol, where the journal listens: a line with fields, so that a reader need not take
 //! words apart. <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>
 
 use super::{LINE, Weight};
@@ -34,7 +34,7 @@ impl Journal {
         Ok(Self(socket))
     }
 
-    /// Waits for nobody and allocates nothing. An error where the journal does not take it at once.
+    /// Never waits, and allocates nothing. An error where the journal does not take it at once.
     pub fn send(
         &self,
         weight: Weight,

@@ -18,7 +18,7 @@ const ROOM: usize = 64 << 10;
 /// Longest length of a body, in bytes.
 const LENGTH: usize = 10;
 
-/// Nothing but a socket to listen at, until somebody records.
+/// Nothing but a socket to listen at, until a client records.
 pub struct Recorder {
     listening: Async<Descriptor>,
     tape: Option<Box<Tape>>,
@@ -41,7 +41,7 @@ impl Recorder {
         })
     }
 
-    /// Somebody wants to record, or the one who did has gone.
+    /// A client wants to record, or the one that did has gone.
     pub async fn readable(&self) {
         let asked = async {
             if self.listening.readable().await.is_err() {
@@ -62,8 +62,8 @@ impl Recorder {
         self.tape.is_some()
     }
 
-    /// Takes in who asks, and lets go of who has gone. What a recording begins with is asked for where one
-    /// begins; `None`: not now, as an episode goes on.
+    /// Takes in a client that asks, and lets go of one that has gone. What a recording begins with is asked for
+    /// where one begins; `None`: not now, as an episode goes on.
     pub fn attend(&mut self, begin: Option<(&Begin, &str)>) -> io::Result<()> {
         if self.tape.as_ref().is_some_and(|tape| tape.is_over()) {
             self.tape = None;
@@ -87,7 +87,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Keeps what `write` writes, where somebody records. Allocates nothing.
+    /// Keeps what `write` writes, where a client records. Allocates nothing.
     pub fn keep(&mut self, write: impl FnOnce(&mut Writer, &mut Bounded)) {
         if let Some(tape) = &mut self.tape {
             tape.keep(write);
