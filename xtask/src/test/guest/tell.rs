@@ -58,8 +58,8 @@ pub const CASES: &[Case] = &[
             ensure!(
                 lacks.iter().map(|(name, _)| name.as_str()).eq([
                     "locked pages stay",
+                    "reasons outlive a restart (pstore)",
                     "swap on zram",
-                    "reasons outlive a restart (pstore)"
                 ]),
                 "lacks {lacks:?}"
             );
