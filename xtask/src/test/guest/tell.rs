@@ -296,7 +296,7 @@ pub const CASES: &[Case] = &[
                 .count();
             ensure!(ends == 1, "the player ended {ends} times");
             let log = run.lines("recorder").map(|(_, line)| line);
-            let log = log.skip_while(|line| *line != "log:").skip(1);
+            let log = log.skip_while(|line| *line != "the log:").skip(1);
             let log: String = log.map(|line| format!("{line}\n")).collect();
             in_the_guide("$ lowtide log", &log)
         },
@@ -444,7 +444,7 @@ fn tuned() -> Scenario {
         busybox cp /etc/tuned.toml {CONFIG}
         busybox kill -HUP $(busybox pidof lowtide)
         until lowtide log | busybox grep -q 'terminate /apps/sync'; do busybox sleep 1; done
-        busybox sleep 2; echo log:; lowtide log"
+        busybox sleep 2; echo the log:; lowtide log"
     );
     let mut scenario = idle();
     scenario
