@@ -199,6 +199,8 @@ table! {
         pub cgroups_add: Setting<Globs>,
         /// Containers by name, `*` and `?` as above: of Docker, Podman, containerd and k3s as far as they keep it where they usually do, of LXC, Incus and systemd-nspawn. It counts before `cgroups`, and only for a container that root's runtime has made; `lowtide check` says where a name cannot be known.
         pub containers: Setting<Globs>,
+        /// The same, besides those that a lower layer has for this group: `containers` alone takes their place.
+        pub containers_add: Setting<Globs>,
         /// Attribute set on the cgroup's directory, `user.NAME` or `user.NAME=VALUE`; ranks above any glob. Only where the directory is root's does anything go later for it.
         pub xattr: Setting<Attribute>,
         /// Processes by name, program or user, wherever they run. A cgroup that no pattern names goes with the group when all its processes belong to it; where they differ, or one is `never`, its processes go one by one. Only root's processes, and those of the user that the pattern names, go later for it.
@@ -234,8 +236,11 @@ impl Group {
     /// Takes over what a layer of higher rank sets; what it adds to lists stays apart until all
     /// layers are there.
     fn cover(&mut self, mut over: Self) {
-        let (cgroups, processes) = (over.cgroups_add.take(), over.processes_add.take());
+        let (cgroups, containers) = (over.cgroups_add.take(), over.containers_add.take());
+        let processes = over.processes_add.take();
         add(&mut self.cgroups_add, cgroups, over.cgroups.is_some());
+        let replaces = over.containers.is_some();
+        add(&mut self.containers_add, containers, replaces);
         add(&mut self.processes_add, processes, over.processes.is_some());
         self.merge(over);
     }
@@ -244,8 +249,10 @@ impl Group {
     pub fn join_lists(&mut self) -> bool {
         let nothing = |list: bool, more: bool| more && !list;
         let adds_to_nothing = nothing(self.cgroups.is_some(), self.cgroups_add.is_some())
+            || nothing(self.containers.is_some(), self.containers_add.is_some())
             || nothing(self.processes.is_some(), self.processes_add.is_some());
         add(&mut self.cgroups, self.cgroups_add.take(), false);
+        add(&mut self.containers, self.containers_add.take(), false);
         add(&mut self.processes, self.processes_add.take(), false);
         !adds_to_nothing
     }

@@ -5,18 +5,53 @@ use super::model::{Document, Group};
 use super::problem::{Problem, Problems};
 use super::read::Set;
 use super::source::Sources;
-use super::value::{Priority, Process};
+use super::value::{Attribute, Globs, Priority, Process};
 use lowtide_common::NEVER;
 use lowtide_rules::{At, Glob};
+use std::fmt;
 
 /// Patterns that are named in one warning.
 const NAMED: usize = 12;
 
-/// Patterns of the groups that are never killed, with the names of those.
-#[derive(Default)]
-pub(super) struct Protected {
-    cgroups: Vec<(String, Glob)>,
-    processes: Vec<(String, Process)>,
+/// One entry of what says which cgroups and processes a group covers.
+#[derive(Clone)]
+enum Pattern {
+    Cgroup(Glob),
+    Container(Glob),
+    Process(Process),
+    Attribute(Attribute),
+}
+
+impl Pattern {
+    fn key(&self) -> &'static str {
+        match self {
+            Self::Cgroup(_) => "cgroups",
+            Self::Container(_) => "containers",
+            Self::Process(_) => "processes",
+            Self::Attribute(_) => "xattr",
+        }
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Cgroup(a), Self::Cgroup(b)) | (Self::Container(a), Self::Container(b)) => {
+                a.same_as(b)
+            }
+            (Self::Process(a), Self::Process(b)) => a.same_as(b),
+            (Self::Attribute(a), Self::Attribute(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(glob) | Self::Container(glob) => f.write_str(glob.as_written()),
+            Self::Process(process) => write!(f, "{process}"),
+            Self::Attribute(attribute) => write!(f, "{attribute}"),
+        }
+    }
 }
 
 fn is_never(group: &Group) -> bool {
@@ -30,12 +65,44 @@ fn name(group: &Group) -> &str {
     group.name.as_ref().map_or("", |name| name.value.0.as_str())
 }
 
-fn globs(group: &Group) -> impl Iterator<Item = &Set<Glob>> {
-    group.cgroups.iter().flat_map(|list| &list.value.0)
+/// What a group goes by, each with its place.
+fn patterns(group: &Group) -> Vec<(At, Pattern)> {
+    let globs = |list: &Option<Set<Globs>>, kind: fn(Glob) -> Pattern| {
+        let globs = list.iter().flat_map(|list| &list.value.0);
+        let globs = globs.map(|set| (set.at, kind(set.value.clone())));
+        globs.collect::<Vec<_>>()
+    };
+    let mut all = globs(&group.cgroups, Pattern::Cgroup);
+    all.extend(globs(&group.containers, Pattern::Container));
+    let processes = group.processes.iter().flat_map(|list| &list.value.0);
+    all.extend(processes.map(|set| (set.at, Pattern::Process(set.value.clone()))));
+    let xattr = group.xattr.iter();
+    all.extend(xattr.map(|set| (set.at, Pattern::Attribute(set.value.clone()))));
+    all
 }
 
-fn processes(group: &Group) -> impl Iterator<Item = &Set<Process>> {
-    group.processes.iter().flat_map(|list| &list.value.0)
+/// Where a group says which it covers by this key.
+fn place(group: &Group, key: &str) -> Option<At> {
+    match key {
+        "cgroups" => group.cgroups.as_ref().map(|set| set.at),
+        "containers" => group.containers.as_ref().map(|set| set.at),
+        "processes" => group.processes.as_ref().map(|set| set.at),
+        _ => group.xattr.as_ref().map(|set| set.at),
+    }
+}
+
+/// Patterns of the groups that are never killed, with the names of those.
+#[derive(Default)]
+pub(super) struct Protected(Vec<(String, Pattern)>);
+
+/// Patterns that one place in a file takes away.
+struct Lost<'a> {
+    at: At,
+    key: &'static str,
+    group: &'a str,
+    /// Its list took the place of the one that had them.
+    by_list: bool,
+    patterns: Vec<String>,
 }
 
 impl Protected {
@@ -46,82 +113,66 @@ impl Protected {
             group.join_lists();
             if is_never(&group) {
                 let owner = name(&group);
-                self.cgroups
-                    .extend(globs(&group).map(|g| (owner.to_owned(), g.value.clone())));
-                self.processes
-                    .extend(processes(&group).map(|p| (owner.to_owned(), p.value.clone())));
+                let patterns = patterns(&group).into_iter();
+                self.0
+                    .extend(patterns.map(|(_, pattern)| (owner.to_owned(), pattern)));
             }
         }
     }
 
     /// Warns of what the whole of the config no longer protects.
     pub fn warn(&self, document: &Document, sources: &Sources, problems: &mut Problems) {
-        let groups = || document.group.0.iter().map(|(_, group)| group);
-        let mut lost: Vec<(At, &str, &'static str, Vec<String>)> = Vec::new();
-        let mut lose = |owner: &str, taker: Option<At>, key: &'static str, shown: String| {
-            let Some(group) = groups().find(|group| name(group) == owner) else {
-                return;
-            };
-            let list = match key {
-                "cgroups" => group.cgroups.as_ref().map(|set| set.at),
-                _ => group.processes.as_ref().map(|set| set.at),
-            };
-            let kill = group.kill.as_ref().map(|set| set.at);
-            let cause = taker.or(if is_never(group) { list } else { kill });
-            let Some(at) = cause else { return };
-            let known = lost.iter_mut().find(|(a, _, k, _)| *a == at && *k == key);
-            match known {
-                Some((.., patterns)) if patterns.contains(&shown) => {}
-                Some((.., patterns)) => patterns.push(shown),
-                None => lost.push((at, name(group), key, vec![shown])),
-            }
+        let groups: Vec<_> = document.group.0.iter().map(|(_, group)| group).collect();
+        let having = |group: &Group, wanted: &Pattern| {
+            let mut patterns = patterns(group).into_iter();
+            patterns.find(|(_, pattern)| pattern.same_as(wanted))
         };
-        for (owner, glob) in &self.cgroups {
-            let having = |group: &&Group| globs(group).any(|g| g.value.same_as(glob));
-            if !groups().any(|group| is_never(group) && having(&group)) {
-                let taker = groups()
-                    .filter(|group| name(group) != owner.as_str())
-                    .find(having);
-                let taker = taker.and_then(|group| globs(group).find(|g| g.value.same_as(glob)));
-                lose(
-                    owner,
-                    taker.map(|g| g.at),
-                    "cgroups",
-                    glob.as_written().to_owned(),
-                );
+        let mut lost: Vec<Lost<'_>> = Vec::new();
+        for (owner, pattern) in &self.0 {
+            let keeps = |group: &&Group| is_never(group) && having(group, pattern).is_some();
+            if groups.iter().copied().any(|group| keeps(&group)) {
+                continue;
+            }
+            let Some(group) = groups.iter().find(|group| name(group) == owner) else {
+                continue;
+            };
+            let key = pattern.key();
+            let mut others = groups.iter().filter(|group| name(group) != owner);
+            let taker = others.find_map(|group| having(group, pattern));
+            let list = place(group, key).filter(|_| is_never(group));
+            let kill = group.kill.as_ref().map(|set| set.at);
+            let cause = taker
+                .map(|(at, _)| at)
+                .or(if is_never(group) { list } else { kill });
+            let Some(at) = cause else { continue };
+            let shown = pattern.to_string();
+            match lost.iter_mut().find(|l| l.at == at && l.key == key) {
+                Some(known) if known.patterns.contains(&shown) => {}
+                Some(known) => known.patterns.push(shown),
+                None => lost.push(Lost {
+                    at,
+                    key,
+                    group: name(group),
+                    by_list: list == Some(at) && !matches!(pattern, Pattern::Attribute(_)),
+                    patterns: vec![shown],
+                }),
             }
         }
-        for (owner, process) in &self.processes {
-            let having = |group: &&Group| processes(group).any(|p| p.value.same_as(process));
-            if !groups().any(|group| is_never(group) && having(&group)) {
-                let taker = groups()
-                    .filter(|group| name(group) != owner.as_str())
-                    .find(having);
-                let taker =
-                    taker.and_then(|group| processes(group).find(|p| p.value.same_as(process)));
-                lose(owner, taker.map(|p| p.at), "processes", process.to_string());
-            }
-        }
-        for (at, group, key, mut patterns) in lost {
-            let more = patterns.len().saturating_sub(NAMED);
-            patterns.truncate(NAMED);
-            let mut list = patterns.join(", ");
+        for mut lost in lost {
+            let (key, group) = (lost.key, lost.group);
+            let more = lost.patterns.len().saturating_sub(NAMED);
+            lost.patterns.truncate(NAMED);
+            let mut list = lost.patterns.join(", ");
             if more > 0 {
                 list += &format!(" and {more} more");
             }
-            let mut owners = groups().filter(|other| name(other) == group);
-            let is_list = owners.any(|owner| {
-                let lists = [
-                    owner.cgroups.as_ref().map(|set| set.at),
-                    owner.processes.as_ref().map(|set| set.at),
-                ];
-                lists.contains(&Some(at))
-            });
             problems.warning(|| Problem {
-                help: is_list.then(|| format!("`{key}_add` adds to what {group} has")),
+                help: lost
+                    .by_list
+                    .then(|| format!("`{key}_add` adds to what {group} has")),
                 ..Problem::at(
                     sources,
-                    at,
+                    lost.at,
                     format!("group.{key}"),
                     format!("no longer protected as {group}: {list}"),
                 )

@@ -1233,6 +1233,15 @@ pub(super) struct Attribute {
     pub value: Option<String>,
 }
 
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name.to_string_lossy())?;
+        self.value
+            .iter()
+            .try_for_each(|value| write!(f, "={value}"))
+    }
+}
+
 impl Value for Attribute {
     fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         read_text(
@@ -1258,11 +1267,7 @@ impl Value for Attribute {
     }
 
     fn tree(&self) -> Tree {
-        let name = self.name.to_string_lossy();
-        Tree::Text(match &self.value {
-            Some(value) => format!("{name}={value}"),
-            None => name.into_owned(),
-        })
+        Tree::Text(self.to_string())
     }
 
     #[cfg(test)]

@@ -37,11 +37,7 @@ fn files_of_figures(bytes: &[u8]) {
 fn process(bytes: &[u8]) {
     let status = Status(bytes);
     black_box(start(bytes));
-    black_box((
-        status.name(),
-        status.effective_user(),
-        status.is_contained(),
-    ));
+    black_box((status.name(), status.user(), status.is_contained()));
     black_box((status.is_headless(), status.has_memory()));
     black_box((status.row(), status.freed_by_kill()));
 }

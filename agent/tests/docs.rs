@@ -84,6 +84,56 @@ fn is_a_test(name: &str) -> bool {
     })
 }
 
+/// A test is a sentence: at least four words.
+fn tests_named_in(text: &str) -> Vec<&str> {
+    let spans = text.split('`').skip(1).step_by(2);
+    let is_name = |span: &&str| {
+        let of_words = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        span.chars().all(of_words) && span.matches('_').count() >= 3
+    };
+    spans.filter(is_name).collect()
+}
+
+#[test]
+fn what_holds_a_promise_is_a_test_that_exists() {
+    let page = fs::read_to_string(tree().join("docs/security.md")).unwrap();
+    let mut all = Vec::new();
+    for part in [
+        "agent",
+        "agent-config",
+        "agent-rules",
+        "judge",
+        "xtask/src/test",
+    ] {
+        sources(&tree().join(part), &mut all);
+    }
+    let all: Vec<_> = all.iter().map(|f| fs::read_to_string(f).unwrap()).collect();
+    let is_there = |name: &str| {
+        let (function, case) = (format!("fn {name}("), format!("name: \"{name}\""));
+        all.iter().any(|text| {
+            let mut lines = text.lines().map(str::trim);
+            let mut before = "";
+            text.contains(&case)
+                || lines.any(|line| {
+                    let is_it = line.starts_with(&function) && before == "#[test]";
+                    before = line;
+                    is_it
+                })
+        })
+    };
+    let named = tests_named_in(&page);
+    assert!(named.len() > 20, "{named:?}");
+    for name in &named {
+        assert!(is_there(name), "docs/security.md: there is no test {name}");
+    }
+    // Each line of a table of promises is held by one at least.
+    let promises = page.split("\n## What each promise").nth(1).unwrap();
+    let lines = promises.lines().filter(|line| line.starts_with("| "));
+    for line in lines.skip(1) {
+        assert!(!tests_named_in(line).is_empty(), "nothing holds: {line}");
+    }
+}
+
 /// Configs and lowtide's own commands are run by the tests below, and `text` is nothing to copy. Any other
 /// block has a comment above it: `<!-- run by TEST -->`, or `<!-- not run here: WHY -->`.
 #[test]
@@ -264,6 +314,7 @@ fn literal(code: &str) -> Option<String> {
     None
 }
 
+/// All sources of Rust below a directory.
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

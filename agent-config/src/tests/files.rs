@@ -41,6 +41,13 @@ impl Root {
         };
         text.replace(self.0.to_str().unwrap(), "")
     }
+
+    /// What is warned of, in the same way.
+    fn warnings(&self) -> String {
+        let loaded = load(&Paths::new(Some(self.0.clone()), Vec::new()));
+        let text = loaded.map_or_else(|e| e.to_string(), |loaded| loaded.warnings.to_string());
+        text.replace(self.0.to_str().unwrap(), "")
+    }
 }
 
 impl Drop for Root {
@@ -262,28 +269,112 @@ fn as_many_unknown_keys_as_a_file_can_hold() {
 #[test]
 fn each_layer_adds_to_the_list_or_takes_its_place() {
     let group = |keys: &str| format!("[[group]]\nname = \"g\"\nkill = 7\n{keys}\n");
-    let root = Root::new("adds");
-    let cgroups = || {
-        let shown = root.shown();
-        let own = shown
-            .split("name = \"g\"")
-            .nth(1)
-            .unwrap_or(&shown)
-            .to_owned();
-        line(&own, "cgroups").split(" #").next().unwrap().to_owned()
+    for key in ["cgroups", "containers", "processes"] {
+        let root = Root::new(&format!("adds-{key}"));
+        let list = || {
+            let shown = root.shown();
+            let own = shown.split("name = \"g\"").nth(1).unwrap_or(&shown);
+            line(own, key).split(" #").next().unwrap().to_owned()
+        };
+        root.write(
+            "usr/lib/lowtide/config.toml",
+            group(&format!("{key} = \"a\"")),
+        )
+        .write(
+            "etc/lowtide/config.toml",
+            group(&format!("{key}_add = \"b\"")),
+        );
+        assert_eq!(list(), format!("{key} = [\"a\", \"b\"]"));
+        root.write(
+            "etc/lowtide/config.d/1.toml",
+            group(&format!("{key}_add = [\"c\", \"d\"]")),
+        );
+        assert_eq!(list(), format!("{key} = [\"a\", \"b\", \"c\", \"d\"]"));
+        root.write(
+            "etc/lowtide/config.d/2.toml",
+            group(&format!("{key} = \"e\"")),
+        );
+        assert!(
+            matches!(list().as_str(), e if e == format!("{key} = [\"e\"]") || e == format!("{key} = \"e\""))
+        );
+        root.write(
+            "etc/lowtide/config.d/3.toml",
+            group(&format!("{key}_add = \"f\"")),
+        );
+        assert_eq!(list(), format!("{key} = [\"e\", \"f\"]"));
+    }
+}
+
+#[test]
+fn a_layer_that_takes_a_protection_away_is_warned_of_by_name() {
+    let vendor = |key: &str, patterns: &str| {
+        format!("[[group]]\nname = \"kept\"\nkill = \"never\"\n{key} = {patterns}\n")
     };
-    root.write("usr/lib/lowtide/config.toml", group("cgroups = \"a\""))
-        .write("etc/lowtide/config.toml", group("cgroups_add = \"b\""));
-    assert_eq!(cgroups(), "cgroups = [\"a\", \"b\"]");
+    for (key, patterns, own, lost) in [
+        (
+            "cgroups",
+            "[\"apps/a\", \"apps/b\"]",
+            "cgroups = \"apps/b\"",
+            "apps/a",
+        ),
+        (
+            "containers",
+            "[\"broker\", \"hass\"]",
+            "containers = \"hass\"",
+            "broker",
+        ),
+        (
+            "processes",
+            "[{ name = \"modem\", user = 0 }, { name = \"gps\", user = 0 }]",
+            "processes = [{ name = \"gps\", user = 0 }]",
+            "modem + user 0",
+        ),
+        (
+            "xattr",
+            "\"user.keep\"",
+            "xattr = \"user.other=1\"",
+            "user.keep",
+        ),
+        ("containers", "\"broker\"", "kill = 300", "broker"),
+    ] {
+        let root = Root::new(&format!("takes-{key}-{}", own.len()));
+        root.write("usr/lib/lowtide/config.toml", vendor(key, patterns))
+            .write(
+                "etc/lowtide/config.toml",
+                format!("[[group]]\nname = \"kept\"\n{own}\n"),
+            );
+        let warnings = root.warnings();
+        assert!(
+            warnings.contains(&format!(
+                "group.{key}: no longer protected as kept: {lost}\n"
+            )) && warnings.contains("/etc/lowtide/config.toml:3:"),
+            "{own}: {warnings}"
+        );
+        let adds = format!("`{key}_add` adds to what kept has");
+        let has_more = ["cgroups", "containers", "processes"].contains(&key);
+        assert_eq!(
+            warnings.contains(&adds),
+            has_more && own.starts_with(key),
+            "{own}: {warnings}"
+        );
+    }
+}
+
+#[test]
+fn a_container_that_another_group_takes_over_is_no_longer_protected() {
+    let root = Root::new("takes-over");
     root.write(
-        "etc/lowtide/config.d/1.toml",
-        group("cgroups_add = [\"c\", \"d\"]"),
+        "usr/lib/lowtide/config.toml",
+        "[[group]]\nname = \"kept\"\nkill = \"never\"\ncontainers = [\"broker\", \"hass\"]\n",
+    )
+    .write(
+        "etc/lowtide/config.toml",
+        "[[group]]\nname = \"mine\"\nkill = 900\ncontainers = \"broker\"\n",
     );
-    assert_eq!(cgroups(), "cgroups = [\"a\", \"b\", \"c\", \"d\"]");
-    root.write("etc/lowtide/config.d/2.toml", group("cgroups = \"e\""));
-    assert_eq!(cgroups(), "cgroups = [\"e\"]");
-    root.write("etc/lowtide/config.d/3.toml", group("cgroups_add = \"f\""));
-    assert_eq!(cgroups(), "cgroups = [\"e\", \"f\"]");
+    let warnings = root.warnings();
+    let expected =
+        "config.toml:4:14: warning: group.containers: no longer protected as kept: broker";
+    assert!(warnings.contains(expected), "{warnings}");
 }
 
 #[test]

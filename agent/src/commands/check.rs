@@ -4,10 +4,10 @@ use crate::sense::containers::Containers;
 use crate::sense::meminfo::Meminfo;
 use crate::sense::process::ProcessInfo;
 use crate::sense::psi;
+use crate::sense::status::Status;
 use crate::sense::tree::Tree;
 use lowtide_judge::Trigger;
 use lowtide_rules::CONTAINER;
-use procfs::ProcResult;
 use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -136,8 +136,13 @@ struct Looked {
     unnamed: usize,
 }
 
-/// Name, program and user of a process.
-type Described = (Vec<u8>, Option<Vec<u8>>, u32);
+/// What patterns of processes go by.
+struct Described {
+    name: Vec<u8>,
+    exe: Option<Vec<u8>>,
+    uid: u32,
+    is_roots: bool,
+}
 
 impl Looked {
     /// What lowtide-snapshot has copied from a device; `None` where no cgroup is among it, as in an
@@ -146,7 +151,7 @@ impl Looked {
         let mut this = Self {
             mount: root.join("sys/fs/cgroup"),
             cgroups: Vec::new(),
-            processes: copied_processes(&root.join("proc")),
+            processes: processes(&root.join("proc")),
             containers: Containers::default(),
             unnamed: 0,
         };
@@ -160,7 +165,7 @@ impl Looked {
         let mut this = Self {
             mount: PathBuf::new(),
             cgroups: Vec::new(),
-            processes: processes(),
+            processes: processes(Path::new("/proc")),
             containers: Containers::default(),
             unnamed: 0,
         };
@@ -200,37 +205,23 @@ fn below(dir: &Path, path: &mut Vec<u8>, found: &mut Vec<Vec<u8>>) {
     }
 }
 
-/// Every process; without /proc there is none.
-fn processes() -> Vec<Described> {
-    let all = procfs::process::all_processes();
-    all.into_iter().flatten().filter_map(described).collect()
-}
-
-/// Those below a copy of /proc.
-fn copied_processes(proc: &Path) -> Vec<Described> {
+/// Processes below /proc or a copy of it; one that exits meanwhile is left out.
+fn processes(proc: &Path) -> Vec<Described> {
     let entries = fs::read_dir(proc).into_iter().flatten().flatten();
     let described = entries.filter_map(|entry| {
         let mut name = fs::read(entry.path().join("comm")).ok()?;
         name.pop_if(|last| *last == b'\n');
-        let status = fs::read_to_string(entry.path().join("status")).ok()?;
-        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-        let uid = ids.split_whitespace().nth(1)?.parse().ok()?;
-        let exe = fs::read_link(entry.path().join("exe")).ok();
-        let exe = exe.map(|path| path.into_os_string().into_vec());
-        Some((name, exe, uid))
+        let status = fs::read(entry.path().join("status")).ok()?;
+        let (status, exe) = (Status(&status), fs::read_link(entry.path().join("exe")));
+        let uid = status.user()?;
+        Some(Described {
+            name,
+            exe: exe.ok().map(|path| path.into_os_string().into_vec()),
+            uid,
+            is_roots: uid == 0 && !status.is_contained(),
+        })
     });
     described.collect()
-}
-
-/// A process that exits meanwhile is left out.
-#[inline(never)]
-fn described(process: ProcResult<procfs::process::Process>) -> Option<Described> {
-    let process = process.ok()?;
-    let exe = process.exe().ok();
-    let exe = exe.map(|path| path.into_os_string().into_vec());
-    let mut name = fs::read(format!("/proc/{}/comm", process.pid)).ok()?;
-    name.pop_if(|last| *last == b'\n');
-    Some((name, exe, process.uid().ok()?))
 }
 
 impl Device for Looked {
@@ -250,12 +241,12 @@ impl Device for Looked {
     }
 
     fn has_process(&self, fits: &dyn Fn(&ProcessInfo<'_>) -> bool) -> bool {
-        self.processes.iter().any(|(name, exe, uid)| {
+        self.processes.iter().any(|process| {
             fits(&ProcessInfo {
-                name,
-                exe: exe.as_deref(),
-                uid: *uid,
-                is_roots: *uid == 0,
+                name: &process.name,
+                exe: process.exe.as_deref(),
+                uid: process.uid,
+                is_roots: process.is_roots,
             })
         })
     }

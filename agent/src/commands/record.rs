@@ -424,7 +424,7 @@ fn process(cgroup: &mut Cgroup) {
     if let Ok(exe) = fs::read_link(format!("/proc/{pid}/exe")) {
         matched(recording::EXE, exe.into_os_string().into_encoded_bytes());
     }
-    if let Some(user) = status.effective_user() {
+    if let Some(user) = status.user() {
         matched(recording::USER, user.to_string().into_bytes());
         if user == 0 && !status.is_contained() {
             matched(recording::IS_ROOTS, Vec::new());

@@ -62,6 +62,8 @@ pub(super) struct Passes {
     next: Option<(Instant, usize)>,
     /// The rest after the last one.
     rests_until: Option<Instant>,
+    /// When the one that is put off was due.
+    put_off: Option<Instant>,
 }
 
 impl Passes {
@@ -91,17 +93,21 @@ impl Passes {
         self.next.map(|(due, _)| due)
     }
 
-    /// Whether a pass is due. While an episode goes on it is put off: there is something better to do.
+    /// Whether a pass is due. While an episode goes on it is put off, as there is something better to do,
+    /// but for [`AWAKE`] at most: a level's actions may go on for hours.
     pub fn is_due(&mut self, now: Instant, busy: bool) -> bool {
-        match &mut self.next {
-            Some((due, _)) if *due > now => false,
-            Some((due, _)) if busy => {
-                *due = now + AFTER[0];
-                false
-            }
-            Some(_) => true,
-            None => false,
+        let Some((due, _)) = &mut self.next else {
+            return false;
+        };
+        if *due > now {
+            return false;
         }
+        let last = *self.put_off.get_or_insert(*due) + AWAKE;
+        if busy && now < last {
+            *due = last.min(now + AFTER[0]);
+            return false;
+        }
+        true
     }
 
     /// A pass was ended by something better to do: another one follows.
@@ -112,6 +118,7 @@ impl Passes {
 
     /// The pass that was due is done.
     pub fn done(&mut self, began: Instant, ended: Instant) {
+        self.put_off = None;
         let Some((_, done)) = self.next.take() else {
             return;
         };
@@ -359,5 +366,25 @@ mod tests {
         assert!(!passes.is_due(due, true));
         assert_eq!(passes.due(), Some(due + AFTER[0]));
         assert!(passes.is_due(due + AFTER[0], false));
+    }
+
+    #[test]
+    fn a_pass_is_put_off_for_a_second_at_most() {
+        let mut now = Instant::now();
+        let mut passes = Passes::default();
+        for _ in 0..3 {
+            passes.woken(now);
+            let first = passes.due().unwrap();
+            now = first;
+            while !passes.is_due(now, true) {
+                now = passes.due().unwrap();
+            }
+            assert_eq!(now, first + AWAKE);
+            // Memory that got short ended it.
+            passes.ended_early(now);
+            now = passes.due().unwrap();
+            assert!(passes.is_due(now, true));
+            passes.done(now, now);
+        }
     }
 }

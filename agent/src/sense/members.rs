@@ -83,7 +83,7 @@ impl Process {
     ) -> io::Result<Option<Member>> {
         let mut buffer = [0; STATUS];
         let status = self.status(&mut buffer)?;
-        let Some(uid) = status.effective_user().filter(|_| status.has_memory()) else {
+        let Some(uid) = status.user().filter(|_| status.has_memory()) else {
             return Ok(None);
         };
         let shielded =

@@ -257,7 +257,7 @@ impl Known {
             // Its other threads are to be found anew.
             return Err(Errno::SRCH.into());
         }
-        let Some(user) = text.effective_user().filter(|_| !text.has_exited()) else {
+        let Some(user) = text.user().filter(|_| !text.has_exited()) else {
             return Ok(None);
         };
         let is = (text.name(), user);

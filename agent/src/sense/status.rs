@@ -37,9 +37,10 @@ impl<'a> Status<'a> {
         name
     }
 
-    /// `None` where there is no such line.
-    pub fn effective_user(self) -> Option<u32> {
-        self.line("Uid:").split('\t').nth(1)?.parse().ok()
+    /// The real user, who has started it: of a setuid program that is not the effective one, and what it is
+    /// called is the word of whoever started it. `None` where there is no such line.
+    pub fn user(self) -> Option<u32> {
+        self.line("Uid:").split('\t').next()?.parse().ok()
     }
 
     /// Whether it is in a pid namespace below the agent's, as of a container.
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_effective_user_counts() {
-        assert_eq!(MEDIA.effective_user(), Some(33));
+    fn a_setuid_program_belongs_to_whoever_started_it() {
+        assert_eq!(MEDIA.user(), Some(1000));
     }
 }
