@@ -471,6 +471,8 @@ pub struct TaskLayout {
 
 /// Bytes: what frees less is not worth a kill to the reflex.
 pub const REFLEX_WORTH: u64 = 1 << 20;
+// In pages it is not nothing.
+const _: () = assert!(REFLEX_WORTH >= 1 << 12);
 
 /// What the reflex and the agent share. Times are of CLOCK_MONOTONIC, marks in pages. Each word is
 /// written by one side alone.

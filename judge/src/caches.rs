@@ -45,3 +45,34 @@ impl Caches {
         self.0.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: u64, refaults: u64) -> Row {
+        Row {
+            id,
+            refault_file: refaults,
+            ..Row::ZERO
+        }
+    }
+
+    #[test]
+    fn a_cache_is_read_back_when_more_than_a_quarter_of_it_is() {
+        let mut caches = Caches::default();
+        caches.record(&row(1, 100), 4 * 8 * PAGE);
+        assert!(!caches.is_read_back(&row(1, 108)));
+        assert!(caches.is_read_back(&row(1, 109)));
+        assert!(!caches.is_read_back(&row(2, 109)));
+    }
+
+    #[test]
+    fn what_was_taken_twice_counts_together() {
+        let mut caches = Caches::default();
+        caches.record(&row(1, 100), 4 * 8 * PAGE);
+        caches.record(&row(1, 108), 4 * 8 * PAGE);
+        assert!(!caches.is_read_back(&row(1, 116)));
+        assert!(caches.is_read_back(&row(1, 117)));
+    }
+}

@@ -103,3 +103,83 @@ impl Ends {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: u64 = 7;
+
+    fn row(id: u64) -> Row {
+        Row { id, ..Row::ZERO }
+    }
+
+    /// The cgroup 3 has ended at 1000, when 5 was the newest.
+    fn ended() -> Ends {
+        let mut ends = Ends::default();
+        ends.record(&row(3), NAME, 5, 0, 1_000);
+        ends.record_gone(3, false);
+        ends
+    }
+
+    #[test]
+    fn what_was_there_already_has_not_come_back() {
+        let ends = ended();
+        assert_eq!(ends.returns(&row(5), NAME, 0), 0);
+        assert_eq!(ends.returns(&row(6), NAME, 0), 1);
+        assert_eq!(ends.returns(&row(6), NAME + 1, 0), 0);
+        assert_eq!(ends.returns(&row(3), 0, 0), 1);
+    }
+
+    #[test]
+    fn a_name_is_needed_of_what_was_made_after_an_end() {
+        let ends = ended();
+        assert!(ends.needs_name(&row(6), 1_000));
+        assert!(!ends.needs_name(&row(6), 1_001));
+        assert!(!ends.needs_name(&row(5), 1_000));
+        assert!(!Ends::default().needs_name(&row(6), 0));
+
+        let one_by_one = Row {
+            rule: Rule {
+                flags: Rule::PROCESS,
+                ..Row::ZERO.rule
+            },
+            ..row(6)
+        };
+        assert!(!ends.needs_name(&one_by_one, 1_000));
+        let process = Row {
+            flags: Row::PROCESS,
+            ..one_by_one
+        };
+        assert!(ends.needs_name(&process, 1_000));
+
+        let mut goes_on = Ends::default();
+        goes_on.record(&row(3), NAME, 5, 0, 1_000);
+        assert!(!goes_on.needs_name(&row(6), 1_000));
+        let mut nameless = Ends::default();
+        nameless.record(&row(3), 0, 5, 0, 1_000);
+        nameless.record_gone(3, false);
+        assert!(!nameless.needs_name(&row(6), 1_000));
+    }
+
+    #[test]
+    fn an_end_is_over_when_its_row_is_gone() {
+        let mut ends = Ends::default();
+        ends.record(&row(3), NAME, 5, 0, 1_000);
+        ends.record_rows(&[row(2), row(3)]);
+        assert!(ends.is_ending(3, 1_000));
+        assert!(!ends.is_ending(3, 1_001));
+        ends.record_rows(&[row(2)]);
+        assert!(!ends.is_ending(3, 1_000));
+    }
+
+    #[test]
+    fn an_end_in_vain_is_known_of_what_came_back() {
+        let mut ends = ended();
+        assert!(!ends.was_in_vain(&row(6), NAME, 0));
+        ends.record_gone(3, true);
+        assert!(ends.was_in_vain(&row(6), NAME, 1_000));
+        assert!(!ends.was_in_vain(&row(6), NAME, 1_001));
+        assert!(!ends.was_in_vain(&row(5), NAME, 0));
+    }
+}

@@ -264,10 +264,21 @@ impl History {
     ) {
         let until = verdict.at + u64::from(policy.exit_ms);
         let again = until.saturating_add(u64::from(policy.restart_window_ms));
-        self.tried(row.id, Step::Kill, again);
         let Outcome::Done { name, .. } = outcome else {
+            if self.attempt(row.id, Step::Kill) >= Some(window(policy, verdict.at)) {
+                self.tried(row.id, Step::Kill, again);
+            } else {
+                // What failed once may work at the next look, where it is not gone: its memory comes back then.
+                self.tried(row.id, Step::Kill, verdict.at);
+                self.asked = Some(Asked {
+                    id: row.id,
+                    back: left(&verdict.memory).saturating_add(frees / 2),
+                    gone: None,
+                });
+            }
             return;
         };
+        self.tried(row.id, Step::Kill, again);
         // What was asked before has had its end recorded.
         let asked = self.attempt(row.id, Step::Terminate);
         let asked = asked.is_some_and(|until| verdict.at < until + u64::from(policy.exit_ms));

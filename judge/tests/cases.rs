@@ -1310,3 +1310,47 @@ fn what_goes_on_is_looked_at_until_it_is_over() {
     }
     assert_eq!(last, Action::Reboot);
 }
+
+/// A kill may fail as any call may, and as memory is short: for one that failed once nothing else goes.
+#[test]
+fn a_kill_that_failed_is_tried_once_more_before_the_next_goes() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 60 * MIB, 0), row(8, 500, 60 * MIB, 0)];
+    let victim = |verdict: &Verdict| match verdict.action {
+        Action::Kill { target } => Some(target.id),
+        _ => None,
+    };
+    let failed = Outcome::Failed { errno: 5 };
+    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    assert_eq!(victim(&first), Some(7));
+    history.record(&policy, &first, &[failed]);
+    let second = judged(&policy, 8 * MIB, &rows, &mut history, 5);
+    assert_eq!(victim(&second), Some(7), "{:?}", second.why);
+    history.record(&policy, &second, &[failed]);
+    let third = judged(&policy, 8 * MIB, &rows, &mut history, 10);
+    assert_eq!(victim(&third), Some(8), "{:?}", third.why);
+}
+
+/// What could not be killed since it had gone by itself gives its memory back like any other victim.
+#[test]
+fn the_memory_of_a_victim_that_was_gone_already_is_waited_for() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 60 * MIB, 0), row(8, 500, 60 * MIB, 0)];
+    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    history.record(&policy, &first, &[Outcome::Failed { errno: 116 }]);
+    let waits = judged(&policy, 8 * MIB, &rows[1..], &mut history, 5);
+    assert_eq!(waits.action, Action::Nothing, "{:?}", waits.why);
+    let back = judged(&policy, 60 * MIB, &rows[1..], &mut history, 50);
+    assert_eq!(back.action, Action::Nothing, "{:?}", back.why);
+
+    let mut history = History::default();
+    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    history.record(&policy, &first, &[Outcome::Failed { errno: 116 }]);
+    judged(&policy, 8 * MIB, &rows[1..], &mut history, 5);
+    let not_back = judged(&policy, 8 * MIB, &rows[1..], &mut history, 500);
+    assert!(
+        matches!(not_back.action, Action::Kill { target } if target.id == 8),
+        "{:?}",
+        not_back.why
+    );
+}

@@ -162,21 +162,24 @@ impl Walk<'_, '_> {
         let mut below = Asks::default();
         // First, so that none is made unseen behind the walk.
         self.births.watch(dir.as_fd());
-        each_child(dir, &mut |name, _| {
+        let listed = each_child(dir, &mut |name, _| {
             if self.interrupt.ends() {
                 return ControlFlow::Break(());
             }
             let length = go_down(path, name);
             // One that vanishes at any step of this needs nothing any more.
             if self.level < MAX_DEPTH
-                && let Ok(child) = open_dir(dir, name)
-                && let Ok(asks) = self.below(path, &child, above)
+                && let Some(child) = self.interrupt.step(open_dir(dir, name))
             {
-                below.add(&asks);
+                let asks = self.below(path, &child, above);
+                if let Some(asks) = self.interrupt.step(asks) {
+                    below.add(&asks);
+                }
             }
             path.truncate(length);
             ControlFlow::Continue(())
         });
+        self.interrupt.step(listed);
         Ok(below)
     }
 

@@ -116,6 +116,12 @@ impl Passes {
         self.next = Some((now + AFTER[0], done));
     }
 
+    /// A pass could not be made: it is tried again.
+    pub fn failed(&mut self, now: Instant) {
+        let done = self.next.map_or(AFTER.len(), |(_, done)| done);
+        self.next = Some((now + AFTER[1], done));
+    }
+
     /// The pass that was due is done.
     pub fn done(&mut self, began: Instant, ended: Instant) {
         self.put_off = None;
@@ -133,7 +139,7 @@ impl Passes {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Called {
     pub at_all: bool,
-    /// Memory was short, so that the pass did not come to its end.
+    /// Memory was short or something could not be read, so that the pass did not come to its end.
     pub before_end: bool,
 }
 
@@ -173,9 +179,13 @@ impl Daemon {
                 called.before_end = true;
                 self.upkeep.passes.ended_early(Instant::now());
             }
-            Err(error) => self
-                .log
-                .error(format_args!("going over the cgroups: {error}")),
+            Err(error) => {
+                called.before_end = true;
+                self.upkeep.passes.failed(Instant::now());
+                self.log.error(format_args!(
+                    "going over the cgroups: {error}; it is tried again"
+                ));
+            }
         }
         called
     }

@@ -178,7 +178,8 @@ impl Cgroupfs {
         let Ok(dir) = open_dir(&memcg.dir, c".") else {
             return;
         };
-        each_child(&dir, &mut |name, inode| {
+        // A listing that breaks off goes on at the next survey.
+        let _ = each_child(&dir, &mut |name, inode| {
             self.add_child(at, level, dir.as_fd(), name, inode, swaps);
             ControlFlow::Continue(())
         });

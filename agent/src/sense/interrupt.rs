@@ -1,5 +1,6 @@
 //! A walk over all cgroups takes long where they are many, and an alarm does not wait for its end.
 
+use rustix::io::Errno;
 use std::io;
 
 /// Cgroups from one time that it is asked whether an alarm came to the next.
@@ -11,6 +12,8 @@ pub struct Interrupt<'a> {
     came: Option<&'a mut dyn FnMut() -> bool>,
     steps: u32,
     ended: bool,
+    /// What could not be read.
+    failed: Option<Errno>,
 }
 
 impl<'a> Interrupt<'a> {
@@ -20,6 +23,7 @@ impl<'a> Interrupt<'a> {
             came: None,
             steps: 0,
             ended: false,
+            failed: None,
         }
     }
 
@@ -42,13 +46,37 @@ impl<'a> Interrupt<'a> {
         self.ended
     }
 
-    /// `Interrupted` where the walk was ended.
-    pub fn check(&self) -> io::Result<()> {
-        if self.ended {
-            return Err(io::ErrorKind::Interrupted.into());
+    /// What a step of the walk came to; `None` where that cgroup has gone or may not be looked into: it is
+    /// left out. A step that may work the next time ends the walk: what it leaves out would count as gone.
+    pub fn step<T>(&mut self, step: io::Result<T>) -> Option<T> {
+        match step {
+            Ok(step) => Some(step),
+            Err(error) => {
+                if let Some(errno) = Errno::from_io_error(&error).filter(may_work_again) {
+                    self.ended = true;
+                    self.failed.get_or_insert(errno);
+                }
+                None
+            }
         }
-        Ok(())
     }
+
+    /// `Interrupted` where an alarm ended the walk, or what could not be read.
+    pub fn check(&self) -> io::Result<()> {
+        match self.failed {
+            Some(errno) => Err(errno.into()),
+            None if self.ended => Err(io::ErrorKind::Interrupted.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether it is not about the cgroup, but about the kernel being short of memory or disturbed.
+fn may_work_again(errno: &Errno) -> bool {
+    matches!(
+        *errno,
+        Errno::IO | Errno::NOMEM | Errno::INTR | Errno::AGAIN
+    )
 }
 
 #[cfg(test)]
@@ -76,5 +104,21 @@ mod tests {
         let mut never = Interrupt::never();
         assert!(!(1..100).any(|_| never.ends()));
         assert!(never.check().is_ok());
+    }
+
+    #[test]
+    fn a_step_that_may_work_again_ends_the_walk_and_one_that_has_gone_does_not() {
+        let mut walk = Interrupt::never();
+        let step = |errno: Errno| Err::<(), _>(io::Error::from(errno));
+        assert_eq!(walk.step(Ok(3)), Some(3));
+        for gone in [Errno::NOENT, Errno::NODEV, Errno::ACCESS] {
+            assert_eq!(walk.step(step(gone)), None);
+        }
+        assert!(!walk.ends() && walk.check().is_ok());
+        assert_eq!(walk.step(step(Errno::NOMEM)), None);
+        assert_eq!(walk.step(step(Errno::IO)), None);
+        assert!(walk.ends());
+        let error = walk.check().unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::NOMEM));
     }
 }

@@ -315,7 +315,7 @@ impl Tree {
             above: None,
             depth: 0,
         };
-        walk.below(&mut Vec::new(), self.root()?, &root)?;
+        walk.below(&mut Vec::new(), self.root()?, &root);
         walk.interrupt.check()?;
         walk.found.sort_unstable_by_key(|entry| entry.id);
         Ok(walk.found)
@@ -469,24 +469,19 @@ struct Place<'a> {
 }
 
 impl Walk<'_, '_> {
-    fn below(
-        &mut self,
-        path: &mut Vec<u8>,
-        dir: BorrowedFd<'_>,
-        here: &Place<'_>,
-    ) -> io::Result<()> {
+    fn below(&mut self, path: &mut Vec<u8>, dir: BorrowedFd<'_>, here: &Place<'_>) {
         if here.depth == DEPTH {
-            return Ok(());
+            return;
         }
-        each_child(dir, &mut |name, _| {
+        let listed = each_child(dir, &mut |name, _| {
             if self.interrupt.ends() {
                 return ControlFlow::Break(());
             }
             // A cgroup may vanish at any step of this; then it needs no rule.
-            let Ok(child) = open_dir(dir, name) else {
+            let Some(child) = self.interrupt.step(open_dir(dir, name)) else {
                 return ControlFlow::Continue(());
             };
-            let Ok(id) = sys::cgroup_id(child.as_fd(), c"") else {
+            let Some(id) = self.interrupt.step(sys::cgroup_id(child.as_fd(), c"")) else {
                 return ControlFlow::Continue(());
             };
             let length = go_down(path, name);
@@ -513,12 +508,11 @@ impl Walk<'_, '_> {
                 above: Some(here),
                 depth: here.depth + 1,
             };
-            // One that vanishes has nothing below it.
-            let _ = self.below(path, child.as_fd(), &place);
+            self.below(path, child.as_fd(), &place);
             path.truncate(length);
             ControlFlow::Continue(())
         });
-        Ok(())
+        self.interrupt.step(listed);
     }
 
     fn split(&mut self, from: &Place<'_>, inner: Rule) {
@@ -558,7 +552,7 @@ fn each_uncounted(
         return Ok(());
     }
     let dir = open_dir(dir, c".")?;
-    each_child(&dir, &mut |name, _| {
+    let _ = each_child(&dir, &mut |name, _| {
         let mut below = heapless::Vec::<u8, PATH>::new();
         let parts = [path, b"/", name.to_bytes()];
         let fits = parts

@@ -65,25 +65,31 @@ fn next_parent(
     level: usize,
     visit: &mut dyn FnMut(&Entry<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<(), Option<OwnedFd>> {
-    let visited = each_listed(dir.as_fd(), *place, &mut |name, inode, next_place| {
-        let found = Entry {
-            parent: dir.as_fd(),
-            name,
-            inode,
-            level,
-        };
-        if visit(&found).is_break() {
-            return ControlFlow::Break(None);
-        }
-        if level < MAX_DEPTH
-            && has_dirs(dir, name)
-            && let Ok(below) = found.open()
-        {
-            *place = next_place;
-            return ControlFlow::Break(Some(below));
-        }
-        ControlFlow::Continue(())
-    });
+    // A listing that breaks off is that of a cgroup that has just gone.
+    let visited = each_listed(
+        dir.as_fd(),
+        *place,
+        &mut Ok(()),
+        &mut |name, inode, next_place| {
+            let found = Entry {
+                parent: dir.as_fd(),
+                name,
+                inode,
+                level,
+            };
+            if visit(&found).is_break() {
+                return ControlFlow::Break(None);
+            }
+            if level < MAX_DEPTH
+                && has_dirs(dir, name)
+                && let Ok(below) = found.open()
+            {
+                *place = next_place;
+                return ControlFlow::Break(Some(below));
+            }
+            ControlFlow::Continue(())
+        },
+    );
     match visited {
         ControlFlow::Break(None) => ControlFlow::Break(()),
         ControlFlow::Break(below) => ControlFlow::Continue(below),
@@ -91,25 +97,41 @@ fn next_parent(
     }
 }
 
-/// Calls `visit` with the name and the inode number of each cgroup right below an open directory. A
-/// listing that breaks off is that of a cgroup that has just gone.
-pub fn each_child(dir: impl AsFd, visit: &mut dyn FnMut(&CStr, u64) -> ControlFlow<()>) {
-    let _ = each_listed(dir.as_fd(), 0, &mut |name, inode, _| visit(name, inode));
+/// Calls `visit` with the name and the inode number of each cgroup right below an open directory. An error
+/// where the listing breaks off: `ENOENT` when the cgroup has just gone.
+pub fn each_child(
+    dir: impl AsFd,
+    visit: &mut dyn FnMut(&CStr, u64) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let mut broke = Ok(());
+    let _ = each_listed(dir.as_fd(), 0, &mut broke, &mut |name, inode, _| {
+        visit(name, inode)
+    });
+    broke
 }
 
 /// Calls `visit` with the name and the inode number of each directory in one, from a place in its
-/// listing on, and with the place behind it.
+/// listing on, and with the place behind it. `broke`: what the listing broke off with.
 fn each_listed<B>(
     dir: BorrowedFd<'_>,
     from: u64,
+    broke: &mut io::Result<()>,
     visit: &mut dyn FnMut(&CStr, u64, u64) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     let mut buffer = [MaybeUninit::uninit(); LISTING];
-    if rustix::fs::seek(dir, SeekFrom::Start(from)).is_err() {
+    if let Err(error) = rustix::fs::seek(dir, SeekFrom::Start(from)) {
+        *broke = Err(error.into());
         return ControlFlow::Continue(());
     }
     let mut entries = RawDir::new(dir, &mut buffer);
-    while let Some(Ok(entry)) = entries.next() {
+    while let Some(entry) = entries.next() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                *broke = Err(error.into());
+                break;
+            }
+        };
         let name = entry.file_name();
         if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
             visit(name, entry.ino(), entry.next_entry_cookie())?;

@@ -1,11 +1,17 @@
 //! What must not end the agent or make it mute.
 
 use super::{Case, PLAIN};
+use crate::host::apt::Apt;
+use crate::host::dirs;
+use crate::host::toolchain::Arch;
+use crate::scenario::CONFIG;
 use crate::scenario::checks::{only_the_hog_goes, says};
 use crate::scenario::fast_hog;
+use crate::scenario::scripts::{TEST, early, passed, scripted, without_cache};
 use crate::scenario::variants::{with_load, with_more_config};
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use lowtide_guest::{Report, Scenario};
+use std::path::PathBuf;
 
 /// The cases of this topic.
 pub const CASES: &[Case] = &[
@@ -42,6 +48,46 @@ pub const CASES: &[Case] = &[
         },
         ..PLAIN
     },
+    Case {
+        name: "each_system_call_of_an_episode_fails_in_turn",
+        scenario: || in_turn("EIO ENOMEM", "1"),
+        files: strace,
+        check: |run| {
+            passed(run)?;
+            let forgotten = run.lines(TEST).find(|(_, line)| {
+                line.contains("kill /apps/media (") && !line.contains("(group media,")
+            });
+            ensure!(forgotten.is_none(), "its rule was lost: {forgotten:?}");
+            Ok(())
+        },
+        ..PLAIN
+    },
 ];
+
+/// The device with its memory used up over and over, while a call of the agent's fails with each of `errors`
+/// in turn, the first `most` of each name.
+fn in_turn(errors: &str, most: &str) -> Scenario {
+    let mut scenario = scripted("turn", &[errors, most]);
+    without_cache(&mut scenario);
+    scenario.files.insert(CONFIG.into(), early(&["kill"], ""));
+    scenario.counted = true;
+    scenario.limit_s = 600;
+    scenario
+}
+
+/// Debian's strace, and what it is linked with.
+fn strace() -> Result<Vec<(PathBuf, String)>> {
+    let dir = dirs::cache("strace")?.join(TRIXIE);
+    dirs::make_once(&dir, |into| {
+        let packages = ["libc6", "libgcc-s1", "liblzma5", "libunwind8", "strace"];
+        Apt::open(TRIXIE, Arch::X86_64.debian())?.unpack(&packages, into)
+    })?;
+    let place = |part| (dir.join("usr").join(part), format!("/{part}"));
+    Ok(["bin/strace", "lib/x86_64-linux-gnu", "lib64"]
+        .map(place)
+        .into())
+}
+
+const TRIXIE: &str = "trixie";
 
 const CGROUPFS: &str = "[engine]\nkind = \"cgroupfs\"\n";
