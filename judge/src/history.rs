@@ -272,6 +272,7 @@ impl History {
                 self.tried(row.id, Step::Kill, verdict.at);
                 self.asked = Some(Asked {
                     id: row.id,
+                    frees,
                     back: left(&verdict.memory).saturating_add(frees / 2),
                     gone: None,
                 });
