@@ -6,10 +6,10 @@ use crate::scenario::rest::{measured, quiet};
 use crate::scenario::scripts::without_cache;
 use crate::scenario::variants::in_one_cgroup;
 use crate::scenario::{HOG, SENSOR, fast_hog};
-use crate::test::loads::KERNEL_MB;
+use crate::test::loads::{self, KERNEL_MB};
 use crate::vm::{GUEST, Run};
-use anyhow::{Result, ensure};
-use lowtide_guest::Scenario;
+use anyhow::{Context as _, Result, ensure};
+use lowtide_guest::{Scenario, Service};
 
 /// The cases of this topic.
 pub const CASES: &[Case] = &[
@@ -97,6 +97,36 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "what_an_ended_process_leaves_counts_at_once",
+        scenario: || listed(0),
+        check: |run| {
+            let (most, total) = (most_listed(run)?, loads::mem_total_kb(run) * 1024);
+            ensure!(
+                most < total / 128,
+                "{most} of {total} bytes were in the lists of one processor"
+            );
+            only_the_hog_goes(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        // The control, and what somebody chose stays.
+        name: "with_long_lists_of_free_pages_it_does_not",
+        scenario: || listed(8),
+        check: |run| {
+            let (most, total) = (most_listed(run)?, loads::mem_total_kb(run) * 1024);
+            ensure!(
+                most > total / 32,
+                "{most} of {total} bytes were in the lists of one processor"
+            );
+            let chosen = run.files().find(|(path, _)| *path == FRACTION);
+            let chosen = chosen.context("no fraction")?.1.trim();
+            ensure!(chosen == "8", "the fraction is {chosen}");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
         name: "asleep_with_the_watch_and_psi",
         scenario: || quiet("", 0),
         check: |run| asleep(run, "woken by watch and PSI, "),
@@ -133,6 +163,43 @@ pub fn without_warning(rate: &str) -> Scenario {
     }
     scenario.counted = true;
     scenario
+}
+
+/// Service that tells how many pages are in the lists of single processors, each time there are more.
+const LISTS: &str = "lists";
+const FRACTION: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
+
+/// The hog is large when it goes, on a device whose lists of free pages were made so long; 0: as they are.
+fn listed(fraction: u32) -> Scenario {
+    let mut scenario = without_warning("100M");
+    let count = "awk '/count:/ { s += $2 } END { print s }' /proc/zoneinfo";
+    let script = format!(
+        "m=0; while :; do n=$({count}); [ $n -gt $m ] && m=$n && echo listed $n; sleep 0.05; done"
+    );
+    scenario.services.push(Service {
+        name: LISTS.into(),
+        command: ["/bin/sh", "-c", &script].map(String::from).to_vec(),
+        cgroup: "lifeline/lists".into(),
+        after: Some("lowtide".into()),
+        ..Service::default()
+    });
+    if fraction > 0 {
+        let chosen = (
+            "vm/percpu_pagelist_high_fraction".into(),
+            fraction.to_string(),
+        );
+        scenario.sysctls.extend([chosen]);
+    }
+    scenario.collect.push(FRACTION.into());
+    scenario
+}
+
+/// Bytes.
+fn most_listed(run: &Run) -> Result<u64> {
+    let lines = run
+        .lines(LISTS)
+        .filter_map(|(_, line)| line.strip_prefix("listed ")?.trim().parse::<u64>().ok());
+    Ok(lines.max().context("nothing is listed")? * 4096)
 }
 
 /// The kernel hides its addresses, so that no program can watch its memory.
