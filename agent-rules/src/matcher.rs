@@ -4,7 +4,7 @@ use super::pattern::Glob;
 use super::place::{At, Layer};
 use super::preference::Preference;
 use super::trust::{Chosen, Ruled, turn};
-use lowtide_common::{NO_GROUP, Rule};
+use lowtide_common::{NEVER, NO_GROUP, Rule};
 use lowtide_judge::{Policy, Unit};
 use std::cmp::{Ordering, Reverse};
 use std::ffi::{CStr, CString};
@@ -304,6 +304,15 @@ impl Matcher {
     /// Whether any group asks for the program of a process.
     pub fn wants_programs(&self) -> bool {
         self.processes.iter().any(|p| p.exe.is_some())
+    }
+
+    /// Whether a group that is never killed asks for a process of this name, or for one by no name;
+    /// without a name, whether it asks for any.
+    pub fn may_spare(&self, name: Option<&[u8]>) -> bool {
+        let is_never = |group| self.rule_of(group).is_some_and(|rule| rule.kill == NEVER);
+        let fits = |glob: &Glob| name.is_none_or(|name| glob.matches(name));
+        let mut patterns = self.processes.iter();
+        patterns.any(|p| is_never(p.group) && p.name.as_ref().is_none_or(fits))
     }
 
     /// Whether any group asks for processes.

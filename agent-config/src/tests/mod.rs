@@ -291,6 +291,8 @@ fn a_name_that_anybody_can_choose_lets_nothing_go_later() {
     // To its own harm it may be called what it likes.
     assert_eq!(process(b"earlyd", None, 1000), Some((900, 500, false)));
     assert_eq!(process(b"earlyd", None, 0), Some((900, 10, true)));
+    // By a look at the name alone: the last pattern asks for the program, and so fits any name.
+    assert!(loaded.matcher.may_spare(Some(b"earlyd")));
 
     let cgroup = |path: &[u8], path_by_root| {
         let chosen = lowtide_rules::Chosen {
@@ -304,6 +306,15 @@ fn a_name_that_anybody_can_choose_lets_nothing_go_later() {
     assert_eq!(cgroup(b"a/safe", true), Some((NEVER, true)));
     assert_eq!(cgroup(b"a/safe", false), None);
     assert_eq!(cgroup(b"a/early", false), Some((900, false)));
+}
+
+#[test]
+fn a_name_that_no_pattern_of_never_has_is_not_spared() {
+    let text = "[[group]]\nname = \"safe\"\nkill = \"never\"\nprocesses = [{ name = \"mine*\", user = 1000 }]\n\
+                [[group]]\nname = \"early\"\nkill = 900\nprocesses = \"earlyd\"\n";
+    let matcher = parse("t", text).unwrap().matcher;
+    assert!(matcher.may_spare(None) && matcher.may_spare(Some(b"mine2")));
+    assert!(!matcher.may_spare(Some(b"earlyd")) && !matcher.may_spare(Some(b"")));
 }
 
 #[test]

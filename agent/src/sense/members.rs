@@ -2,7 +2,7 @@
 //! of one and what is sent to it is the same one's, whatever its pid means by then. Nothing here
 //! allocates.
 
-use super::process::{Id, Name, ProcessInfo, directory, open_status, program, read_at};
+use super::process::{Id, Name, ProcessInfo, directory, open_status, program, read_at, read_of};
 use super::status::{STATUS, Status};
 use super::text::{read_part, signed};
 use super::tree::{OwnRule, PATH, Ruled, Tree};
@@ -214,7 +214,50 @@ impl Tally {
 
 /// Whether a process in the cgroup of the directory, or below it, is never to be touched. Of many,
 /// the first that are listed are looked at.
+///
+/// Stands between a verdict and its signal: what speaks for that costs two small reads for each, and only
+/// where something does are they looked at as a whole.
 pub fn is_shielded(dir: BorrowedFd<'_>, cgroup: Rule, rules: &dyn OwnRule, tree: &Tree) -> bool {
+    let mut left = LOOKED_AT;
+    let mut look = |dir: BorrowedFd<'_>| {
+        Pids::of(dir).is_ok_and(|mut pids| {
+            pids.any(|pid| {
+                let looks = left > 0;
+                left = left.saturating_sub(1);
+                looks && may_be_shielded(pid, rules, tree)
+            })
+        })
+    };
+    let mut may_be = look(dir);
+    if !may_be && has_dirs(dir, c".") {
+        let _ = each_below(dir, &mut |below| {
+            may_be = below.open().is_ok_and(|dir| look(dir.as_fd()));
+            match may_be {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+    }
+    may_be && is_any_never(dir, cgroup, rules, tree)
+}
+
+/// What the process of this pid is by now is not asked for: one that has exited shields nothing.
+fn may_be_shielded(pid: Pid, rules: &dyn OwnRule, tree: &Tree) -> bool {
+    let mut buffer = [0; 32];
+    if tree.is_protected_process(pid.as_raw_pid()) {
+        return true;
+    }
+    let score = read_of(pid, "oom_score_adj", &mut buffer).map(signed);
+    if score.is_ok_and(|score| score == Some(ADJ_NEVER)) {
+        return true;
+    }
+    rules.may_spare(None)
+        && read_of(pid, "comm", &mut buffer)
+            .is_ok_and(|name| rules.may_spare(Some(name.strip_suffix(b"\n").unwrap_or(name))))
+}
+
+/// Of the first processes in the cgroup of the directory, and below it.
+fn is_any_never(dir: BorrowedFd<'_>, cgroup: Rule, rules: &dyn OwnRule, tree: &Tree) -> bool {
     let mut found = false;
     let mut left = LOOKED_AT;
     let _ = each_member(dir, cgroup, rules, tree, &mut left, &mut |member, _| {

@@ -107,6 +107,17 @@ pub fn read_at<'a>(
     Ok(read_part(buffer, n))
 }
 
+/// The same of a file of the process that has this pid now, whichever that is.
+pub fn read_of<'a>(pid: Pid, file: &str, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    let mut path = heapless::String::<48>::new();
+    // Cannot overflow: ten digits at most, and the names of files are short.
+    let _ = write!(path, "/proc/{}/{file}", pid.as_raw_pid());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path.as_str(), flags, Mode::empty())?;
+    let n = rustix::io::read(&file, &mut *buffer)?;
+    Ok(read_part(buffer, n))
+}
+
 /// The status file of a process whose directory this is; where its first thread has ended, that of
 /// one that has not; and how much of `buffer` is what it says. `ESRCH` when all have. Allocates nothing.
 pub fn open_status(dir: impl AsFd, buffer: &mut [u8; STATUS]) -> io::Result<(OwnedFd, usize)> {

@@ -49,6 +49,10 @@ pub trait OwnRule {
     /// Whether it asks for the program of a process.
     fn wants_programs(&self) -> bool;
 
+    /// Whether a process of this name may be one that is never touched, whatever else is asked of it;
+    /// without a name, whether any may.
+    fn may_spare(&self, name: Option<&[u8]>) -> bool;
+
     /// The rule of a group, see [`Rule::group`]; `None` for no group.
     fn group_rule(&self, group: u16) -> Option<Rule>;
 }
@@ -84,6 +88,10 @@ impl OwnRule for Matcher {
 
     fn wants_programs(&self) -> bool {
         self.wants_programs()
+    }
+
+    fn may_spare(&self, name: Option<&[u8]>) -> bool {
+        self.may_spare(name)
     }
 
     fn group_rule(&self, group: u16) -> Option<Rule> {
