@@ -56,9 +56,12 @@ pub struct Scenario {
     pub modules: BTreeMap<String, String>,
     /// Time between two [`Sample`]s; 0 for [`Scenario::SAMPLE_MS`].
     pub sample_ms: u64,
-    /// A nanosecond in the guest is an instruction that its one processor ran: what is measured
-    /// does not depend on what else the host does.
+    /// A nanosecond in the guest is an instruction that its processor ran: what is measured does not
+    /// depend on what else the host does.
     pub counted: bool,
+    /// Processors; 0: one where instructions are counted, and else two. Counted ones take turns, so that
+    /// each is as fast as its part of the one.
+    pub processors: u32,
 }
 
 /// The bytes that a name stands for, in which `%XX` is the byte of that hexadecimal number: cgroups and

@@ -116,7 +116,7 @@ fn killed(run: &Run) -> Result<(u64, u64)> {
         .find(|line| line.contains("the reflex killed /apps/media"))
         .context("the reflex did not take the victim")?;
     let before = |word: &str| {
-        let (text, _) = line.split_once(word)?;
+        let (text, _) = line.rsplit_once(word)?;
         text.rsplit([' ', ':'])
             .find(|word| !word.is_empty())?
             .parse()

@@ -27,11 +27,13 @@ struct Platform {
     every_run: bool,
 }
 
-const PLATFORMS: [Platform; 9] = [
+const PLATFORMS: [Platform; 11] = [
     platform(Arch::X86_64, "6.1", "cgroupfs", WATCH, true),
     platform(Arch::X86_64, "6.12", "cgroupfs", WATCH, true),
     platform(Arch::X86_64, "6.18", "cgroupfs", WATCH, false),
     platform(Arch::X86_64, "7.0", "kfunc", WATCH, false),
+    platform(Arch::X86_64, "7.1", "kfunc", WATCH, false),
+    platform(Arch::X86_64, "7.2", "kfunc", WATCH, false),
     platform(Arch::X86_64, "7", "kfunc", WATCH, true),
     platform(Arch::Aarch64, "6.12", "cgroupfs", WATCH, false),
     platform(Arch::Aarch64, "7", "kfunc", WATCH, true),

@@ -114,7 +114,7 @@ impl Guest {
         let initramfs = dir.path().join("initramfs");
         fs::write(&initramfs, self.initramfs()?)?;
         let console = dir.path().join("console");
-        let (mut qemu, serial) = qemu::command(self.kernel.arch, accel);
+        let (mut qemu, serial) = qemu::command(self.kernel.arch, accel, self.scenario.processors);
         if !self.scenario.boots_again {
             qemu.arg("-no-reboot");
         }

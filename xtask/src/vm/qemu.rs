@@ -53,9 +53,9 @@ pub enum Accel {
     Counted,
 }
 
-/// The emulator with the machine that guests of this architecture get, and the name of its serial
-/// console in the guest.
-pub fn command(arch: Arch, accel: Accel) -> (Command, &'static str) {
+/// The emulator with the machine that guests of this architecture get, with so many processors (0: as
+/// [`lowtide_guest::Scenario::processors`] says), and the name of its serial console in the guest.
+pub fn command(arch: Arch, accel: Accel, processors: u32) -> (Command, &'static str) {
     let mut command = Command::new(names(arch).0);
     let (machine, cpu, console) = match arch {
         Arch::X86_64 => ("q35", "max,la57=off", "ttyS0"),
@@ -65,9 +65,15 @@ pub fn command(arch: Arch, accel: Accel) -> (Command, &'static str) {
         Arch::Armv7 => ("virt", "max", "ttyAMA0"),
     };
     command.args(["-machine", machine]);
+    let processors = match (processors, accel) {
+        (0, Accel::Counted) => 1,
+        (0, _) => 2,
+        (some, _) => some,
+    };
+    command.args(["-smp", &processors.to_string()]);
     match accel {
-        Accel::Kvm => command.args(["-smp", "2", "-accel", "kvm", "-cpu", "host"]),
-        Accel::Emulated => command.args(["-smp", "2", "-accel", "tcg,thread=multi", "-cpu", cpu]),
+        Accel::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
+        Accel::Emulated => command.args(["-accel", "tcg,thread=multi", "-cpu", cpu]),
         Accel::Counted => {
             command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-cpu", cpu])
         }

@@ -9,6 +9,7 @@ use crate::scenario::scripts::{TEST, passed, scripted, without_cache};
 use crate::scenario::tree::{Kill, Tree};
 use crate::scenario::variants::{in_one_cgroup, with_more_config};
 use crate::scenario::{CONFIG, DEVICE, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, fast_hog, load};
+use crate::test::loads::KERNEL_MB;
 use crate::vm::{GUEST, Run};
 use anyhow::{Result, ensure};
 use lowtide_guest::{CGROUP_ROOT, Scenario, Service};
@@ -46,10 +47,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "where_the_agent_is_stopped_the_reflex_takes_the_victim",
         scenario: || without_answer("", STOP, &["hog", "--rate", "200M"]),
-        check: |run| {
-            says(run, "the reflex killed /apps/media (group media, ")?;
-            only_the_hog_goes(run)
-        },
+        check: reflex_takes_media,
         ..PLAIN
     },
     Case {
@@ -64,10 +62,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "the_reflex_ends_a_fork_storm",
         scenario: || without_answer(ON, STOP, &["forkstorm", "--rate", "50", "--size", "8M"]),
-        check: |run| {
-            says(run, "the reflex killed /apps/media (group media, ")?;
-            only_the_hog_goes(run)
-        },
+        check: reflex_takes_media,
         ..PLAIN
     },
     Case {
@@ -122,10 +117,19 @@ pub const CASES: &[Case] = &[
             let hog = ["as", "--leader-ends", "hog", "--rate", "200M"];
             without_answer("", STOP, &hog)
         },
-        check: |run| {
-            says(run, "the reflex killed /apps/media (group media, ")?;
-            only_the_hog_goes(run)
-        },
+        check: reflex_takes_media,
+        ..PLAIN
+    },
+    Case {
+        name: "an_agent_that_never_gets_the_cpu_is_stood_in_for",
+        scenario: || starved(""),
+        check: reflex_takes_media,
+        ..PLAIN
+    },
+    Case {
+        name: "without_a_reflex_an_agent_that_never_gets_the_cpu_is_too_late",
+        scenario: || starved(OFF),
+        check: kernel_kills,
         ..PLAIN
     },
     Case {
@@ -145,6 +149,32 @@ pub const CASES: &[Case] = &[
             never_says(run, "the reflex")?;
             kernel_kills(run)
         },
+        ..PLAIN
+    },
+    Case {
+        name: "on_two_processors_the_reflex_takes_the_victim",
+        scenario: || storm_on(2),
+        check: reflex_takes_media,
+        ..PLAIN
+    },
+    Case {
+        name: "on_four_processors_the_reflex_takes_the_victim",
+        scenario: || storm_on(4),
+        check: reflex_takes_media,
+        ..PLAIN
+    },
+    Case {
+        name: "the_reflex_takes_the_victim_on_64_mb",
+        memory_mb: 64 + KERNEL_MB,
+        scenario: small,
+        check: reflex_takes_media,
+        ..PLAIN
+    },
+    Case {
+        name: "the_reflex_takes_the_victim_on_128_mb",
+        memory_mb: 128 + KERNEL_MB,
+        scenario: small,
+        check: reflex_takes_media,
         ..PLAIN
     },
     Case {
@@ -272,6 +302,47 @@ fn tells(run: &Run, words: &str) -> Result<()> {
         "{STOPPER} does not say {words:?}"
     );
     Ok(())
+}
+
+fn reflex_takes_media(run: &Run) -> Result<()> {
+    says(run, "the reflex killed /apps/media (group media, ")?;
+    only_the_hog_goes(run)
+}
+
+/// As fast as it multiplies, on so many processors.
+fn storm_on(processors: u32) -> Scenario {
+    Scenario {
+        processors,
+        ..without_answer("", STOP, &["forkstorm", "--rate", "50", "--size", "8M"])
+    }
+}
+
+/// What grows fast is all that there is besides what a small device needs.
+fn small() -> Scenario {
+    let mut scenario = without_answer("", STOP, &["hog", "--rate", "200M"]);
+    without_cache(&mut scenario);
+    for service in &mut scenario.services {
+        if service.name == SENSOR {
+            service.command = load(SENSOR, "", &["sleeper", "--size", "6M"]).command;
+        }
+    }
+    scenario
+}
+
+/// The hog is eight processes that take the CPU before the agent, and all of it.
+fn starved(config: &str) -> Scenario {
+    let mut scenario = with_hog(config, &[]);
+    let one = format!("{GUEST} as --realtime 50 hog --rate 50M --hot");
+    let all = format!("for i in 1 2 3 4 5 6 7; do {one} & done; exec {one}");
+    for service in &mut scenario.services {
+        if service.name == HOG {
+            service.command = ["/bin/sh", "-c", &all].map(String::from).to_vec();
+        }
+    }
+    Scenario {
+        counted: true,
+        ..scenario
+    }
 }
 
 /// The agent is stopped, and then one that is never killed takes so much that two others have to go:
