@@ -6,7 +6,7 @@ use super::process::{Id, Name, ProcessInfo, directory, open_status, program, rea
 use super::status::{STATUS, Status};
 use super::text::{read_part, signed};
 use super::tree::{OwnRule, PATH, Ruled, Tree};
-use super::walk::{each_below, has_dirs};
+use super::walk::each_below;
 use lowtide_common::{NEVER, NO_GROUP, Row, Rule};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -229,7 +229,7 @@ pub fn is_shielded(dir: BorrowedFd<'_>, cgroup: Rule, rules: &dyn OwnRule, tree:
         })
     };
     let mut may_be = look(dir);
-    if !may_be && has_dirs(dir, c".") {
+    if !may_be {
         let _ = each_below(dir, &mut |below| {
             may_be = below.open().is_ok_and(|dir| look(dir.as_fd()));
             match may_be {
@@ -290,9 +290,6 @@ pub fn each_member(
         Ok(())
     };
     each(dir, &mut look)?;
-    if !has_dirs(dir, c".") {
-        return Ok(());
-    }
     let _ = each_below(dir, &mut |below| {
         // One that has gone has no process in it.
         let _ = below.open().and_then(|dir| each(dir.as_fd(), &mut look));

@@ -3,7 +3,7 @@
 //! The `procfs` crate builds maps and strings for the same files; between trigger and kill nothing
 //! may be allocated, so the few fields needed are picked out here.
 
-use super::text::{digits, number_after, read_part, stall_total};
+use super::text::{digits, number_after, numbers_after, read_part, stall_total};
 use lowtide_judge::Memory;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -209,7 +209,7 @@ impl Meminfo {
 
     /// RAM that zram holds, and bytes of free swap that it cannot take.
     fn zram(&self) -> io::Result<(u64, u64)> {
-        let mut buffer = [0; BUFFER];
+        let mut buffer = [0; 256];
         let (mut used, mut out_of_reach) = (0_u64, 0_u64);
         for zram in &self.zram {
             let stat = ZramStat::parse(read(&zram.stat, &mut buffer)?);
@@ -254,25 +254,40 @@ impl Meminfo {
 
 /// `None` where /proc/meminfo says not what there is, or not what is available.
 pub(crate) fn take_meminfo(memory: &mut Memory, text: &[u8]) -> Option<()> {
-    let kib = |key: &[u8]| number_after(text, key).map(|kib| kib.saturating_mul(1024));
-    let both = |a: &[u8], b: &[u8]| kib(a).unwrap_or(0).saturating_add(kib(b).unwrap_or(0));
-    memory.total = kib(b"MemTotal:")?;
-    memory.available = kib(b"MemAvailable:")?;
-    memory.free = kib(b"MemFree:").unwrap_or(0);
-    memory.swap_total = kib(b"SwapTotal:").unwrap_or(0);
-    memory.swap_free = kib(b"SwapFree:").unwrap_or(0);
-    memory.swappable = both(b"Active(anon):", b"Inactive(anon):");
-    memory.file = both(b"Active(file):", b"Inactive(file):");
+    const KEYS: [&[u8]; 9] = [
+        b"MemTotal:",
+        b"MemFree:",
+        b"MemAvailable:",
+        b"Active(anon):",
+        b"Inactive(anon):",
+        b"Active(file):",
+        b"Inactive(file):",
+        b"SwapTotal:",
+        b"SwapFree:",
+    ];
+    let kib = numbers_after(text, &KEYS);
+    let [total, free, available, rest @ ..] = kib.map(|kib| Some(kib?.saturating_mul(1024)));
+    let [
+        active,
+        inactive,
+        active_file,
+        inactive_file,
+        swap_total,
+        swap_free,
+    ] = rest.map(Option::unwrap_or_default);
+    memory.total = total?;
+    memory.available = available?;
+    memory.free = free.unwrap_or(0);
+    memory.swappable = active.saturating_add(inactive);
+    memory.file = active_file.saturating_add(inactive_file);
+    (memory.swap_total, memory.swap_free) = (swap_total, swap_free);
     Some(())
 }
 
 /// Pages that were read in again soon after they had been given up, from /proc/vmstat.
 pub(crate) fn refaults(text: &[u8]) -> u64 {
-    let count = |key: &[u8]| number_after(text, key).unwrap_or(0);
-    REFAULTS
-        .iter()
-        .map(|key| count(key))
-        .fold(0, u64::saturating_add)
+    let counts = numbers_after(text, &REFAULTS).map(Option::unwrap_or_default);
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// Bytes by which the watermarks of all zones are raised (`boost` of /proc/zoneinfo, in pages);

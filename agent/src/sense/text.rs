@@ -11,6 +11,24 @@ pub fn number_after(text: &[u8], key: &[u8]) -> Option<u64> {
     digits(lines.find_map(|line| line.strip_prefix(key))?)
 }
 
+/// The same for several keys, in one pass that ends with the last of them.
+pub fn numbers_after<const N: usize>(text: &[u8], keys: &[&[u8]; N]) -> [Option<u64>; N] {
+    let mut found = [None; N];
+    let mut left = N;
+    for line in text.split(|b| *b == b'\n') {
+        let mut pairs = keys.iter().zip(&mut found);
+        let number = pairs.find_map(|(key, number)| Some((line.strip_prefix(*key)?, number)));
+        if let Some((text, number @ None)) = number {
+            *number = digits(text);
+            left -= 1;
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    found
+}
+
 /// The first run of digits; `None` where there is none or it is too large.
 pub fn digits(text: &[u8]) -> Option<u64> {
     let start = text.iter().position(u8::is_ascii_digit)?;
@@ -56,6 +74,15 @@ mod tests {
         assert_eq!(number_after(text, b"MemTotal:"), Some(247_336));
         assert_eq!(number_after(text, b"MemAvailable:"), Some(17));
         assert_eq!(number_after(text, b"SwapTotal:"), None);
+    }
+
+    #[test]
+    fn several_fields_are_found_in_any_order() {
+        let text = b"a: 1\nb: 2 kB\nother: 3\nc: 4\na: 5\nc";
+        assert_eq!(
+            numbers_after(text, &[b"c:", b"a:", b"x:", b"b:"]),
+            [Some(4), Some(1), None, Some(2)]
+        );
     }
 
     #[test]

@@ -39,7 +39,10 @@ pub fn each_below(
 ) -> ControlFlow<()> {
     // Each with the place in its listing to go on from.
     let mut open = heapless::Vec::<(OwnedFd, u64), MAX_DEPTH>::new();
-    if let Ok(top) = open_dir(top, c".") {
+    // Most have none below, and their listing is of files alone.
+    if has_dirs(top, c".")
+        && let Ok(top) = open_dir(top, c".")
+    {
         // There is room for the first.
         let _ = open.push((top, 0));
     }
@@ -151,7 +154,7 @@ pub fn go_down(path: &mut Vec<u8>, name: &CStr) -> usize {
 }
 
 /// Whether there are directories in a directory, as its link count tells.
-pub(super) fn has_dirs(dir: impl AsFd, name: &CStr) -> bool {
+fn has_dirs(dir: impl AsFd, name: &CStr) -> bool {
     let flags = AtFlags::SYMLINK_NOFOLLOW;
     let stat = statx(dir, name, flags, StatxFlags::NLINK);
     stat.is_ok_and(|stat| stat.stx_nlink > NO_DIRS)

@@ -193,11 +193,17 @@ impl As {
             rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?;
         }
         if let Some(realtime) = self.realtime {
-            // SAFETY: plain integers, for which all zero is a value; musl has more of them than glibc.
-            let mut priority: libc::sched_param = unsafe { std::mem::zeroed() };
-            priority.sched_priority = realtime;
-            // SAFETY: a plain call with a value that lives through it.
-            if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
+            // SAFETY: the kernel's `struct sched_param` is this one int, which it only reads. The function
+            // of musl by this name does nothing.
+            let set = unsafe {
+                libc::syscall(
+                    libc::SYS_sched_setscheduler,
+                    0,
+                    libc::SCHED_FIFO,
+                    &raw const realtime,
+                )
+            };
+            if set != 0 {
                 return Err(io::Error::last_os_error());
             }
         }
