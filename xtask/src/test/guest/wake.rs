@@ -211,7 +211,7 @@ const COUNTS: &str = "counts";
 /// More files than fit are read, again and again.
 fn refaults() -> Scenario {
     let mut scenario = idle();
-    let count = "lowtide status | sed -n 's/^wakeups = //p'";
+    let count = r#"lowtide status --json | sed -n 's/.*"wakeups": *\([0-9]*\).*/\1/p'"#;
     let script = format!(
         "sleep 8; a=$({count}); sleep 10; b=$({count}); grep workingset_refault_file /proc/vmstat; \
          echo woken $((b - a - 1))"
