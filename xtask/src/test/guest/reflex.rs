@@ -121,18 +121,6 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
-        name: "an_agent_that_never_gets_the_cpu_is_stood_in_for",
-        scenario: || starved(""),
-        check: reflex_takes_media,
-        ..PLAIN
-    },
-    Case {
-        name: "without_a_reflex_an_agent_that_never_gets_the_cpu_is_too_late",
-        scenario: || starved(OFF),
-        check: kernel_kills,
-        ..PLAIN
-    },
-    Case {
         name: "in_a_dry_run_there_is_no_reflex",
         scenario: || {
             let mut scenario = without_answer(ON, STOP, &["hog", "--rate", "200M"]);
@@ -327,22 +315,6 @@ fn small() -> Scenario {
         }
     }
     scenario
-}
-
-/// The hog is eight processes that take the CPU before the agent, and all of it.
-fn starved(config: &str) -> Scenario {
-    let mut scenario = with_hog(config, &[]);
-    let one = format!("{GUEST} as --realtime 50 hog --rate 50M --hot");
-    let all = format!("for i in 1 2 3 4 5 6 7; do {one} & done; exec {one}");
-    for service in &mut scenario.services {
-        if service.name == HOG {
-            service.command = ["/bin/sh", "-c", &all].map(String::from).to_vec();
-        }
-    }
-    Scenario {
-        counted: true,
-        ..scenario
-    }
 }
 
 /// The agent is stopped, and then one that is never killed takes so much that two others have to go:

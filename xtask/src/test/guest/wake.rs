@@ -5,7 +5,7 @@ use crate::scenario::checks::{only_the_hog_goes, says};
 use crate::scenario::rest::{measured, quiet};
 use crate::scenario::scripts::without_cache;
 use crate::scenario::variants::in_one_cgroup;
-use crate::scenario::{GATEWAY, HOG, SENSOR, fast_hog, idle};
+use crate::scenario::{HOG, SENSOR, fast_hog};
 use crate::test::loads::{self, KERNEL_MB};
 use crate::vm::{GUEST, Run};
 use anyhow::{Context as _, Result, ensure};
@@ -165,93 +165,7 @@ pub const CASES: &[Case] = &[
         check: |run| asleep(run, "procfs engine, woken by watch and PSI, "),
         ..PLAIN
     },
-    Case {
-        name: "what_is_read_again_and_again_does_not_wake_the_watch",
-        memory_mb: 64 + KERNEL_MB,
-        append: "psi=0",
-        scenario: refaults,
-        check: |run| {
-            says(run, "woken by watch, ")?;
-            let woken = woken(run)?;
-            ensure!(woken == 0, "it woke {woken} times in 10 s");
-            Ok(())
-        },
-        ..PLAIN
-    },
-    Case {
-        name: "what_is_read_again_and_again_wakes_psi",
-        memory_mb: 64 + KERNEL_MB,
-        scenario: || unwatched(refaults()),
-        check: |run| {
-            says(run, "woken by PSI")?;
-            let woken = woken(run)?;
-            ensure!(woken > 0, "there was no load");
-            Ok(())
-        },
-        ..PLAIN
-    },
-    Case {
-        name: "what_is_read_again_and_again_wakes_the_ballast_once_a_second",
-        memory_mb: 64 + KERNEL_MB,
-        append: "psi=0",
-        scenario: || unwatched(refaults()),
-        check: |run| {
-            says(run, "woken by ballast, ")?;
-            let woken = woken(run)?;
-            ensure!(woken <= 12, "it woke {woken} times in 10 s");
-            Ok(())
-        },
-        ..PLAIN
-    },
 ];
-
-/// Service that tells how often the agent woke up.
-const COUNTS: &str = "counts";
-
-/// More files than fit are read, again and again.
-fn refaults() -> Scenario {
-    let mut scenario = idle();
-    let count = r#"lowtide status --json | sed -n 's/.*"wakeups": *\([0-9]*\).*/\1/p'"#;
-    let script = format!(
-        "sleep 8; a=$({count}); sleep 10; b=$({count}); grep workingset_refault_file /proc/vmstat; \
-         echo woken $((b - a - 1))"
-    );
-    for service in &mut scenario.services {
-        let load: &[&str] = match service.name.as_str() {
-            SENSOR => &["sleeper", "--size", "6M"],
-            GATEWAY => &["refault", "--size", "120M"],
-            _ => continue,
-        };
-        let command = [GUEST].iter().chain(load);
-        service.command = command.map(|word| (*word).to_owned()).collect();
-    }
-    scenario.services.push(Service {
-        name: COUNTS.into(),
-        command: ["/bin/sh", "-c", &script].map(String::from).to_vec(),
-        cgroup: "lifeline/counts".into(),
-        after: Some("lowtide".into()),
-        ..Service::default()
-    });
-    Scenario {
-        until: Some(COUNTS.into()),
-        disk_mb: 128,
-        limit_s: 60,
-        ..scenario
-    }
-}
-
-/// Times in 10 s, without the asking for that.
-fn woken(run: &Run) -> Result<u64> {
-    let refaults = run.lines(COUNTS).find_map(|(_, line)| {
-        line.strip_prefix("workingset_refault_file ")?
-            .parse::<u64>()
-            .ok()
-    });
-    ensure!(refaults.unwrap_or(0) > 10_000, "{refaults:?} refaults");
-    let mut lines = run.lines(COUNTS);
-    let woken = lines.find_map(|(_, line)| line.strip_prefix("woken ")?.parse().ok());
-    woken.context("its wakeups are not told")
-}
 
 /// A service eats so much a second, and nothing can be reclaimed: no stall comes before the end.
 pub fn without_warning(rate: &str) -> Scenario {
