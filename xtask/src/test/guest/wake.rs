@@ -146,25 +146,6 @@ pub const CASES: &[Case] = &[
         check: |run| asleep(run, "procfs engine, woken by watch, "),
         ..PLAIN
     },
-    Case {
-        name: "asleep_with_the_kfunc_engine_without_psi",
-        append: "psi=0",
-        scenario: || quiet("", 0),
-        check: |run| asleep(run, "kfunc engine, woken by watch, "),
-        ..PLAIN
-    },
-    Case {
-        name: "asleep_with_the_cgroupfs_engine_and_psi",
-        scenario: || quiet("[engine]\nkind = \"cgroupfs\"\n", 0),
-        check: |run| asleep(run, "cgroupfs engine, woken by watch and PSI, "),
-        ..PLAIN
-    },
-    Case {
-        name: "asleep_with_the_procfs_engine_and_psi",
-        scenario: || quiet("[engine]\nkind = \"procfs\"\n", 0),
-        check: |run| asleep(run, "procfs engine, woken by watch and PSI, "),
-        ..PLAIN
-    },
 ];
 
 /// A service eats so much a second, and nothing can be reclaimed: no stall comes before the end.
