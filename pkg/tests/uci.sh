@@ -43,6 +43,7 @@ config group 'media'
 	list cgroups 'with "quotes" and \'
 	list processes 'minidlnad'
 	list processes 'exe=/usr/bin/python3* user=0'
+	list containers_add 'broker'
 
 config lowtide 'main'
 	option enabled '1'
@@ -76,6 +77,7 @@ kill = 900
 unit = "process"
 cgroups = ["services/minidlna", "with \"quotes\" and \\"]
 processes = ["minidlnad", { exe = "/usr/bin/python3*", user = 0 }]
+containers_add = ["broker"]
 
 [wake]
 trigger = "full 25ms/500ms"
