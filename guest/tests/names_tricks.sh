@@ -124,7 +124,7 @@ cat > /tmp/user/run <<-END
 	mount --bind /tmp/user/modemd /usr/sbin/modemd
 	exec /usr/sbin/modemd as --comm mysqld $GROWS
 END
-lowtide-guest exec user/deleg/start su -s /bin/sh user -c 'exec unshare -U -r -m sh /tmp/user/run' &
+lowtide-guest exec user/deleg/start busybox su -s /bin/sh user -c 'exec busybox unshare -U -r -m sh /tmp/user/run' &
 started=$!
 step soon is_program "$started" /usr/sbin/modemd
 goes "$started"
@@ -133,7 +133,7 @@ goes "$started"
 cp /bin/lowtide-guest /usr/sbin/setuid
 chmod 4755 /usr/sbin/setuid
 ln -s /usr/sbin/setuid /tmp/user/mysqld
-lowtide-guest exec user/deleg/start su -s /bin/sh user -c "exec /tmp/user/mysqld $GROWS" &
+lowtide-guest exec user/deleg/start busybox su -s /bin/sh user -c "exec /tmp/user/mysqld $GROWS" &
 started=$!
 step soon is_called "$started" mysqld
 step is_user "$started" 0

@@ -24,7 +24,6 @@ has_ended() {
 # The agent has slept for longer than from an alarm to the pass over all cgroups that follows it. Such a
 # pass may ask for memory: it is none of what this is about.
 is_at_rest() {
-	local switches
 	switches=$(grep ctxt_switches "/proc/$agent/status")
 	sleep 2
 	[ "$(grep ctxt_switches "/proc/$agent/status")" = "$switches" ]

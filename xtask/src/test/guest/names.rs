@@ -76,12 +76,6 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
-        name: "a_child_of_a_shielded_process_is_ranked_while_actions_go_on",
-        scenario: inherited,
-        check: passed,
-        ..PLAIN
-    },
-    Case {
         name: "containers_of_podman_and_lxc_are_found_by_name",
         memory_mb: 768,
         scenario: containers,
@@ -225,17 +219,6 @@ fn tricks(engine: &str) -> Scenario {
         CONFIG.into(),
         format!("{EARLY}{protected}{by_program}{DEVICE_STAYS}[engine]\nkind = \"{engine}\"\n"),
     );
-    scenario.counted = true;
-    scenario
-}
-
-/// Memory is short all the time, and little is to be had of it.
-fn inherited() -> Scenario {
-    let mut scenario = scripted("inherited", &[]);
-    without_cache(&mut scenario);
-    let level = "[level.strained]\nconfirm = { available_below = \"97%\" }\n\
-                 relief = { available_above = \"99%\" }\nactions = [\"reclaim\"]\n";
-    scenario.files.insert(CONFIG.into(), level.into());
     scenario.counted = true;
     scenario
 }
