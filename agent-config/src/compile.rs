@@ -12,7 +12,7 @@ use lowtide_common::NEVER;
 use lowtide_judge::{
     Amount, Condition, GROUPS, Group, LEVELS, Level, LevelPolicy, Policy, Stall, Step, Term,
 };
-use lowtide_rules::{At, Commands, Layer, Pair};
+use lowtide_rules::{At, Hooks, Layer, Pair};
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -357,11 +357,11 @@ pub(super) fn dry_run(document: &Document) -> bool {
     value(&document.dry_run).unwrap_or(false)
 }
 
-pub(super) fn commands(document: &Document) -> Commands {
+pub(super) fn hooks(document: &Document) -> Hooks {
     let Ranks { before, after, .. } = &document.everything_else;
     let fallback = pair(before, after, &Pair::default());
     let group = |group: &GroupTable| pair(&group.before, &group.after, &fallback);
-    Commands {
+    Hooks {
         groups: document.group.0.iter().map(|(_, g)| group(g)).collect(),
         limit_ms: ms(&document.limits.command),
         fallback,

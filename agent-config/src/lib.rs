@@ -24,7 +24,7 @@ mod value;
 
 pub use device::Device;
 pub use engine::{EngineChoice, EngineKind};
-pub use lowtide_rules::{Commands, Lookup, Matcher, ProcessInfo, rule};
+pub use lowtide_rules::{Hooks, Lookup, Matcher, ProcessInfo, rule};
 pub use problem::{Problem, Problems, Severity};
 pub use read::nearest;
 pub use source::{MAX_FILE, Paths, STDIN};
@@ -45,7 +45,7 @@ pub use value::ReflexKill;
 pub struct Loaded {
     pub policy: Policy,
     pub matcher: Matcher,
-    pub commands: Commands,
+    pub hooks: Hooks,
     /// The device of the watchdog, where an action is to starve it.
     pub watchdog: Option<CString>,
     pub engine: EngineChoice,
@@ -278,7 +278,7 @@ impl Loader {
                 watchdog: compile::watchdog(&document, &policy),
                 policy,
                 matcher,
-                commands: compile::commands(&document),
+                hooks: compile::hooks(&document),
                 engine: compile::engine(&document.engine),
                 wake: compile::wake(&document),
                 reflex: compile::reflex(&document),

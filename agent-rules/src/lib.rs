@@ -3,15 +3,15 @@
 //! config is a crate of its own, as its code is given back once that is done.
 #![forbid(unsafe_code)]
 
-mod commands;
 pub mod escaped;
+mod hooks;
 mod matcher;
 mod pattern;
 mod place;
 mod preference;
 mod trust;
 
-pub use commands::{Commands, Pair};
+pub use hooks::{Hooks, Pair};
 pub use matcher::{
     ATTRIBUTE, AttributePattern, CONTAINER, CONTAINER_NAME, GlobPattern, Lookup, Matcher,
     ProcessInfo, ProcessPattern, rule,

@@ -3,7 +3,7 @@
 //! One flow: [`sense`] → `lowtide_judge` → [`act`] → [`tell`].
 
 pub mod act;
-pub mod commands;
+pub mod cli;
 pub mod daemon;
 mod domain;
 #[cfg(test)]

@@ -1,3 +1,3 @@
 fn main() -> std::process::ExitCode {
-    lowtide::commands::main()
+    lowtide::cli::main()
 }

@@ -1,7 +1,7 @@
 //! Everything that reads what the kernel or a user writes, behind one door: for the fuzz target `readers`,
 //! and for a property test that is part of each test run. The config has a target of its own.
 
-use crate::act::commands::{RECORD, Record};
+use crate::act::hooks::{RECORD, Record};
 use crate::act::settings::Change;
 use crate::escaped::Escaped;
 use crate::sense::meminfo::{boosted_pages, refaults, take_meminfo};

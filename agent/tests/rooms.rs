@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the top; those of one floor do not know each other.
 const FLOORS: [&[&str]; 7] = [
-    &["commands"],
+    &["cli"],
     &["daemon", "readers"],
     &["act"],
     &["domain", "tell"],

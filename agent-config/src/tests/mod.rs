@@ -79,20 +79,20 @@ fn a_group_has_the_commands_of_everything_else_or_its_own_or_none() {
     let text = "[everything_else]\nbefore = [\"/bin/say\", \"\"]\n[limits]\ncommand = \"1s\"\n\
                 [[group]]\nname = \"a\"\ncgroups = \"a\"\nbefore = []\nafter = [\"/bin/b\"]\n";
     let loaded = parse("t", text).unwrap_or_else(|p| panic!("{p}"));
-    let (policy, commands) = (&loaded.policy, &loaded.commands);
+    let (policy, hooks) = (&loaded.policy, &loaded.hooks);
     let say = [c"/bin/say".to_owned(), c"".to_owned()];
     for (group, before, after) in [
         (0, &say[..], &[][..]),
         (1, &[][..], &[c"/bin/b".to_owned()][..]),
         (NO_GROUP, &say[..], &[][..]),
     ] {
-        assert_eq!(commands.before(group), before, "{group}");
-        assert_eq!(commands.after(group), after, "{group}");
+        assert_eq!(hooks.before(group), before, "{group}");
+        assert_eq!(hooks.after(group), after, "{group}");
         assert_eq!(policy.group(group).before, !before.is_empty(), "{group}");
     }
-    assert_eq!(commands.limit_ms, 1_000);
-    assert!(!commands.is_empty());
-    assert!(parse("t", "").unwrap().commands.is_empty());
+    assert_eq!(hooks.limit_ms, 1_000);
+    assert!(!hooks.is_empty());
+    assert!(parse("t", "").unwrap().hooks.is_empty());
 }
 
 #[test]

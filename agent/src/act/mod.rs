@@ -3,8 +3,8 @@
 // A panic is the end of the agent: an index from outside must not lead to one.
 #![warn(clippy::indexing_slicing)]
 
-pub mod commands;
 mod held;
+pub mod hooks;
 pub mod kill;
 pub mod mrelease;
 mod only;
@@ -23,7 +23,7 @@ pub use held::let_go_at_panic;
 use crate::config::Loaded;
 use crate::sense::process::Name;
 use crate::sense::tree::Tree;
-use commands::{About, Commands};
+use hooks::{About, Hooks};
 use kill::Victim;
 use lowtide_common::{CANDIDATES, Row, Rule};
 use lowtide_judge::{Action, Outcome, Verdict};
@@ -64,7 +64,7 @@ impl Done {
 /// What verdicts are carried out with.
 pub struct Means<'a> {
     pub settings: &'a mut Settings,
-    pub commands: &'a mut Commands,
+    pub hooks: &'a mut Hooks,
     pub watchdog: Option<&'a mut Watchdog>,
     pub releaser: &'a Releaser,
 }
@@ -111,7 +111,7 @@ fn kill(
 ) -> Done {
     let Means {
         settings,
-        commands,
+        hooks,
         releaser,
         ..
     } = means;
@@ -122,7 +122,7 @@ fn kill(
         target,
     };
     // Where that was not done in the grace. A command that cannot be run holds up no kill.
-    let _ = commands.before(about);
+    let _ = hooks.before(about);
     let done = if one_by_one(target) {
         kill::process(tree, target, verdict.worth, config, releaser)
     } else {
@@ -131,7 +131,7 @@ fn kill(
         settings.thaw(tree, |id, _| id == target.id);
         done
     };
-    let done = done.inspect(|done| commands.await_end(about, done.process.as_ref(), None));
+    let done = done.inspect(|done| hooks.await_end(about, done.process.as_ref(), None));
     done.unwrap_or_else(Done::failed)
 }
 
@@ -144,7 +144,7 @@ fn carry_out_one(
 ) -> Option<Done> {
     let Means {
         settings,
-        commands,
+        hooks,
         watchdog,
         ..
     } = means;
@@ -168,7 +168,7 @@ fn carry_out_one(
             reclaim::reclaim(tree, target.id, *bytes, limit)
                 .map(|bytes| Done::only(Outcome::reclaimed(bytes)))
         }
-        Action::Prepare { target, .. } => commands
+        Action::Prepare { target, .. } => hooks
             .before(about(target))
             .map(|()| Done::only(Outcome::DONE)),
         Action::Terminate { target, .. } => {
@@ -182,7 +182,7 @@ fn carry_out_one(
             };
             done.map(|mut done| {
                 let asked = done.victim.take();
-                commands.await_end(about(target), done.process.as_ref(), asked);
+                hooks.await_end(about(target), done.process.as_ref(), asked);
                 done
             })
         }

@@ -43,7 +43,7 @@ impl Daemon {
             let since = Since::fired(&fired, looked);
             self.guard.attend(Duration::ZERO);
             self.keep_alive(looked);
-            self.commands.look();
+            self.hooks.look();
             self.standing.counters.looks += 1;
             let memory = match without_allocating(|| self.memory(id)) {
                 Ok(Some(memory)) => memory,
@@ -59,7 +59,7 @@ impl Daemon {
             let done = without_allocating(|| self.act(id, &verdict));
             self.tell(id, &verdict, &done, &since);
             self.record_look(id, fired.any(), &verdict, &done);
-            self.commands.tell(&mut self.log);
+            self.hooks.tell(&mut self.log);
             if self.surveyor.is_behind() {
                 self.catch_up();
             }
@@ -72,7 +72,7 @@ impl Daemon {
             } else {
                 self.standing.guessing = false;
                 self.thaw_all();
-                self.commands.rest();
+                self.hooks.rest();
             }
             if done.is_empty() {
                 self.rest(id, &verdict, acted);
@@ -188,7 +188,7 @@ impl Daemon {
                 &self.surveyor.tree,
                 &mut Means {
                     settings: &mut self.settings,
-                    commands: &mut self.commands,
+                    hooks: &mut self.hooks,
                     watchdog: self.watchdog.as_mut(),
                     releaser: &self.releaser,
                 },
@@ -281,13 +281,13 @@ impl Daemon {
                     "the victim has not exited after {} ms",
                     limit.as_millis()
                 ));
-                self.commands.still_there(victim);
+                self.hooks.still_there(victim);
                 return;
             }
         }
         self.guard.give_time(Duration::ZERO);
-        self.commands.ended();
-        self.commands.tell(&mut self.log);
+        self.hooks.ended();
+        self.hooks.tell(&mut self.log);
         let (now, system) = (self.now(), self.system_memory().ok());
         let mut memory = system;
         if let Some(domain) = self.domains.get_mut(id) {

@@ -14,7 +14,7 @@ mod start;
 mod state;
 mod upkeep;
 
-use crate::act::commands::Commands;
+use crate::act::hooks::Hooks;
 use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
 use crate::act::watchdog::Watchdog;
@@ -47,7 +47,7 @@ pub struct Daemon {
     surveyor: Surveyor,
     meminfo: Meminfo,
     settings: Settings,
-    commands: Commands,
+    hooks: Hooks,
     watchdog: Option<Watchdog>,
     releaser: Releaser,
     guard: Guard,
@@ -203,7 +203,7 @@ impl Daemon {
         let deadlines = [
             self.domains.next_look(),
             self.settings.next_thaw(),
-            self.commands.next_look(),
+            self.hooks.next_look(),
             self.upkeep.passes.due(),
             self.keepalive_due(),
         ];
@@ -212,7 +212,7 @@ impl Daemon {
 
     fn on_deadline(&mut self, now: Instant) {
         self.thaw_expired();
-        self.commands.look();
+        self.hooks.look();
         self.keep_alive(now);
         self.keep_in_line(now);
         for id in self.domains.ids() {

@@ -87,7 +87,7 @@ pub fn give_up_others(is_jit_off: bool) -> io::Result<()> {
 /// No program that this thread and those that it starts later run has more rights than the agent has. Not
 /// where the config has commands: one may start a service anew, which then had no more rights than that.
 pub fn forbid_more(config: &Loaded) -> io::Result<()> {
-    if config.commands.is_empty() {
+    if config.hooks.is_empty() {
         set_no_new_privs(true)?;
     }
     Ok(())
@@ -112,7 +112,7 @@ pub fn tell_missing(config: &Loaded, log: &mut Log) {
             log.warning(format_args!("without CAP_{} {}", right.name, right.lost));
         }
     }
-    if !config.commands.is_empty() && no_new_privs().unwrap_or(false) {
+    if !config.hooks.is_empty() && no_new_privs().unwrap_or(false) {
         log.warning(format_args!(
             "commands have no more rights than the agent, until it is started anew"
         ));

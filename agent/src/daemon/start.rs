@@ -2,7 +2,7 @@
 
 use super::state::Standing;
 use super::{Daemon, Guard, Said, Upkeep, rights};
-use crate::act::commands::Commands;
+use crate::act::hooks::Hooks;
 use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
 use crate::act::watchdog::Watchdog;
@@ -112,7 +112,7 @@ impl Daemon {
             surveyor,
             meminfo,
             settings,
-            commands: Commands::default(),
+            hooks: Hooks::default(),
             watchdog: None,
             guard: Guard::default(),
             releaser: Releaser::NONE,

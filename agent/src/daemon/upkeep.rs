@@ -147,7 +147,7 @@ impl Daemon {
     /// Has the process that runs the user's commands, where any is named.
     pub(super) fn prepare_commands(&mut self) {
         if !self.standing.dry_run {
-            self.commands.prepare(&self.config.commands, &mut self.log);
+            self.hooks.prepare(&self.config.hooks, &mut self.log);
         }
     }
 

@@ -13,8 +13,8 @@ const HOT_SECTION: &str = ".text";
 /// All that is ours and not named below.
 const HOT: [&str; 6] = [
     "lowtide",
-    "lowtide::commands::main",
-    "lowtide::commands::run::Run::run",
+    "lowtide::cli::main",
+    "lowtide::cli::run::Run::run",
     "lowtide_common",
     "lowtide_judge",
     "lowtide_rules",
@@ -25,7 +25,7 @@ const COLD: [&str; 17] = [
     "lowtide::act::reflex::Reflex::load",
     "lowtide::act::reflex::Reflex::open",
     "lowtide::act::reflex::pins",
-    "lowtide::commands",
+    "lowtide::cli",
     "lowtide::daemon::reflex::<impl lowtide::daemon::Daemon>::open_reflex",
     "lowtide::daemon::start",
     "lowtide::sense::bpf::btf",

@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 /// Of each group: the program and its arguments; empty for none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Commands {
+pub struct Hooks {
     pub groups: Vec<Pair>,
     /// Of what no group covers.
     pub fallback: Pair,
@@ -18,7 +18,7 @@ pub struct Pair {
     pub after: Vec<CString>,
 }
 
-impl Commands {
+impl Hooks {
     fn pair(&self, group: u16) -> &Pair {
         let own = self.groups.get(usize::from(group));
         own.unwrap_or(&self.fallback)

@@ -18,7 +18,7 @@ mod tests;
 mod top;
 mod trial;
 
-use crate::act::commands;
+use crate::act::hooks;
 use crate::config::{STDIN, nearest};
 use crate::tell::version::Version;
 use argh::FromArgs as _;
@@ -134,8 +134,8 @@ fn is_known(word: &str) -> bool {
 
 /// The whole of the program.
 pub fn main() -> ExitCode {
-    if commands::is_meant() {
-        return commands::run_all();
+    if hooks::is_meant() {
+        return hooks::run_all();
     }
     let asked = match arguments() {
         Ok(asked) => asked,

@@ -177,7 +177,7 @@ struct Awaited {
 
 /// Has the commands run that the config names. Nothing here waits for any of them.
 #[derive(Default)]
-pub struct Commands {
+pub struct Hooks {
     runner: Option<Runner>,
     /// The victim that the command before has been started for in this episode.
     begun: Option<u64>,
@@ -198,7 +198,7 @@ pub struct About<'a> {
 impl About<'_> {
     fn record(&self, when: When, words: &[CString], process: Option<&Name>) -> Record {
         let Self { target, .. } = self;
-        let mut record = Record::new(words, self.config.commands.limit_ms);
+        let mut record = Record::new(words, self.config.hooks.limit_ms);
         record.set("LOWTIDE_WHEN", when.name());
         let group = &self.config.policy.group(target.rule.group).name;
         record.set("LOWTIDE_GROUP", group);
@@ -226,10 +226,10 @@ impl About<'_> {
     }
 }
 
-impl Commands {
+impl Hooks {
     /// Makes sure that the process that runs them is there where there are any. Not for times of
     /// pressure.
-    pub fn prepare(&mut self, wanted: &config::Commands, log: &mut Log) {
+    pub fn prepare(&mut self, wanted: &config::Hooks, log: &mut Log) {
         let ended = |runner: &mut Runner| {
             let status = waitpid(Some(runner.pid), WaitOptions::NOHANG);
             !matches!(status, Ok(None))
@@ -247,7 +247,7 @@ impl Commands {
 
     /// Starts the command before, if there is one and it was not started for this one yet.
     pub fn before(&mut self, about: About<'_>) -> io::Result<()> {
-        let words = about.config.commands.before(about.target.rule.group);
+        let words = about.config.hooks.before(about.target.rule.group);
         let begun = self.begun.replace(about.target.id);
         if words.is_empty() || begun == self.begun {
             return Ok(());
@@ -260,7 +260,7 @@ impl Commands {
 
     /// It was asked to stop, or killed: the command after is run at its end.
     pub fn await_end(&mut self, about: About<'_>, process: Option<&Name>, asked: Option<Victim>) {
-        let words = about.config.commands.after(about.target.rule.group);
+        let words = about.config.hooks.after(about.target.rule.group);
         self.awaited = (!words.is_empty()).then(|| Awaited {
             record: about.record(When::After, words, process),
             asked: asked.map(|victim| (victim, Instant::now() + ASKED)),
