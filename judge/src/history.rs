@@ -77,7 +77,7 @@ struct Exiting {
     pace: Option<u64>,
 }
 
-/// What was asked to stop last, from that moment on.
+/// What was asked to stop last, or could not be killed, from that moment on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Asked {
     id: u64,
@@ -87,6 +87,17 @@ struct Asked {
     back: u64,
     /// When it was found gone.
     gone: Option<Millis>,
+}
+
+impl Asked {
+    fn new(id: u64, frees: u64, memory: &Memory) -> Self {
+        Self {
+            id,
+            frees,
+            back: left(memory).saturating_add(frees / 2),
+            gone: None,
+        }
+    }
 }
 
 /// A victim that has exited, whose memory may still be on its way back.
@@ -221,12 +232,7 @@ impl History {
                 self.ended(policy, verdict, &target, *name);
                 self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
                 let frees = verdict.judged.first().map_or(0, |judged| judged.frees);
-                self.asked = Some(Asked {
-                    id: target.id,
-                    frees,
-                    back: left(&verdict.memory).saturating_add(frees / 2),
-                    gone: None,
-                });
+                self.asked = Some(Asked::new(target.id, frees, &verdict.memory));
             }
             (Action::Terminate { target, .. }, Some(_)) => {
                 self.tried(target.id, Step::Terminate, now)
@@ -270,12 +276,7 @@ impl History {
             } else {
                 // What failed once may work at the next look, where it is not gone: its memory comes back then.
                 self.tried(row.id, Step::Kill, verdict.at);
-                self.asked = Some(Asked {
-                    id: row.id,
-                    frees,
-                    back: left(&verdict.memory).saturating_add(frees / 2),
-                    gone: None,
-                });
+                self.asked = Some(Asked::new(row.id, frees, &verdict.memory));
             }
             return;
         };

@@ -14,11 +14,6 @@ fn asked(id: u64) -> Row {
     asked
 }
 
-/// One that is a candidate with `anon` and `file` bytes.
-fn cached(file: u64) -> [Row; 1] {
-    [row(7, 800, 60 * MIB, file)]
-}
-
 #[test]
 fn what_could_not_be_held_back_is_not_waited_for() {
     for (outcome, waits) in [(Outcome::DONE, true), (FAILED, false)] {
@@ -102,12 +97,13 @@ fn in_the_next_episode_it_is_asked_anew() {
 fn a_cache_that_gave_hardly_anything_is_left_alone_for_the_quiet_time() {
     for (part, again) in [(8, true), (9, false)] {
         let (policy, mut history) = (policy(), History::default());
-        let first = judged(&policy, 25 * MIB, &cached(60 * MIB), &mut history, 0);
+        let rows = [row(7, 800, 60 * MIB, 60 * MIB)];
+        let first = judged(&policy, 25 * MIB, &rows, &mut history, 0);
         let Action::Reclaim { bytes, .. } = first.action else {
             panic!("{:?}", first.action);
         };
         history.record(&policy, &first, &[Outcome::reclaimed(bytes / part)]);
-        let next = judged(&policy, 25 * MIB, &cached(60 * MIB), &mut history, 20);
+        let next = judged(&policy, 25 * MIB, &rows, &mut history, 20);
         let reclaims = matches!(next.action, Action::Reclaim { .. });
         assert_eq!(reclaims, again, "an {part}th: {:?}", next.why);
     }
