@@ -374,15 +374,9 @@ fn recorded() -> Scenario {
         busybox sleep 5; kill $recorder; wait
         busybox base64 /run/tape";
     let mut scenario = fast_hog();
-    scenario.services.push(Service {
-        name: "recorder".into(),
-        command: ["/bin/busybox", "sh", "-c", script]
-            .map(String::from)
-            .to_vec(),
-        cgroup: "shell".into(),
-        after: Some("lowtide".into()),
-        ..Service::default()
-    });
+    scenario
+        .services
+        .push(script_service("recorder", Some("lowtide"), script));
     let hog = scenario.services.iter_mut().find(|s| s.name == HOG);
     hog.expect("the device has a hog").after = Some("recorder".into());
     Scenario {
@@ -572,15 +566,9 @@ fn tried() -> Scenario {
             service.command.truncate(2);
         }
     }
-    scenario.services.push(Service {
-        name: "shell".into(),
-        command: ["/bin/busybox", "sh", "-c", script]
-            .map(String::from)
-            .to_vec(),
-        cgroup: "shell".into(),
-        after: Some(GATEWAY.into()),
-        ..Service::default()
-    });
+    scenario
+        .services
+        .push(script_service("shell", Some(GATEWAY), script));
     Scenario {
         until: Some("shell".into()),
         limit_s: 60,
@@ -661,15 +649,9 @@ fn read_back() -> Scenario {
             "root:x:0:\noperators:x:990:ann\n".into(),
         ),
     ]);
-    scenario.services.push(Service {
-        name: "reader".into(),
-        command: ["/bin/busybox", "sh", "-c", script]
-            .map(String::from)
-            .to_vec(),
-        cgroup: "shell".into(),
-        after: Some(HOG.into()),
-        ..Service::default()
-    });
+    scenario
+        .services
+        .push(script_service("reader", Some(HOG), script));
     Scenario {
         until: Some("reader".into()),
         linger_ms: 0,
@@ -724,14 +706,7 @@ fn restarted(last_resort: &str) -> Scenario {
         ]
         .into(),
         cgroups: vec![cgroup(HOG_CGROUP)],
-        services: vec![Service {
-            name: "device".into(),
-            command: ["/bin/busybox", "sh", "-c", script]
-                .map(String::from)
-                .to_vec(),
-            cgroup: "shell".into(),
-            ..Service::default()
-        }],
+        services: vec![script_service("device", None, script)],
         modules: [(
             "ramoops".into(),
             "mem_address=0x8000000 mem_size=0x100000 record_size=0x20000 max_reason=4".into(),
@@ -923,4 +898,17 @@ fn explained(run: &Run) -> Result<()> {
         .find_map(|name| vmstat.lines().find_map(|line| line.strip_prefix(name)));
     ensure!(counter == Some("0"), "memory was reclaimed: {counter:?}");
     Ok(())
+}
+
+/// A script in a cgroup of its own, from the start or once the other service is ready.
+fn script_service(name: &str, after: Option<&str>, script: &str) -> Service {
+    Service {
+        name: name.into(),
+        command: ["/bin/busybox", "sh", "-c", script]
+            .map(String::from)
+            .to_vec(),
+        cgroup: "shell".into(),
+        after: after.map(String::from),
+        ..Service::default()
+    }
 }
