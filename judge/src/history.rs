@@ -6,6 +6,7 @@ use crate::ends::Ends;
 use crate::evidence::{Memory, Rates};
 use crate::look::Look;
 use crate::policy::{Level, Policy, Step};
+use crate::returning::Returning;
 use crate::samples::{SAMPLE_AGE_MS, SAMPLE_MS, Samples};
 use crate::verdict::{Action, Verdict, Why};
 use heapless::{Deque, Vec};
@@ -65,48 +66,8 @@ struct Held {
 /// A victim that was killed and is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Exiting {
-    id: u64,
-    killed: Millis,
     until: Millis,
-    /// What its end is to bring.
-    frees: u64,
-    /// What was left when it was killed.
-    left: u64,
-    /// At which pace memory was taken; `None` where that was not known, or where it is not the only
-    /// one: then what it brought is not known either.
-    pace: Option<u64>,
-}
-
-/// What was asked to stop last, or could not be killed, from that moment on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Asked {
-    id: u64,
-    /// What its end is to bring.
-    frees: u64,
-    /// With that much left, half of that is back.
-    back: u64,
-    /// When it was found gone.
-    gone: Option<Millis>,
-}
-
-impl Asked {
-    fn new(id: u64, frees: u64, memory: &Memory) -> Self {
-        Self {
-            id,
-            frees,
-            back: left(memory).saturating_add(frees / 2),
-            gone: None,
-        }
-    }
-}
-
-/// A victim that has exited, whose memory may still be on its way back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Exited {
-    victim: Exiting,
-    at: Millis,
-    /// The most that was left at a look since.
-    left: u64,
+    brings: Returning,
 }
 
 /// The size of a candidate when sizes were last recorded.
@@ -133,8 +94,8 @@ pub struct History {
     sizes: Vec<Size, CANDIDATES>,
     sizes_at: Option<Millis>,
     exiting: Vec<Exiting, CANDIDATES>,
-    exited: Option<Exited>,
-    asked: Option<Asked>,
+    /// Of what was asked to stop last, could not be killed, or has exited.
+    returning: Option<Returning>,
     /// A reboot was tried in vain.
     reboot_failed: bool,
 }
@@ -145,11 +106,6 @@ pub(crate) fn push_bounded<T, const N: usize>(queue: &mut Deque<T, N>, item: T) 
     }
     // The push cannot fail: one place was just made.
     let _ = queue.push_back(item);
-}
-
-/// Bytes until nothing is left to take, swap space included.
-fn left(memory: &Memory) -> u64 {
-    memory.available.saturating_add(memory.swap_free)
 }
 
 impl History {
@@ -166,7 +122,7 @@ impl History {
 
     /// Takes in what was just measured. What is to be done about it, the look says.
     pub fn look<'a>(&'a mut self, policy: &'a Policy, memory: &Memory, now: Millis) -> Look<'a> {
-        self.record_brought(memory, now);
+        self.record_returning(policy, memory, now);
         self.samples.record(memory, now);
         Look::new(policy, self, memory, now)
     }
@@ -184,7 +140,8 @@ impl History {
             self.reclaiming_since = None;
             self.held = None;
             self.preparing = None;
-            self.asked = None;
+            // How much the end of one that is gone brings is still to be seen.
+            self.returning = self.returning.filter(Returning::is_gone);
             self.caches.clear();
             // The victim that was asked has gone, or has time again: in the next episode it is asked anew.
             self.attempts.retain(|a| a.step != Step::Terminate);
@@ -232,7 +189,8 @@ impl History {
                 self.ended(policy, verdict, &target, *name);
                 self.tried(target.id, Step::Terminate, now + u64::from(grace_ms));
                 let frees = verdict.judged.first().map_or(0, |judged| judged.frees);
-                self.asked = Some(Asked::new(target.id, frees, &verdict.memory));
+                let brings = Returning::new(target.id, frees, &verdict.memory, now, None);
+                self.returning = Some(brings);
             }
             (Action::Terminate { target, .. }, Some(_)) => {
                 self.tried(target.id, Step::Terminate, now)
@@ -276,7 +234,8 @@ impl History {
             } else {
                 // What failed once may work at the next look, where it is not gone: its memory comes back then.
                 self.tried(row.id, Step::Kill, verdict.at);
-                self.asked = Some(Asked::new(row.id, frees, &verdict.memory));
+                let brings = Returning::new(row.id, frees, &verdict.memory, verdict.at, None);
+                self.returning = Some(brings);
             }
             return;
         };
@@ -287,17 +246,10 @@ impl History {
         if !asked || !self.ends.is_ending(row.id, 0) {
             self.ended(policy, verdict, row, name);
         }
-        let exiting = Exiting {
-            id: row.id,
-            killed: verdict.at,
-            until,
-            frees,
-            left: left(&verdict.memory),
-            pace: verdict
-                .rates
-                .map(|rates| rates.pace)
-                .filter(|_| verdict.victims().count() == 1),
-        };
+        let pace = verdict.rates.map(|rates| rates.pace);
+        let pace = pace.filter(|_| verdict.victims().count() == 1);
+        let brings = Returning::new(row.id, frees, &verdict.memory, verdict.at, pace);
+        let exiting = Exiting { until, brings };
         if self.exiting.is_full() {
             self.exiting.remove(0);
         }
@@ -313,7 +265,7 @@ impl History {
     }
 
     /// Which candidates a survey found: what was asked and is not among them has gone.
-    pub(crate) fn record_found(&mut self, rows: &[Row], now: Millis) {
+    pub(crate) fn record_found(&mut self, rows: &[Row], memory: &Memory, now: Millis) {
         if rows.is_empty() {
             return;
         }
@@ -322,8 +274,10 @@ impl History {
             .retain(|a| a.step != Step::Terminate || is_there(a.id));
         self.preparing = self.preparing.filter(|(id, _)| is_there(*id));
         self.ends.record_rows(rows);
-        if let Some(asked) = self.asked.as_mut().filter(|asked| !is_there(asked.id)) {
-            asked.gone.get_or_insert(now);
+        let is_gone_now = |brings: &&mut Returning| !brings.is_gone() && !is_there(brings.id);
+        if let Some(brings) = self.returning.as_mut().filter(is_gone_now) {
+            let brought = brings.found_gone(memory, now);
+            self.samples.record_given_back(brought);
         }
     }
 
@@ -338,7 +292,8 @@ impl History {
     /// meanwhile.
     pub fn was_ending(&self, policy: &Policy, verdict: &Verdict) -> bool {
         let since = verdict.at.saturating_sub(u64::from(policy.exit_ms));
-        self.exited.is_some() || self.ends.is_any_ending(since..verdict.at)
+        let is_returning = self.returning.is_some_and(|brings| brings.is_gone());
+        is_returning || self.ends.is_any_ending(since..verdict.at)
     }
 
     /// How large candidates are, for their growth. Sizes taken a moment ago stay: too little can
@@ -365,72 +320,58 @@ impl History {
     /// The victim `id` has exited, and these are the figures since, if they could be read: whatever
     /// has its id later is new.
     pub fn record_exit(&mut self, id: u64, memory: Option<&Memory>, now: Millis) {
-        let Some(place) = self.exiting.iter().position(|e| e.id == id) else {
+        let Some(place) = self.exiting.iter().position(|e| e.brings.id == id) else {
             return;
         };
-        let victim = self.exiting.remove(place);
+        let Exiting { mut brings, .. } = self.exiting.remove(place);
         self.attempts.retain(|a| a.id != id);
+        self.ends.record_gone(id, false);
         let Some(memory) = memory else {
-            self.ends.record_gone(id, false);
             return;
         };
-        let left = left(memory);
-        let brought = left.saturating_sub(victim.left);
-        self.ends.record_gone(id, false);
-        self.exited = Some(Exited {
-            victim,
-            at: now,
-            left,
-        });
+        let brought = brings.found_gone(memory, now);
         self.samples.record_given_back(brought);
-        // What it brought is not brought once more by the next.
         for other in &mut self.exiting {
-            other.left = other.left.saturating_add(brought);
+            other.brings.brought_by_another(brought);
         }
+        let before = self.returning.as_ref();
+        self.returning = Some(before.map_or(brings, |before| brings.joined(before)));
     }
 
-    /// Whether the end of the last victim was in vain, once its memory has had the time to come back.
-    fn record_brought(&mut self, memory: &Memory, now: Millis) {
-        let Some(exited) = &mut self.exited else {
+    /// What the ends of victims have brought since the look before, and whether it was in vain, once it had
+    /// the time to come back.
+    fn record_returning(&mut self, policy: &Policy, memory: &Memory, now: Millis) {
+        let Some(brings) = &mut self.returning else {
             return;
         };
-        exited.left = exited.left.max(left(memory));
-        if now < exited.at + BACK_MS {
-            return;
-        }
-        let Exited { victim, left, .. } = *exited;
-        self.exited = None;
-        let brought = left.saturating_sub(victim.left);
-        let took_ms = now.saturating_sub(victim.killed);
-        let in_vain = victim.pace.is_some_and(|pace| {
-            let taken_meanwhile = pace.saturating_mul(took_ms) / 1_000;
-            brought.saturating_add(taken_meanwhile) < victim.frees / IN_VAIN
-        });
-        if in_vain {
-            self.ends.record_gone(victim.id, true);
+        let brought = brings.record(policy.exit_ms, memory, now);
+        self.samples.record_given_back(brought);
+        if brings.is_over(policy.exit_ms, now) {
+            if brings.was_in_vain(now) {
+                self.ends.record_gone(brings.id, true);
+            }
+            self.returning = None;
         }
     }
 
     /// A victim that has not exited yet, and is still waited for.
-    pub fn exiting(&self, now: Millis) -> Option<u64> {
-        let victim = self.exiting.iter().find(|e| now < e.until);
-        victim.map(|e| e.id)
+    pub fn exiting(&self, memory: &Memory, now: Millis) -> Option<u64> {
+        let is_awaited = |e: &&Exiting| now < e.until && e.brings.may_end(memory, now);
+        let victim = self.exiting.iter().find(is_awaited);
+        victim.map(|e| e.brings.id)
     }
 
-    /// What was asked and has gone, while its memory is on its way back, and how long that may take
-    /// yet.
-    pub(crate) fn on_its_way(&self, memory: &Memory, now: Millis) -> Option<(u64, Millis)> {
-        let asked = self.asked.filter(|asked| left(memory) < asked.back)?;
-        let until = asked.gone? + BACK_MS;
-        (now < until).then(|| (asked.id, until - now))
+    /// What is gone, while its memory is on its way back.
+    pub(crate) fn returning(&self) -> Option<&Returning> {
+        self.returning.as_ref().filter(|brings| brings.is_gone())
     }
 
     /// Bytes that the end of `id` was to bring when it was asked to stop, while most of that is not back: it
     /// holds less and less of them, and they are not free yet.
     pub(crate) fn brings(&self, id: u64, memory: &Memory) -> u64 {
-        self.asked
-            .filter(|asked| asked.id == id && left(memory) < asked.back)
-            .map_or(0, |asked| asked.frees)
+        self.returning
+            .filter(|brings| brings.id == id && !brings.is_back(memory))
+            .map_or(0, |brings| brings.frees)
     }
 
     fn tried(&mut self, id: u64, step: Step, until: Millis) {
@@ -509,12 +450,6 @@ impl History {
             .map_or(0, |since| now.saturating_sub(since))
     }
 }
-
-/// Memory of a process that has exited is back by then: caches of single processors and a reaper that
-/// still holds it take some milliseconds.
-const BACK_MS: Millis = 100;
-/// An end that brings less than this part of what it was to bring was in vain.
-const IN_VAIN: u64 = 8;
 
 /// Where the window begins in which a return counts.
 pub(crate) fn window(policy: &Policy, now: Millis) -> Millis {

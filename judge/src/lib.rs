@@ -21,6 +21,7 @@ mod policy;
 pub mod protection;
 mod rank;
 mod reflex;
+mod returning;
 mod samples;
 mod verdict;
 

@@ -123,7 +123,8 @@ impl<'a> Look<'a> {
     /// `actions`; the first step that can do something is the verdict. What destroys work (throttle
     /// and harder) needs the level's condition to hold right now; reclaim goes on until relief.
     pub fn judge(self, survey: &Survey, names: &Names) -> Verdict {
-        self.history.record_found(survey.kill(), self.now);
+        self.history
+            .record_found(survey.kill(), &self.memory, self.now);
         let verdict = self.verdict(survey, names);
         self.history.record_sizes(survey.kill(), self.now);
         verdict
@@ -157,14 +158,12 @@ impl<'a> Look<'a> {
             .judged
             .extend(named.map(|(row, name)| Judged::named(row, *name)));
         self.rank_kill(&mut verdict.judged);
-        if let Some(id) = self.history.exiting(self.now) {
+        if let Some(id) = self.history.exiting(&self.memory, self.now) {
             verdict.acting = self.history.acting();
             verdict.why = Why::StillExiting { id };
             return verdict;
         }
-        if let Some((id, ms)) = self.history.on_its_way(&self.memory, self.now)
-            && self.available_ms().is_none_or(|left| left >= ms)
-        {
+        if let Some(id) = self.awaited() {
             verdict.acting = self.history.acting();
             verdict.why = Why::StillExiting { id };
             return verdict;
@@ -207,6 +206,15 @@ impl<'a> Look<'a> {
             }
         }
         verdict
+    }
+
+    /// The victim that is gone and whose memory is waited for: what comes back is not taken at once, and
+    /// there is the time to see that something does.
+    fn awaited(&self) -> Option<u64> {
+        let brings = self.history.returning()?;
+        let has_time = || self.available_ms().is_none_or(|ms| ms >= TURN_MS);
+        let is_awaited = !brings.is_back(&self.memory) && !brings.is_taken(&self.memory);
+        (is_awaited && (brings.rises() || has_time())).then_some(brings.id)
     }
 
     fn first_step(

@@ -1354,3 +1354,138 @@ fn the_memory_of_a_victim_that_was_gone_already_is_waited_for() {
         not_back.why
     );
 }
+
+/// Asks 7 (20 MB), which is gone when it is looked at next, and looks each 50 ms while so much is available;
+/// what is to end next, and when.
+fn next_after_one_that_went(available: &dyn Fn(Millis) -> u64) -> Option<(u64, Millis)> {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = with_group([row(7, 900, 20 * MIB, 0), row(8, 100, 60 * MIB, 0)], 1);
+    let asked = judged(&policy, 5 * MIB, &rows, &mut history, 0);
+    assert!(
+        matches!(asked.action, Action::Terminate { .. }),
+        "{asked:?}"
+    );
+    history.record(&policy, &asked, &[ASKED]);
+    next(&policy, &mut history, &rows[1..], available)
+}
+
+/// The same, but kills it.
+fn next_after_a_kill(available: &dyn Fn(Millis) -> u64) -> Option<(u64, Millis)> {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 20 * MIB, 0), row(8, 100, 60 * MIB, 0)];
+    let killed = judged(&policy, 5 * MIB, &rows, &mut history, 0);
+    assert!(matches!(killed.action, Action::Kill { .. }), "{killed:?}");
+    history.record(&policy, &killed, &[KILLED]);
+    history.record_exit(7, Some(&memory(available(50))), 50);
+    next(&policy, &mut history, &rows[1..], available)
+}
+
+fn next(
+    policy: &Policy,
+    history: &mut History,
+    rows: &[Row],
+    available: &dyn Fn(Millis) -> u64,
+) -> Option<(u64, Millis)> {
+    (50..5_000).step_by(50).find_map(|now| {
+        let verdict = judged(policy, available(now), rows, history, now);
+        history.record(policy, &verdict, &[]);
+        let target = verdict.action.target()?;
+        verdict.action.ends().then_some((target.id, now))
+    })
+}
+
+const AFTER_AN_END: [fn(&dyn Fn(Millis) -> u64) -> Option<(u64, Millis)>; 2] =
+    [next_after_one_that_went, next_after_a_kill];
+
+/// 425 MB of one process took 300 ms on a busy device after it was gone, and the next was asked too.
+#[test]
+fn memory_of_what_is_gone_is_waited_for_as_long_as_it_rises() {
+    let rises = |now| 5 * MIB + now * 11 * MIB / 1_000;
+    assert_eq!(AFTER_AN_END.map(|next| next(&rises)), [None; 2]);
+}
+
+#[test]
+fn memory_of_what_is_gone_is_waited_for_no_longer_than_it_rises() {
+    let stops = |now: Millis| 5 * MIB + now.min(350) * 11 * MIB / 1_000;
+    assert_eq!(AFTER_AN_END.map(|next| next(&stops)), [Some((8, 450)); 2]);
+    let never_rises = |_| 5 * MIB;
+    assert_eq!(
+        AFTER_AN_END.map(|next| next(&never_rises)),
+        [Some((8, 150)); 2]
+    );
+    // In the time that a victim may take to be gone not even a tenth of it would be back.
+    let hardly_rises = |now| 5 * MIB + now * MIB / 1_000;
+    assert_eq!(
+        AFTER_AN_END.map(|next| next(&hardly_rises)),
+        [Some((8, 150)); 2]
+    );
+}
+
+/// Near the kernel's OOM killer nothing is waited for that something else takes as it comes.
+#[test]
+fn memory_of_what_is_gone_is_not_waited_for_where_another_takes_it() {
+    let is_taken = |now: Millis| match now {
+        ..100 => 5 * MIB,
+        100..150 => 7 * MIB,
+        _ => 3 * MIB,
+    };
+    assert_eq!(
+        AFTER_AN_END.map(|next| next(&is_taken)),
+        [Some((8, 150)); 2]
+    );
+    let falls = |now: Millis| 5 * MIB - (now * 40 * MIB / 1_000).min(4 * MIB);
+    assert_eq!(AFTER_AN_END.map(|next| next(&falls)), [Some((8, 100)); 2]);
+}
+
+#[test]
+fn what_went_together_comes_back_together() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [
+        row(7, 800, 12 * MIB, 0),
+        row(8, 800, 3 * MIB, 0),
+        row(9, 100, 60 * MIB, 0),
+    ];
+    judged(&policy, 60 * MIB, &rows, &mut history, 0);
+    let killed = judged(&policy, 6 * MIB, &rows, &mut history, 100);
+    let ids: Vec<_> = killed.victims().map(|victim| victim.row.id).collect();
+    assert_eq!(ids, [7, 8]);
+    history.record(&policy, &killed, &[KILLED; 2]);
+    for id in ids {
+        history.record_exit(id, Some(&memory(6 * MIB)), 110);
+    }
+    // More is back than the small one had, and it goes on.
+    for (now, available) in [(150, 7), (200, 8), (250, 9)] {
+        let verdict = judged(&policy, available * MIB, &rows[2..], &mut history, now);
+        assert_eq!(verdict.action, Action::Nothing, "at {now}");
+    }
+}
+
+/// At the end of its grace it holds hardly anything any more, and most of what it held is not free yet.
+#[test]
+fn what_was_asked_and_then_killed_is_to_bring_what_it_held_when_it_was_asked() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = |held| with_group([row(7, 900, held, 0), row(8, 100, 60 * MIB, 0)], 1);
+    let asked = judged(&policy, 5 * MIB, &rows(20 * MIB), &mut history, 0);
+    history.record(&policy, &asked, &[ASKED]);
+    let killed = judged(&policy, 5 * MIB, &rows(4096), &mut history, 300);
+    assert!(matches!(killed.action, Action::Kill { target } if target.id == 7));
+    history.record(&policy, &killed, &[KILLED]);
+    history.record_exit(7, Some(&memory(6 * MIB)), 310);
+    let waits = judged(&policy, 7 * MIB, &rows(0)[1..], &mut history, 350);
+    assert_eq!(waits.why, Why::StillExiting { id: 7 });
+}
+
+/// One that hangs in a system call does not hold back the next while something else takes all there is.
+#[test]
+fn a_victim_that_takes_long_to_exit_is_not_waited_for_until_nothing_is_left() {
+    let (policy, mut history) = (policy(), History::default());
+    let rows = [row(7, 800, 20 * MIB, 0), row(8, 100, 60 * MIB, 0)];
+    let killed = judged(&policy, 5 * MIB, &rows, &mut history, 0);
+    history.record(&policy, &killed, &[KILLED]);
+    for (now, available) in [(50, 2), (150, 3), (1_000, 3)] {
+        let waits = judged(&policy, available * MIB, &rows, &mut history, now);
+        assert_eq!(waits.why, Why::StillExiting { id: 7 }, "at {now}");
+    }
+    let next = judged(&policy, 2 * MIB, &rows, &mut history, 1_020);
+    assert_eq!(next.action, Action::Kill { target: rows[1] });
+}

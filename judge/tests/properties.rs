@@ -157,6 +157,53 @@ proptest! {
         prop_assert_eq!(ended.len(), rows.len());
     }
 
+    /// However large it is, however it ended, and whenever it is looked at.
+    #[test]
+    fn nothing_else_ends_while_memory_of_what_is_gone_rises(mib in 10..100u64, killed in any::<bool>(), looks in prop::collection::vec(5..45u64, 300), percent in 110..1_000u64) {
+        let (policy, mut history) = (policy(), History::default());
+        let mut rows = [row(7, 900, mib * MIB, 0), row(8, 100, 60 * MIB, 0)];
+        rows[0].rule.group = if killed { 0 } else { 1 };
+        let verdict = judged(&policy, 4 * MIB, &rows, &mut history, 0);
+        prop_assert_eq!(verdict.action.target().map(|target| target.id), Some(7));
+        prop_assert_eq!(killed, matches!(verdict.action, Action::Kill { .. }));
+        history.record(&policy, &verdict, &[Outcome::DONE]);
+        if killed { history.record_exit(7, Some(&memory(4 * MIB)), 0); }
+        let (mut now, exit_ms) = (0, u64::from(policy.exit_ms));
+        for ms in looks {
+            now += ms;
+            // At this pace it would be back in less time than a victim may take to be gone; what is less than
+            // 256 KiB in a tenth of a second is noise.
+            let pace = (mib * MIB * percent / 100 / exit_ms).max(3 << 10);
+            let back = (pace * now).min(mib * MIB);
+            if back >= mib * MIB / 2 { break }
+            let verdict = judged(&policy, 4 * MIB + back, &rows[1..], &mut history, now);
+            prop_assert!(!verdict.action.ends(), "{back} back after {now} ms");
+            history.record(&policy, &verdict, &[]);
+        }
+    }
+
+    /// The time that something is waited for is bounded, whatever becomes of memory meanwhile.
+    #[test]
+    fn the_next_goes_soon_after_memory_rises_no_more(mib in 10..60u64, killed in any::<bool>(), rises in prop::collection::vec(0..4 * MIB, 0..30), most in 4 * MIB..9 * MIB) {
+        let (policy, mut history) = (policy(), History::default());
+        let mut rows = [row(7, 900, mib * MIB, 0), row(8, 100, 60 * MIB, 0)];
+        rows[0].rule.group = if killed { 0 } else { 1 };
+        let verdict = judged(&policy, 4 * MIB, &rows, &mut history, 0);
+        history.record(&policy, &verdict, &[Outcome::DONE]);
+        if killed { history.record_exit(7, Some(&memory(4 * MIB)), 0); }
+        let (mut now, mut available, mut last_rise) = (0, 4 * MIB, 0);
+        loop {
+            now += 10;
+            let rise = rises.get(now as usize / 10).copied().unwrap_or(0).min(most.saturating_sub(available));
+            available += rise;
+            if rise > 0 { last_rise = now; }
+            let verdict = judged(&policy, available, &rows[1..], &mut history, now);
+            history.record(&policy, &verdict, &[]);
+            if verdict.action.ends() { break }
+            prop_assert!(now < last_rise + 120, "waits at {now}, last rise at {last_rise}");
+        }
+    }
+
     #[test]
     fn the_same_evidence_gives_the_same_verdict(rows in rows(), available in 0..TOTAL, turn in 0..40usize) {
         let verdict = judged(&policy(), available, &rows, &mut History::default(), 0);

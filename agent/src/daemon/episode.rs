@@ -23,6 +23,9 @@ const STEPS: usize = 64;
 /// After figures that could not be had, the time to the next try.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// How often memory is looked at while a victim exits.
+const EXIT_LOOK: Duration = Duration::from_millis(20);
+
 /// The longest time to the agent's next look that the reflex waits for.
 const ATTENDED: Duration = Duration::from_secs(1);
 
@@ -271,15 +274,16 @@ impl Daemon {
         // Throttled cgroups are thawed in time meanwhile, and keep-alives go on.
         loop {
             let sooner = [self.settings.next_thaw(), self.keepalive_due()];
-            if victim.wait_gone(sooner.into_iter().flatten().fold(deadline, Instant::min)) {
+            let next = deadline.min(Instant::now() + EXIT_LOOK);
+            if victim.wait_gone(sooner.into_iter().flatten().fold(next, Instant::min)) {
                 break;
             }
             self.thaw_expired();
             self.keep_alive(Instant::now());
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || !self.may_end(id) {
                 self.log.warning(format_args!(
-                    "the victim has not exited after {} ms",
-                    limit.as_millis()
+                    "the victim has not exited after {} ms: it is waited for no longer",
+                    killed.elapsed().as_millis()
                 ));
                 self.hooks.still_there(victim);
                 return;
@@ -288,11 +292,8 @@ impl Daemon {
         self.guard.give_time(Duration::ZERO);
         self.hooks.ended();
         self.hooks.tell(&mut self.log);
-        let (now, system) = (self.now(), self.system_memory().ok());
-        let mut memory = system;
+        let (now, memory) = (self.now(), self.memory_or_system(id));
         if let Some(domain) = self.domains.get_mut(id) {
-            let of_domain = system.and_then(|system| domain.memory(&system).ok().flatten());
-            memory = of_domain.or(system);
             domain.history.record_exit(memcg, memory.as_ref(), now);
         }
         self.record_exit_of(id, memcg, memory.as_ref(), now);
@@ -308,6 +309,22 @@ impl Daemon {
             Size(available),
             Size(was),
         ));
+    }
+
+    /// Whether a victim that has not exited yet is waited for; so it is where that cannot be told.
+    fn may_end(&mut self, id: DomainId) -> bool {
+        let (now, memory) = (self.now(), self.memory_or_system(id));
+        let history = self.domains.get_mut(id).map(|domain| &domain.history);
+        let told = history.zip(memory);
+        told.is_none_or(|(history, memory)| history.exiting(&memory, now).is_some())
+    }
+
+    /// The figures of a domain, those of the system where it has none any more, if they can be read.
+    fn memory_or_system(&mut self, id: DomainId) -> Option<Memory> {
+        let system = self.system_memory().ok()?;
+        let domain = self.domains.get_mut(id);
+        let of_domain = domain.and_then(|domain| domain.memory(&system).ok().flatten());
+        Some(of_domain.unwrap_or(system))
     }
 
     /// Ends the throttling whose time is over.
