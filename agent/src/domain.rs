@@ -4,6 +4,8 @@
 use crate::sense::alarms::{Alarms, Fired};
 use crate::sense::limited::Limited;
 use crate::sense::psi;
+use crate::sense::victim::Victim;
+use lowtide_common::Row;
 use lowtide_judge::{DOMAINS, History, Memory, Millis, Trigger, Why};
 use rustix::fd::{AsFd, OwnedFd};
 use smol::Async;
@@ -131,6 +133,8 @@ pub struct Domain {
     pub place: String,
     pub alarms: Async<Alarms>,
     pub history: History,
+    /// What was asked to stop last, until it has exited.
+    pub asked: Option<(Row, Victim)>,
     /// Its last verdict belongs to an episode that has not ended.
     pub acts: bool,
     /// When to look again without a trigger.
@@ -171,6 +175,7 @@ impl Domain {
             place,
             alarms: Async::new_nonblocking(alarms)?,
             history: History::default(),
+            asked: None,
             acts: false,
             look_again: None,
             last_why: None,

@@ -7,10 +7,10 @@
 //! What it starts runs in a cgroup of its own, [`CGROUP`], which is ranked as any other: a service that
 //! a command leaves in the background has no share in the agent's protection.
 
-use super::kill::Victim;
 use crate::config::{self, Loaded};
 use crate::sense::process::{Id, Name};
 use crate::sense::tree::{PATH, Tree};
+use crate::sense::victim::Victim;
 use crate::sys;
 use crate::tell::Log;
 use crate::tell::words::Because;

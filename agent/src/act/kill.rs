@@ -4,69 +4,19 @@ use super::Done;
 use super::mrelease::{Killed, Releaser};
 use super::process;
 use crate::config::Loaded;
-use crate::sense::members::{self, Process, has_exited, is_shielded};
+use crate::sense::members::{self, Process, is_shielded};
 use crate::sense::process::{Id, is_protected};
 use crate::sense::tree::Tree;
+use crate::sense::victim::Victim;
 use crate::sense::walk::each_below;
 use lowtide_common::Row;
 use lowtide_judge::Outcome;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use std::io;
 use std::ops::ControlFlow;
-use std::time::Instant;
-
-/// Victims that were killed, or asked to stop, and may not have exited yet.
-pub enum Victim {
-    /// A memcg, by its `cgroup.events`.
-    Memcg(OwnedFd),
-    /// A process, by its pidfd.
-    Process(OwnedFd),
-}
-
-impl Victim {
-    /// Waits until nothing runs in it any more; `false` when `deadline` passed first.
-    pub fn wait_gone(&self, deadline: Instant) -> bool {
-        loop {
-            // Reading arms the next POLLPRI, so look first, then wait.
-            if self.is_gone() {
-                return true;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let timeout = Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            let mut fds = [match self {
-                Self::Memcg(events) => PollFd::new(events, PollFlags::PRI),
-                Self::Process(pidfd) => PollFd::new(pidfd, PollFlags::IN),
-            }];
-            // EINTR and the like: the loop looks again anyway.
-            let _ = poll(&mut fds, Some(&timeout));
-        }
-    }
-
-    /// Whether nothing runs in it any more.
-    pub fn is_gone(&self) -> bool {
-        match self {
-            Self::Memcg(events) => {
-                let mut buffer = [0; 128];
-                // ENODEV: the cgroup itself is gone.
-                rustix::io::pread(events, &mut buffer, 0).map_or(true, |n| {
-                    let mut words = buffer.get(..n).unwrap_or_default().windows(11);
-                    !words.any(|w| w == b"populated 1")
-                })
-            }
-            Self::Process(pidfd) => has_exited(pidfd),
-        }
-    }
-}
 
 /// Sends SIGKILL to every process in and below the cgroup of the target; where one of them is never to
 /// be touched, as may be known only now, to the first in rank alone, see [`process()`].

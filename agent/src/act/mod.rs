@@ -23,8 +23,8 @@ pub use held::let_go_at_panic;
 use crate::config::Loaded;
 use crate::sense::process::Name;
 use crate::sense::tree::Tree;
+use crate::sense::victim::Victim;
 use hooks::{About, Hooks};
-use kill::Victim;
 use lowtide_common::{CANDIDATES, Row, Rule};
 use lowtide_judge::{Action, Outcome, Verdict};
 use mrelease::Releaser;
@@ -33,11 +33,12 @@ use std::io;
 use std::time::{Duration, Instant};
 use watchdog::Watchdog;
 
-/// What came of it, and the victim that was killed and is to be waited for.
+/// What came of it.
 pub struct Done {
     pub outcome: Outcome,
     /// When; of a kill, when the signals were sent, and not when the victim's memory was given back.
     pub at: Instant,
+    /// What was killed, or asked to stop: its end is to be waited for.
     pub victim: Option<Victim>,
     /// The process that it was done to, where that is one of the target.
     pub process: Option<Name>,
@@ -180,10 +181,9 @@ fn carry_out_one(
             } else {
                 kill::ask(tree, target, signal, worth, config)
             };
-            done.map(|mut done| {
-                let asked = done.victim.take();
+            done.inspect(|done| {
+                let asked = done.victim.as_ref().and_then(Victim::again);
                 hooks.await_end(about(target), done.process.as_ref(), asked);
-                done
             })
         }
         Action::Reboot => Err(reboot::now()),

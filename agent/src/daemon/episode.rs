@@ -1,18 +1,18 @@
 //! An episode: sense → judge → act → tell, from a trigger until there is nothing more to do now.
 
 use super::Daemon;
-use crate::act::kill::Victim;
 use crate::act::watchdog::Watchdog;
 use crate::act::{self, Means};
 use crate::config::rule;
 use crate::domain::{Domain, DomainId};
 use crate::sense::alarms::{Fired, Stand};
 use crate::sense::interrupt::Interrupt;
+use crate::sense::victim::Victim;
 use crate::tell::journal::{Field, RELIEF};
 use crate::units::Size;
 use heapless::Vec;
 use lowtide_common::{CANDIDATES, NO_GROUP, Survey};
-use lowtide_judge::{Level, Memory, Millis, Outcome, Unit, Verdict};
+use lowtide_judge::{Action, Level, Memory, Millis, Outcome, Unit, Verdict};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ const STEPS: usize = 64;
 
 /// After figures that could not be had, the time to the next try.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// The longest time between two looks because the first one took long.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// How often memory is looked at while a victim exits.
 const EXIT_LOOK: Duration = Duration::from_millis(20);
@@ -78,7 +81,7 @@ impl Daemon {
                 self.hooks.rest();
             }
             if done.is_empty() {
-                self.rest(id, &verdict, acted);
+                self.rest(id, &verdict, acted, looked.elapsed());
                 return;
             }
             acted = true;
@@ -153,12 +156,8 @@ impl Daemon {
         now: Millis,
     ) -> io::Result<Verdict> {
         let policy = &self.config.policy;
-        let history = &mut self
-            .domains
-            .get_mut(id)
-            .ok_or(io::ErrorKind::NotFound)?
-            .history;
-        let mut look = history.look(policy, memory, now);
+        let domain = self.domains.get_mut(id).ok_or(io::ErrorKind::NotFound)?;
+        let mut look = domain.history.look(policy, memory, now);
         let mut names = [0; CANDIDATES];
         // Between triggers the marks alone say whether it is worth while to look at every memcg;
         // on a trigger it always is: new cgroups are classified before it gets tight.
@@ -168,6 +167,13 @@ impl Daemon {
         let (worth, fallback) = (look.worth(), rule(policy, NO_GROUP));
         self.surveyor
             .survey(worth, memory.within, fallback, 0, &self.config.matcher)?;
+        if let Some((asked, victim)) = &domain.asked {
+            if victim.is_gone() {
+                domain.asked = None;
+            } else {
+                self.surveyor.keep(asked);
+            }
+        }
         if look.wants_swap_limits() {
             look.keep_in_ram(self.surveyor.kept_in_ram());
         }
@@ -209,11 +215,16 @@ impl Daemon {
             }
         }
         if let Some(domain) = self.domains.get_mut(id) {
+            if let Action::Terminate { target, .. } = verdict.action {
+                let victim = done.first_mut().and_then(|done| done.victim.take());
+                domain.asked = victim.map(|victim| (target, victim));
+            }
             let outcomes: Vec<_, CANDIDATES> = done.iter().map(|done| done.outcome).collect();
             domain
                 .history
                 .record(&self.config.policy, verdict, &outcomes);
             domain.acts = verdict.acting.is_some();
+            domain.asked = domain.asked.take().filter(|_| domain.acts);
         }
         done
     }
@@ -228,11 +239,12 @@ impl Daemon {
         act::pretend(verdict)
     }
 
-    /// There is nothing more to do now: what no episode needs is done.
-    fn rest(&mut self, id: DomainId, verdict: &Verdict, acted: bool) {
+    /// There is nothing more to do now: what no episode needs is done. The next look is no sooner than after as
+    /// long as this one `took`: what exits needs processor time as well.
+    fn rest(&mut self, id: DomainId, verdict: &Verdict, acted: bool, took: Duration) {
         let again = verdict.look_again_ms.map(u64::from);
         if let Some(domain) = self.domains.get_mut(id) {
-            let again = again.map(Duration::from_millis);
+            let again = again.map(|ms| Duration::from_millis(ms).max(took.min(PAUSE)));
             domain.look_again = again.map(|length| Instant::now() + length);
             // The grace of a victim that was asked to stop is not for the reflex to end.
             if domain.acts {

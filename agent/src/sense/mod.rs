@@ -29,6 +29,7 @@ pub mod status;
 mod swap_limits;
 pub(crate) mod text;
 pub mod tree;
+pub mod victim;
 pub mod walk;
 #[cfg(feature = "bpf")]
 pub mod watch;
@@ -105,9 +106,9 @@ pub struct Surveyor {
     behind: bool,
     /// The cgroups with a rule of their own, by id.
     ruled: Vec<Entry>,
-    /// The last survey, where processes take the place of cgroups.
-    one_by_one: Box<Survey>,
-    is_one_by_one: bool,
+    /// The last survey, where processes take the place of cgroups, or one is kept.
+    changed: Box<Survey>,
+    is_changed: bool,
 }
 
 impl Surveyor {
@@ -119,8 +120,8 @@ impl Surveyor {
             found_new: false,
             behind: false,
             ruled: Vec::new(),
-            one_by_one: Box::new(Survey::EMPTY),
-            is_one_by_one: false,
+            changed: Box::new(Survey::EMPTY),
+            is_changed: false,
         }
     }
 
@@ -194,8 +195,8 @@ impl Surveyor {
 
     /// What the last survey found.
     pub fn last(&self) -> &Survey {
-        if self.is_one_by_one {
-            &self.one_by_one
+        if self.is_changed {
+            &self.changed
         } else {
             self.engine.survey()
         }
@@ -315,15 +316,27 @@ impl Surveyor {
         Ok(self.last())
     }
 
+    /// In the last survey, what was asked to stop stays a candidate until it has exited, also where it holds
+    /// less than all others, or nothing any more.
+    pub fn keep(&mut self, asked: &Row) {
+        if self.last().kill().iter().any(|row| row.id == asked.id) {
+            return;
+        }
+        if !std::mem::replace(&mut self.is_changed, true) {
+            *self.changed = *self.engine.survey();
+        }
+        put_last(&mut self.changed, asked);
+    }
+
     /// In the last survey, cgroups whose processes are ranked one by one give way to these, so that none
     /// is chosen for what it cannot give.
     fn rank_one_by_one(&mut self, worth: u64, fallback: Rule, rules: &dyn OwnRule) {
         let survey = self.engine.survey();
-        self.is_one_by_one = survey.kill().iter().any(is_one_by_one);
-        if !self.is_one_by_one {
+        self.is_changed = survey.kill().iter().any(is_one_by_one);
+        if !self.is_changed {
             return;
         }
-        let out = &mut *self.one_by_one;
+        let out = &mut *self.changed;
         *out = *survey;
         let (mut kill, mut left) = (Best::new(Row::ZERO), PROCESSES);
         for row in survey.kill() {
@@ -371,6 +384,23 @@ impl Surveyor {
             rows.push(row);
         }
         rows
+    }
+}
+
+/// Adds a candidate that holds nothing any more, in the place of the last one where there is no room.
+fn put_last(survey: &mut Survey, asked: &Row) {
+    let Survey { kill, kill_len, .. } = survey;
+    let place = (*kill_len as usize).min(kill.len() - 1);
+    if let Some(last) = kill.get_mut(place) {
+        *last = Row {
+            id: asked.id,
+            parent: asked.parent,
+            level: asked.level,
+            flags: asked.flags,
+            rule: asked.rule,
+            ..Row::ZERO
+        };
+        *kill_len = place as u32 + 1;
     }
 }
 
@@ -431,4 +461,35 @@ fn spare_descriptors() -> io::Result<usize> {
     setrlimit(Resource::Nofile, raised)?;
     let files = limit.maximum.unwrap_or(u64::MAX);
     Ok(files.saturating_sub(SPARE) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_stays_a_candidate_also_where_there_is_no_room() {
+        let asked = Row {
+            id: 7,
+            anon: 1 << 20,
+            level: 1,
+            ..Row::ZERO
+        };
+        let mut survey = Survey::EMPTY;
+        put_last(&mut survey, &asked);
+        let [kept] = survey.kill() else {
+            panic!("{} candidates", survey.kill().len())
+        };
+        assert_eq!((kept.id, kept.level, kept.anon), (7, 1, 0));
+
+        let (first, id) = (100, |row: &Row| row.id);
+        for (row, id) in survey.kill.iter_mut().zip(first..) {
+            row.id = id;
+        }
+        survey.kill_len = survey.kill.len() as u32;
+        put_last(&mut survey, &asked);
+        assert_eq!(survey.kill().len(), survey.kill.len());
+        assert_eq!(survey.kill().first().map(id), Some(first));
+        assert_eq!(survey.kill().last().map(id), Some(7));
+    }
 }

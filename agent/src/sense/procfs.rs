@@ -264,7 +264,10 @@ impl Known {
         if *was != is {
             (*rule, *was) = (None, is);
         }
-        self.size = text.freed_by_kill();
+        // One that is exiting keeps its place in a full table.
+        if text.has_memory() {
+            self.size = text.freed_by_kill();
+        }
         let row = Row {
             id: self.id.0,
             ..text.row()

@@ -8,10 +8,10 @@ use crate::scenario::checks::{
 use crate::scenario::tree::{Kill, Tree};
 use crate::scenario::variants::{with_more_config, without_agent};
 use crate::scenario::{CONFIG, LIFELINE, load};
-use crate::test::loads::KERNEL_MB;
-use crate::vm::{AGENT, Run};
+use crate::test::loads::{KERNEL_MB, mem_total_kb};
+use crate::vm::{AGENT, GUEST, Run};
 use anyhow::{Context as _, Result, ensure};
-use lowtide_guest::{Cgroup, Scenario, Service, What, Zram};
+use lowtide_guest::{Cgroup, Report, Scenario, Service, What, Zram};
 
 /// A service that explains what would be done, once.
 const EXPLAIN: &str = "explain";
@@ -63,6 +63,7 @@ pub const CASES: &[Case] = situations! {
     "locked_memory_is_not_waited_for", 128 + KERNEL_MB, locked, media_goes, kernel_kills;
     "what_may_not_go_to_swap_is_not_waited_for", 128 + KERNEL_MB, swapless, media_goes, kernel_kills;
     "a_writer_of_files_in_a_tmpfs_that_rests_stays", 96 + KERNEL_MB, resting_writer, media_goes, kernel_kills;
+    "a_cache_that_is_read_back_at_once_is_left_alone", 128 + KERNEL_MB, read_back, cache_is_left_alone, stays_short;
     "after_an_oom_kill_before_its_start_the_agent_is_in_time_again", 96, late_agent, late_agent_copes,
         kernel_kills_again;
 };
@@ -278,6 +279,56 @@ fn resting_writer() -> Scenario {
         .runs("writer", Kill::At(900), &wrote)
         .grows("media", Kill::At(500), "8M")
         .scenario()
+}
+
+/// A twelfth of RAM stays available, between the marks of `strained` and `critical`; a gateway reads the same
+/// 4 MB over and over, which are all that can be taken back, and do not make more available.
+fn read_back() -> Scenario {
+    let holds = format!(
+        "while read -r key kb unit; do [ \"$key\" = MemAvailable: ] && break; done < /proc/meminfo; \
+         exec {GUEST} hog --rate 20M --cap $((kb - 9400))K"
+    );
+    let reader = ["refault", "--size", "4M", "--rate", "16M"];
+    let mut scenario = Tree::new()
+        .runs("gateway", Kill::At(200), &reader)
+        .runs("media", Kill::Never, &[])
+        .last(|service| {
+            service.command = ["/bin/sh", "-c", &holds].map(String::from).to_vec();
+            service.start_ms = 2000;
+        })
+        .scenario();
+    scenario.disk_mb = 8;
+    scenario.limit_s = 26;
+    scenario
+}
+
+fn cache_is_left_alone(run: &Run) -> Result<()> {
+    stays_short(run)?;
+    live(run, &["gateway", "media", LIFELINE, "lowtide"])?;
+    let takes = |(_, line): &(u64, &str)| line.contains("reclaim /apps/gateway");
+    let taken = run.lines("lowtide").filter(takes).count();
+    ensure!((1..=2).contains(&taken), "its cache is taken {taken} times");
+    Ok(())
+}
+
+/// From when the memory is taken to the end, too little is available for `strained` to be relieved, and nothing
+/// stalls for it.
+fn stays_short(run: &Run) -> Result<()> {
+    no_kernel_kill(run)?;
+    let full = run
+        .reports("media")
+        .find_map(|(t, report)| matches!(report, Report::Full).then_some(t));
+    let full = full.context("the memory is not taken")?;
+    let after = run.samples().filter(|(t, _)| *t > full);
+    let available: Vec<_> = after.map(|(_, sample)| sample.available_kb).collect();
+    let marks = [4, 14].map(|percent| mem_total_kb(run) * percent / 100);
+    ensure!(available.len() > 100, "{} samples", available.len());
+    ensure!(
+        available.iter().all(|kb| (marks[0]..marks[1]).contains(kb)),
+        "{:?} kB available",
+        (available.iter().min(), available.iter().max())
+    );
+    Ok(())
 }
 
 /// The kernel's OOM killer had its turn twice before the agent starts. Where another task needs memory while
