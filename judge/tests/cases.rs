@@ -1355,9 +1355,12 @@ fn the_memory_of_a_victim_that_was_gone_already_is_waited_for() {
     );
 }
 
+/// Bytes at a time.
+type Available<'a> = &'a dyn Fn(Millis) -> u64;
+
 /// Asks 7 (20 MB), which is gone when it is looked at next, and looks each 50 ms while so much is available;
 /// what is to end next, and when.
-fn next_after_one_that_went(available: &dyn Fn(Millis) -> u64) -> Option<(u64, Millis)> {
+fn next_after_one_that_went(available: Available<'_>) -> Option<(u64, Millis)> {
     let (policy, mut history) = (policy(), History::default());
     let rows = with_group([row(7, 900, 20 * MIB, 0), row(8, 100, 60 * MIB, 0)], 1);
     let asked = judged(&policy, 5 * MIB, &rows, &mut history, 0);
@@ -1370,7 +1373,7 @@ fn next_after_one_that_went(available: &dyn Fn(Millis) -> u64) -> Option<(u64, M
 }
 
 /// The same, but kills it.
-fn next_after_a_kill(available: &dyn Fn(Millis) -> u64) -> Option<(u64, Millis)> {
+fn next_after_a_kill(available: Available<'_>) -> Option<(u64, Millis)> {
     let (policy, mut history) = (policy(), History::default());
     let rows = [row(7, 800, 20 * MIB, 0), row(8, 100, 60 * MIB, 0)];
     let killed = judged(&policy, 5 * MIB, &rows, &mut history, 0);
@@ -1384,7 +1387,7 @@ fn next(
     policy: &Policy,
     history: &mut History,
     rows: &[Row],
-    available: &dyn Fn(Millis) -> u64,
+    available: Available<'_>,
 ) -> Option<(u64, Millis)> {
     (50..5_000).step_by(50).find_map(|now| {
         let verdict = judged(policy, available(now), rows, history, now);
@@ -1394,31 +1397,29 @@ fn next(
     })
 }
 
-const AFTER_AN_END: [fn(&dyn Fn(Millis) -> u64) -> Option<(u64, Millis)>; 2] =
-    [next_after_one_that_went, next_after_a_kill];
+fn after_an_end(available: Available<'_>) -> [Option<(u64, Millis)>; 2] {
+    [
+        next_after_one_that_went(available),
+        next_after_a_kill(available),
+    ]
+}
 
 /// 425 MB of one process took 300 ms on a busy device after it was gone, and the next was asked too.
 #[test]
 fn memory_of_what_is_gone_is_waited_for_as_long_as_it_rises() {
     let rises = |now| 5 * MIB + now * 11 * MIB / 1_000;
-    assert_eq!(AFTER_AN_END.map(|next| next(&rises)), [None; 2]);
+    assert_eq!(after_an_end(&rises), [None; 2]);
 }
 
 #[test]
 fn memory_of_what_is_gone_is_waited_for_no_longer_than_it_rises() {
     let stops = |now: Millis| 5 * MIB + now.min(350) * 11 * MIB / 1_000;
-    assert_eq!(AFTER_AN_END.map(|next| next(&stops)), [Some((8, 450)); 2]);
+    assert_eq!(after_an_end(&stops), [Some((8, 450)); 2]);
     let never_rises = |_| 5 * MIB;
-    assert_eq!(
-        AFTER_AN_END.map(|next| next(&never_rises)),
-        [Some((8, 150)); 2]
-    );
+    assert_eq!(after_an_end(&never_rises), [Some((8, 150)); 2]);
     // In the time that a victim may take to be gone not even a tenth of it would be back.
     let hardly_rises = |now| 5 * MIB + now * MIB / 1_000;
-    assert_eq!(
-        AFTER_AN_END.map(|next| next(&hardly_rises)),
-        [Some((8, 150)); 2]
-    );
+    assert_eq!(after_an_end(&hardly_rises), [Some((8, 150)); 2]);
 }
 
 /// Near the kernel's OOM killer nothing is waited for that something else takes as it comes.
@@ -1429,12 +1430,9 @@ fn memory_of_what_is_gone_is_not_waited_for_where_another_takes_it() {
         100..150 => 7 * MIB,
         _ => 3 * MIB,
     };
-    assert_eq!(
-        AFTER_AN_END.map(|next| next(&is_taken)),
-        [Some((8, 150)); 2]
-    );
+    assert_eq!(after_an_end(&is_taken), [Some((8, 150)); 2]);
     let falls = |now: Millis| 5 * MIB - (now * 40 * MIB / 1_000).min(4 * MIB);
-    assert_eq!(AFTER_AN_END.map(|next| next(&falls)), [Some((8, 100)); 2]);
+    assert_eq!(after_an_end(&falls), [Some((8, 100)); 2]);
 }
 
 #[test]
