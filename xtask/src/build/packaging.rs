@@ -53,10 +53,13 @@ pub fn write(archive: &Path, lock: &str, out: &Path) -> Result<()> {
         "openwrt/lowtide/Makefile",
         openwrt(&tree_text("openwrt/lowtide/Makefile"), &release)?,
     )?;
-    put(
+    for test in [
         "openwrt/lowtide/test.sh",
-        tree_text("openwrt/lowtide/test.sh"),
-    )?;
+        "openwrt/lowtide/test-version.sh",
+        "buildroot/support/testing/tests/package/test_lowtide.py",
+    ] {
+        put(test, tree_text(test))?;
+    }
     put(
         "buildroot/package/lowtide/lowtide.mk",
         buildroot(&tree_text("buildroot/package/lowtide/lowtide.mk"), &release)?,
@@ -171,11 +174,87 @@ fn with_url(config: &str, release: &Release) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::dist::copy;
+    use crate::host::dirs::workspace;
 
     fn release() -> Release {
         Release {
             url: "https://example.org/r".into(),
             hash: "ab12".into(),
+        }
+    }
+
+    /// Those of the tree copy its parts: cargo needs all members of the workspace there, and a Cargo.lock
+    /// that is theirs.
+    #[test]
+    fn what_recipes_copy_of_the_tree_is_a_whole_workspace() -> Result<()> {
+        let recipe = tree_text(&format!(
+            "yocto-layer/recipes-core/lowtide/lowtide_{VERSION}.bb"
+        ));
+        let yocto: Vec<_> = recipe
+            .split_whitespace()
+            .filter_map(|word| word.strip_prefix("file://")?.strip_suffix(";subdir=${BP}"))
+            .collect();
+        let makefile = tree_text("openwrt/lowtide/Makefile");
+        let (_, copied) = makefile
+            .split_once("$(LOWTIDE_TREE)/,")
+            .context("Build/Prepare")?;
+        let (copied, _) = copied.split_once(')').context("addprefix")?;
+        let openwrt: Vec<_> = copied
+            .split_whitespace()
+            .filter(|word| *word != "\\")
+            .collect();
+        for parts in [yocto, openwrt] {
+            let top = tempfile::tempdir()?;
+            let files = output(
+                Command::new("git")
+                    .args(["ls-files", "-z", "--"])
+                    .args(&parts)
+                    .current_dir(workspace()),
+            )?;
+            for file in files.split_terminator('\0') {
+                copy(&workspace().join(file), &top.path().join(file))?;
+            }
+            for part in &parts {
+                assert!(top.path().join(part).exists(), "{part}");
+            }
+            output(
+                Command::new("cargo")
+                    .args(["metadata", "--offline", "--locked", "--format-version=1"])
+                    .current_dir(top.path().join("agent")),
+            )
+            .with_context(|| parts.join(" "))?;
+        }
+        Ok(())
+    }
+
+    /// In the words of each project.
+    #[test]
+    fn all_say_the_same_of_the_licence() {
+        let recipe = format!("yocto-layer/recipes-core/lowtide/lowtide_{VERSION}.bb");
+        for (file, words) in [
+            ("Cargo.toml", "license = \"MIT OR Apache-2.0\"\n"),
+            (
+                "agent-ebpf/Cargo.toml",
+                "license = \"MIT OR GPL-2.0-only\"\n",
+            ),
+            (
+                &recipe,
+                "LICENSE = \"(MIT | Apache-2.0) & (MIT | GPL-2.0-only)\"\n",
+            ),
+            (
+                "openwrt/lowtide/Makefile",
+                "PKG_LICENSE:=(MIT OR Apache-2.0) AND (MIT OR GPL-2.0-only)\n",
+            ),
+            (
+                "buildroot/package/lowtide/lowtide.mk",
+                "LOWTIDE_LICENSE = MIT or Apache-2.0 (agent), MIT or GPL-2.0 (BPF programs)\n",
+            ),
+            ("README.md", "MIT or Apache-2.0, as you like."),
+            ("README.md", "are MIT or GPL-2.0-only.\n"),
+            ("agent-ebpf/src/survey.rs", "b\"Dual MIT/GPL\\0\""),
+        ] {
+            assert!(tree_text(file).contains(words), "{file}: {words}");
         }
     }
 

@@ -28,6 +28,7 @@ SRC_URI += "\
     file://agent-config;subdir=${BP} \
     file://agent-rules;subdir=${BP} \
     file://config;subdir=${BP} \
+    file://desk;subdir=${BP} \
     file://docs/man;subdir=${BP} \
     file://guest;subdir=${BP} \
     file://judge;subdir=${BP} \
