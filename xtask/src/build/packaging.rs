@@ -228,6 +228,29 @@ mod tests {
         Ok(())
     }
 
+    /// Other projects set them for the speed of programs, or for unwinding.
+    #[test]
+    fn recipes_keep_the_settings_that_the_size_comes_from() {
+        let ours = tree_text("Cargo.toml");
+        assert!(ours.contains("opt-level = \"z\"\nlto = \"fat\"\n"));
+        assert!(ours.contains("panic = \"abort\"\n") && !ours.contains("overflow-checks"));
+        for file in [
+            "openwrt/lowtide/Makefile",
+            "buildroot/package/lowtide/lowtide.mk",
+        ] {
+            let text = tree_text(file).replace('"', "");
+            for setting in [
+                "OPT_LEVEL=z",
+                "LTO=fat",
+                "PANIC=abort",
+                "OVERFLOW_CHECKS=false",
+            ] {
+                let setting = format!("CARGO_PROFILE_RELEASE_{setting}");
+                assert!(text.contains(&setting), "{file}: {setting}");
+            }
+        }
+    }
+
     /// In the words of each project.
     #[test]
     fn all_say_the_same_of_the_licence() {
