@@ -168,7 +168,7 @@ impl Root {
     /// Whether somebody other than root may change a file: itself, or by putting another in its
     /// place. Whose a file is that was named by hand says nothing: it is only tried.
     fn is_exposed(&self, path: &Path) -> bool {
-        if !self.is_of_system() {
+        if !self.is_of_system() || path == Path::new(STDIN) {
             return false;
         }
         let is_found = DIRS.iter().any(|dir| path.starts_with(self.join(dir)));
@@ -382,7 +382,8 @@ fn drop_ins(root: &Root, more: &[PathBuf]) -> Result<(Vec<PathBuf>, Stray), Prob
     }
     for path in more {
         let name = path.file_name().unwrap_or_default();
-        if path.extension().is_none_or(|e| e != "toml") {
+        let is_named = path != Path::new(STDIN);
+        if is_named && path.extension().is_none_or(|e| e != "toml") {
             stray.push((
                 path.clone(),
                 "the name of a drop-in ends in .toml, or it is not read",

@@ -77,18 +77,23 @@ const USAGE: u8 = 2;
 #[inline(never)]
 fn arguments() -> Result<Lowtide, ExitCode> {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
-    let words: Vec<_> = words.iter().map(|word| word.to_str()).collect();
-    let Some(words) = words.into_iter().collect::<Option<Vec<_>>>() else {
-        complain("lowtide: an argument is no UTF-8");
+    if let Some(odd) = words.iter().find(|word| word.to_str().is_none()) {
+        complain(format_args!(
+            "lowtide: {odd:?} is no UTF-8; a config in such a file can be given as -, written to the command"
+        ));
         return Err(ExitCode::from(USAGE));
-    };
+    }
+    let words: Vec<_> = words.iter().filter_map(|word| word.to_str()).collect();
     if let Some(word @ ("replay" | "plot" | "export" | "import")) = words.first().copied() {
         complain(format_args!(
             "lowtide: `{word}` is for the desk: lowtide-desk {word}"
         ));
         return Err(ExitCode::from(USAGE));
     }
-    let words = usual(&words);
+    let words = usual(&words).map_err(|switch| {
+        complain(format_args!("lowtide: {switch} takes no value"));
+        ExitCode::from(USAGE)
+    })?;
     if let Some(unknown) = words.first().filter(|word| !is_known(word)) {
         let meant = nearest(unknown, COMMANDS);
         let meant = meant.map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
@@ -106,13 +111,30 @@ fn arguments() -> Result<Lowtide, ExitCode> {
     })
 }
 
+/// Options that take no value: the parser would take what is written behind one for the next word.
+const SWITCHES: &[&str] = &[
+    "--dry-run",
+    "--help",
+    "--json",
+    "--offline",
+    "--openmetrics",
+    "--strict",
+    "--test",
+    "--verifier-log",
+    "--version",
+    "--write",
+    "--yes",
+];
+
 /// Writes `-h`, `-V`, `--option=value`, and `-` for what is written to the program, as the parser knows them.
-fn usual<'w>(words: &[&'w str]) -> Vec<&'w str> {
+/// The error is a switch that was given a value.
+fn usual<'w>(words: &[&'w str]) -> Result<Vec<&'w str>, &'w str> {
     let mut usual = Vec::new();
     let mut words = words.iter().copied();
     while let Some(word) = words.next() {
         match (word, word.split_once('=')) {
             ("-", _) => usual.push(STDIN),
+            (_, Some((switch, _))) if SWITCHES.contains(&switch) => return Err(switch),
             ("-h", _) => usual.push("--help"),
             ("-V", _) => usual.push("--version"),
             ("--", _) => {
@@ -120,12 +142,12 @@ fn usual<'w>(words: &[&'w str]) -> Vec<&'w str> {
                 usual.extend(words.by_ref());
             }
             (_, Some((option, value))) if option.starts_with("--") => {
-                usual.extend([option, value]);
+                usual.extend([option, if value == "-" { STDIN } else { value }]);
             }
             _ => usual.push(word),
         }
     }
-    usual
+    Ok(usual)
 }
 
 fn is_known(word: &str) -> bool {

@@ -1,6 +1,7 @@
 //! What a command prints: like any Unix tool it ends quietly when its reader has gone, and says so
 //! when the disk is full.
 
+use crate::units::Plain;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -33,5 +34,5 @@ pub fn print(text: impl Display, code: ExitCode) -> ExitCode {
 /// Says on stderr what is wrong; there is nobody to tell where that cannot be written.
 #[inline(never)]
 pub fn complain(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", Plain(text));
 }

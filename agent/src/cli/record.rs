@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 const SIZE: u64 = 4 << 20;
 /// Seconds between two looks at all cgroups.
 const EVERY: u64 = 10;
+/// Most seconds: a day.
+const LONGEST_PAUSE: u64 = 86_400;
 /// Least time between two of these.
 const SOONEST: Duration = Duration::from_secs(1);
 /// Time between two writes to the disk itself: what a cut of power takes along.
@@ -95,10 +97,11 @@ impl Record {
 
     fn record(&self) -> Result<(), String> {
         let of_file = |error: io::Error| format!("{}: {error}", self.file.display());
-        let end = self.minutes.map(|minutes| {
-            let length = Duration::from_secs(minutes.saturating_mul(60));
-            Instant::now() + length
-        });
+        let length = |minutes: u64| Duration::from_secs(minutes.saturating_mul(60));
+        // More than the clock knows is for ever.
+        let end = self
+            .minutes
+            .and_then(|minutes| Instant::now().checked_add(length(minutes)));
         let mut sampler =
             Sampler::open().map_err(|error| format!("looking at the device: {error}"))?;
         let mut written = 0;
@@ -254,7 +257,7 @@ impl Tape {
         let of_file = |error: io::Error| format!("{}: {error}", asked.file.display());
         let mut stream = agent.stream.try_clone().map_err(of_file)?;
         let mut pending = agent.first.clone();
-        let every = Duration::from_secs(asked.every.max(1));
+        let every = Duration::from_secs(asked.every.clamp(1, LONGEST_PAUSE));
         let mut next = Instant::now();
         let mut sampled = None::<Instant>;
         let mut synced = Instant::now();

@@ -36,6 +36,10 @@ impl Status {
     /// Fails when no agent answers.
     #[inline(never)]
     pub fn run(self) -> ExitCode {
+        if self.json && self.openmetrics {
+            complain("lowtide status: JSON or OpenMetrics: not both");
+            return ExitCode::from(super::USAGE);
+        }
         let shown = ask().map(|state| {
             if self.json {
                 format!("{}\n", state.json())
@@ -61,8 +65,12 @@ impl Status {
     }
 }
 
-/// Readers find the old text or the new one, and no write where nothing is new.
+/// Readers find the old text or the new one, and no write where nothing is new. A device or a pipe would be
+/// read for ever, and have its name taken away.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
+    if fs::metadata(file).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("not a regular file"));
+    }
     if fs::read(file).is_ok_and(|there| there == text.as_bytes()) {
         return Ok(());
     }
@@ -387,6 +395,7 @@ mod tests {
     use super::replace;
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
 
     #[test]
     fn a_file_is_written_when_something_is_new_and_as_a_whole() {
@@ -401,5 +410,13 @@ mod tests {
         assert_ne!(inode(), first, "it was not replaced as a whole");
         assert_eq!(fs::read_to_string(&file).unwrap(), "two");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nothing_but_a_file_is_replaced() {
+        for odd in ["/dev/full", "/dev/null", "/"] {
+            let error = replace(Path::new(odd), "text").unwrap_err();
+            assert_eq!(error.to_string(), "not a regular file", "{odd}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The manual page and the completions agree with what the program takes.
 //! `UPDATE_EXPECT=1 cargo test -p lowtide commands` writes them anew.
 
-use super::{COMMANDS, Lowtide, usual};
+use super::{COMMANDS, Lowtide, SWITCHES, usual};
 use crate::mdoc::{assert_page, literal, prose};
 use argh::{ArgsInfo as _, CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 use expect_test::expect_file;
@@ -47,14 +47,34 @@ fn every_command_is_known_by_its_name() {
 
 #[test]
 fn options_may_be_written_as_is_usual() {
-    assert_eq!(usual(&["-h"]), ["--help"]);
-    assert_eq!(usual(&["check", "-"]), ["check", "/dev/stdin"]);
-    assert_eq!(usual(&["check", "--root=a=b"]), ["check", "--root", "a=b"]);
-    assert_eq!(
-        usual(&["check", "--", "--a=b", "-h"]),
-        ["check", "--", "--a=b", "-h"]
-    );
-    assert_eq!(usual(&["check", "a=b"]), ["check", "a=b"]);
+    for (written, known) in [
+        (&["-h"][..], &["--help"][..]),
+        (&["check", "-"], &["check", "/dev/stdin"]),
+        (&["check", "--with=-"], &["check", "--with", "/dev/stdin"]),
+        (&["check", "--root=a=b"], &["check", "--root", "a=b"]),
+        (
+            &["check", "--", "--a=b", "-h"],
+            &["check", "--", "--a=b", "-h"],
+        ),
+        (&["check", "a=b"], &["check", "a=b"]),
+    ] {
+        assert_eq!(usual(written).as_deref(), Ok(known));
+    }
+    assert_eq!(usual(&["check", "--offline=1"]), Err("--offline"));
+}
+
+#[test]
+fn switches_are_known_as_such() {
+    let all = commands();
+    let flags = all.iter().flat_map(|command| command.flags);
+    let flags = flags.chain(Lowtide::get_args_info().flags);
+    let mut switches: Vec<_> = flags
+        .filter(|flag| value(flag).is_none())
+        .map(|flag| flag.long)
+        .collect();
+    switches.sort_unstable();
+    switches.dedup();
+    assert_eq!(switches, SWITCHES);
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use super::status::{Next, State, ask};
 use super::{complain, print};
+use crate::tell::table::terminal;
 use crate::units::Size;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetwinsize,
-    tcsetattr,
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcsetattr,
 };
 use std::cmp::Reverse;
 use std::fmt::{self, Display, Formatter, Write as _};
@@ -20,6 +20,8 @@ const LOOK: Timespec = Timespec {
 };
 /// A terminal that does not say how large it is.
 const SIZE: (usize, usize) = (80, 24);
+/// No terminal: nothing is cut.
+const UNBOUNDED: (usize, usize) = (usize::MAX, usize::MAX);
 /// Width of all columns but the name of a candidate, with what lies between them.
 const FIGURES: usize = 40;
 /// Characters of a bar.
@@ -28,6 +30,9 @@ const BAR: u64 = 20;
 const CLEAR: &str = "\x1b[H\x1b[2J";
 const HIDE: &str = "\x1b[?25l";
 const SHOW: &str = "\x1b[?25h";
+const KEYS: &str = "o order  u usage  f frees  q quit";
+/// Ctrl-C.
+const INTERRUPT: u8 = 3;
 
 /// Shows live what the running agent sees: memory, level, what would go next, and what was done.
 /// Keys: o, u, f sort by order, usage, what an end frees; q quits. Where the output is no terminal,
@@ -53,7 +58,7 @@ impl Top {
             watch()
         } else {
             ask().map(|state| {
-                let text = screen(&state, Sort::Order, (100, usize::MAX));
+                let text = screen(&state, Sort::Order, UNBOUNDED);
                 print(text, ExitCode::SUCCESS)
             })
         };
@@ -72,8 +77,9 @@ impl Keys {
         let before = tcgetattr(stdin()).ok();
         if let Some(before) = &before {
             let mut now = before.clone();
+            // Ctrl-C is a key as well, or it would leave the terminal as it is now.
             now.local_modes
-                .remove(LocalModes::ICANON | LocalModes::ECHO);
+                .remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
             now.special_codes[SpecialCodeIndex::VMIN] = 0;
             now.special_codes[SpecialCodeIndex::VTIME] = 0;
             let _ = tcsetattr(stdin(), OptionalActions::Now, &now);
@@ -81,7 +87,7 @@ impl Keys {
         Self(before)
     }
 
-    /// The key that is pressed before the next look; signals end the program as ever.
+    /// The key that is pressed before the next look.
     fn next(&self) -> Option<u8> {
         let stdin = stdin();
         let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
@@ -110,14 +116,8 @@ fn watch() -> Result<ExitCode, String> {
     let keys = Keys::take();
     let mut sort = Sort::Order;
     loop {
-        let size = tcgetwinsize(stdout()).map_or(SIZE, |size| {
-            let known = size.ws_col > 0 && size.ws_row > 0;
-            if known {
-                (size.ws_col.into(), size.ws_row.into())
-            } else {
-                SIZE
-            }
-        });
+        let (columns, lines) = terminal().unwrap_or_default();
+        let size = (columns.unwrap_or(SIZE.0), lines.unwrap_or(SIZE.1));
         let state = ask()?;
         let screen = screen(&state, sort, size);
         let written = print(format_args!("{HIDE}{CLEAR}{screen}"), ExitCode::SUCCESS);
@@ -125,7 +125,7 @@ fn watch() -> Result<ExitCode, String> {
             return Ok(written);
         }
         match keys.next() {
-            Some(b'q' | b'Q') => return Ok(ExitCode::SUCCESS),
+            Some(b'q' | b'Q' | INTERRUPT) => return Ok(ExitCode::SUCCESS),
             Some(b'o') => sort = Sort::Order,
             Some(b'u') => sort = Sort::Usage,
             Some(b'f') => sort = Sort::Frees,
@@ -138,9 +138,14 @@ fn watch() -> Result<ExitCode, String> {
 fn screen(state: &State, sort: Sort, (columns, lines): (usize, usize)) -> String {
     let of = |key| state.of_memory(key);
     let mut text = String::new();
+    // The last two are for the keys, and for the line feed behind them.
+    let mut room = lines.saturating_sub(2);
     let mut line = |content: &str| {
-        text.extend(content.chars().take(columns));
-        text.push('\n');
+        if room > 0 {
+            room -= 1;
+            text.extend(content.chars().take(columns));
+            text.push('\n');
+        }
     };
     line(&format!("lowtide {}: {}", state.version, state.status));
     let used = of("total").saturating_sub(of("available"));
@@ -165,7 +170,15 @@ fn screen(state: &State, sort: Sort, (columns, lines): (usize, usize)) -> String
     }
     line("");
     let lately: Vec<_> = state.history.iter().rev().take(4).collect();
-    let name = columns.saturating_sub(FIGURES).clamp(10, 48);
+    let longest = state
+        .next
+        .iter()
+        .map(|next| next.name.chars().count())
+        .max();
+    let name = columns
+        .saturating_sub(FIGURES)
+        .min(longest.unwrap_or(0))
+        .max(10);
     line(&format!(
         "{:name$} {:>5} {:>7} {:>7}  {}",
         "next", "kill", "usage", "frees", "group"
@@ -189,8 +202,8 @@ fn screen(state: &State, sort: Sort, (columns, lines): (usize, usize)) -> String
         let shown = super::log::Shown(entry).to_string();
         line(shown.lines().next().unwrap_or_default());
     }
-    if lines != usize::MAX {
-        text.push_str("o order  u usage  f frees  q quit");
+    if (columns, lines) != UNBOUNDED {
+        text.extend(KEYS.chars().take(columns));
     }
     text
 }
@@ -227,4 +240,54 @@ fn tail(name: &str, width: usize) -> String {
     }
     let cut = name.chars().skip(len + 1 - width);
     std::iter::once('\u{2026}').chain(cut).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::status::Config;
+
+    fn state() -> State {
+        let next = |name: &str| Next {
+            name: name.into(),
+            group: "media".into(),
+            kill: Some(800),
+            usage: 5 << 20,
+            frees: 4 << 20,
+        };
+        State {
+            version: "1".into(),
+            status: "an engine with a long name, woken by something".into(),
+            level: "calm".into(),
+            dry_run: false,
+            started: 0,
+            memory: vec![("total", 100 << 20), ("available", 50 << 20)],
+            counters: Vec::new(),
+            config: Config {
+                loaded: 0,
+                refused: 0,
+                files: Vec::new(),
+            },
+            next: vec![next("/a"), next(&"/long".repeat(30)), next("/b")],
+            history: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_screen_fits_its_terminal() {
+        for size in [(80, 24), (20, 5), (1, 1), (10, 2), (300, 3), (40, 9)] {
+            let text = screen(&state(), Sort::Order, size);
+            // Behind it goes a line feed, where none is.
+            assert!(text.lines().count() < size.1.max(2), "{size:?}: {text}");
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(size.0), "{size:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_terminal_gets_paths_as_they_are() {
+        let text = screen(&state(), Sort::Order, UNBOUNDED);
+        assert!(text.contains(&"/long".repeat(30)), "{text}");
+        assert!(!text.contains("q quit"), "{text}");
+    }
 }

@@ -5,6 +5,7 @@ use super::report::{others, targets};
 use crate::act;
 use crate::sense::tree::PATH;
 use crate::tell::words::{Because, Named, Other};
+use crate::units::Plain;
 use lowtide_judge::{Action, Judged, Outcome, Verdict};
 use std::io;
 use std::mem::MaybeUninit;
@@ -59,7 +60,7 @@ impl Daemon {
             record.flag("dry", true);
         }
         if let Some(Outcome::Failed { errno }) = done.map(|done| done.outcome) {
-            record.text("error", io::Error::from_raw_os_error(errno));
+            record.text("error", Plain(io::Error::from_raw_os_error(errno)));
         }
         if let Some(target) = target {
             let process = done.and_then(|done| done.process.as_ref());

@@ -13,6 +13,7 @@ pub mod table;
 pub mod version;
 pub mod words;
 
+use crate::units::Plain;
 use journal::{Field, Journal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
@@ -128,7 +129,7 @@ impl Log {
     ) {
         let mut line = heapless::String::<LINE>::new();
         // An error means that the line was cut, which is what the bound is for.
-        let _ = line.write_fmt(text);
+        let _ = write!(line, "{}", Plain(text));
         self.tell_readers(weight, with, &line);
         if let Some(kmsg) = self.kmsg.as_mut().filter(|_| weight >= Weight::Notice) {
             write_line(kmsg, NAME, &line);

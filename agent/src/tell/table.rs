@@ -52,16 +52,20 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// Columns of the terminal that is written to; `None` where it is none.
-fn terminal() -> Option<usize> {
+/// Columns and lines of the terminal that is written to, each where it is known; `None` where it is none.
+/// `COLUMNS` and `LINES` say more than a serial line does, which has a size of 0.
+pub fn terminal() -> Option<(Option<usize>, Option<usize>)> {
     let size = tcgetwinsize(stdout()).ok()?;
-    // One that does not know its size has 0.
-    Some(size.ws_col.into()).filter(|columns| *columns > 0)
+    let known = |variable, own: u16| {
+        let said = std::env::var(variable).ok().and_then(|n| n.parse().ok());
+        said.or(Some(own.into())).filter(|n| *n > 0)
+    };
+    Some((known("COLUMNS", size.ws_col), known("LINES", size.ws_row)))
 }
 
 impl<const N: usize> Display for Table<N> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.write(f, terminal())
+        self.write(f, terminal().and_then(|(columns, _)| columns))
     }
 }
 

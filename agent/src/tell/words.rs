@@ -2,7 +2,8 @@
 
 use crate::escaped::Escaped;
 use crate::sense::containers::Containers;
-use crate::sense::process::Name;
+use crate::sense::members::Process;
+use crate::sense::process::{Id, Name};
 use crate::sense::tree::{PATH, Tree};
 use crate::units::{Permyriad, Size};
 use lowtide_common::Row;
@@ -55,14 +56,15 @@ impl Display for Target<'_> {
 /// What something is done to: `/apps/media`, `123 (ffmpeg) of /apps/media`, or `123 (ffmpeg)`
 /// where processes are looked at one by one.
 pub struct Named<'a> {
-    process: Option<&'a Name>,
+    process: Option<Name>,
     /// `None` where a process is all there is to name.
     cgroup: Option<&'a [u8]>,
     containers: &'a Containers,
 }
 
 impl<'a> Named<'a> {
-    /// `process` is the one of the target that was meant, where it is not all of it.
+    /// `process` is the one of the target that was meant, where it is not all of it. A process that has
+    /// exited has no name any more.
     pub fn new(
         tree: &'a Tree,
         target: &Row,
@@ -70,6 +72,11 @@ impl<'a> Named<'a> {
         buffer: &'a mut [MaybeUninit<u8>; PATH],
     ) -> Self {
         let is_process = target.flags & Row::PROCESS != 0;
+        let process = match process {
+            Some(process) => Some(process.clone()),
+            None if is_process => Process::of(Id(target.id)).ok().map(|it| it.name()),
+            None => None,
+        };
         // That of a process may not be known.
         let id = if is_process { target.parent } else { target.id };
         let cgroup = (id != 0).then(|| {
@@ -87,14 +94,14 @@ impl<'a> Named<'a> {
 
 impl Display for Named<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        if let Some(Name { pid, name }) = self.process {
+        if let Some(Name { pid, name }) = &self.process {
             write!(f, "{} ({})", pid.as_raw_pid(), Escaped(name))?;
         }
-        match (self.process, self.cgroup) {
+        match (&self.process, self.cgroup) {
             (Some(_), Some(path)) => write!(f, " of /{}", self.containers.shown(path)),
             (None, Some(path)) => write!(f, "/{}", self.containers.shown(path)),
             (Some(_), None) => Ok(()),
-            (None, None) => f.write_str("a process"),
+            (None, None) => f.write_str("a process that has exited"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::host::dirs;
 use crate::host::shell::say;
+use crate::scenario::checks;
 use crate::vm::{Guest, Run};
 use anyhow::Result;
 use lowtide_guest::Event;
@@ -88,7 +89,12 @@ pub fn carry_out(tests: &[Test], tries: Tries) -> Result<Vec<Ended>> {
     ));
     Ok(in_parallel(tests, |test| {
         let start = Instant::now();
-        let once = || test.record().and_then(|run| (test.check)(&run));
+        let once = || {
+            let run = test.record()?;
+            // Whatever else it shows: each error is said in words.
+            checks::never_says(&run, "(os error")?;
+            (test.check)(&run)
+        };
         let mut errors = Vec::from_iter(once().err());
         let ended = if errors.is_empty() {
             Ended::Ok
