@@ -285,6 +285,7 @@ fn a_minus_stands_for_what_is_written_to_the_program() {
     for args in [
         &["check", "-"][..],
         &["check", "--root", root, "--with", "-"],
+        &["check", "--root", root, "--drop-in=-"],
     ] {
         assert!(lowtide_reads(args, good).status.success(), "{args:?}");
         let refused = lowtide_reads(args, "[limits]\nexit = 7\n");
@@ -346,4 +347,86 @@ fn short_options_and_values_behind_an_equals_sign_are_taken() {
     let root = scratch("equals");
     let option = format!("--root={}", root.display());
     assert!(lowtide(&["check", &option]).status.success());
+}
+
+/// Whatever stands where a file or a directory should.
+#[test]
+fn what_cannot_work_is_said() {
+    let dir = scratch("odd");
+    std::fs::create_dir_all(dir.join("dir")).unwrap();
+    std::fs::write(dir.join("empty"), "").unwrap();
+    std::fs::write(dir.join("binary.toml"), b"# \n\xff\xfe\0").unwrap();
+    std::fs::write(dir.join("large.toml"), vec![b'\n'; 300 << 10]).unwrap();
+    let _ = std::os::unix::fs::symlink("loop.toml", dir.join("loop.toml"));
+    for (arguments, code, words) in [
+        (&["check", "none.toml"][..], 1, "none.toml: no such file"),
+        (&["check", "dir"], 1, "dir: not a regular file"),
+        (&["check", "/dev/zero"], 1, "/dev/zero: not a regular file"),
+        (
+            &["check", "binary.toml"],
+            1,
+            "binary.toml: not UTF-8 (line 2)",
+        ),
+        (
+            &["check", "large.toml"],
+            1,
+            "large.toml: larger than 256 KiB",
+        ),
+        (
+            &["check", "loop.toml"],
+            1,
+            "Too many levels of symbolic links\n",
+        ),
+        (&["check", "--root", "none"], 1, "none: no such directory"),
+        (&["check", "--root=empty"], 1, "empty: not a directory"),
+        (&["check", "--offline=1"], 2, "--offline takes no value"),
+        (
+            &["check", "--format=xml"],
+            2,
+            "expected text, json or github",
+        ),
+        (&["config", "dir"], 1, "dir: not a regular file"),
+        (&["explain", "--root=dir"], 1, "lowtide-snapshot copies it"),
+        (&["init", "--root=dir"], 1, "lowtide-snapshot copies it"),
+        (&["init", "--root=dir", "--write"], 1, "lowtide-snapshot"),
+        (
+            &["log", "--file=none"],
+            1,
+            "none: No such file or directory\n",
+        ),
+        (&["log", "--file=dir"], 1, "dir: Is a directory\n"),
+        (&["log", "--since=5"], 2, "no time as 90s"),
+        (&["log", "--boot=x"], 2, "--boot"),
+        (&["record"], 2, "file"),
+        (&["record", "dir", "--size=1"], 2, "at least 64K"),
+        (&["run", "--config=-"], 2, "name a file"),
+        (
+            &["run", "--dry-run", "--config=dir"],
+            1,
+            "not a regular file",
+        ),
+        (&["status", "--json", "--openmetrics"], 2, "not both"),
+        (&["replay", "x"], 2, "it is lowtide-desk's"),
+        (&["reflex", "on"], 2, "off"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lowtide"));
+        let output = command.args(arguments).current_dir(&dir).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(said.contains(words), "{arguments:?}: {said}");
+        assert!(!said.contains("os error"), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    }
+    // What is longer than any clock goes is for ever: no agent is there to be recorded, or it ends here.
+    let output = lowtide(&["record", "/nowhere/x", &format!("--minutes={}", u64::MAX)]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn a_name_that_is_no_utf8_is_said() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lowtide"));
+    let name = std::ffi::OsStr::from_bytes(b"\xff.toml");
+    let output = command.arg("check").arg(name).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("\\xFF.toml\" is no UTF-8"));
 }

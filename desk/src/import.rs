@@ -1,9 +1,11 @@
 //! Settings of other OOM killers as a config: what they prefer, what they avoid, and when. A pattern that has
 //! no counterpart stays in the result as a comment: nothing is dropped in silence.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use lowtide_config::MAX_FILE;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 /// Where the settings come from.
@@ -34,13 +36,23 @@ const AVOIDED: u16 = 100;
 
 /// What the file says, or for systemd-oomd the units below a directory.
 pub fn import(from: From, path: &Path) -> Result<String> {
-    let read = || fs::read_to_string(path).with_context(|| format!("{}", path.display()));
+    let read = || read(path).with_context(|| format!("{}", path.display()));
     let found = match from {
         From::Earlyoom => earlyoom(&read()?)?,
         From::Nohang => nohang(&read()?),
         From::SystemdOomd => systemd_oomd(path)?,
     };
     Ok(found.toml(&path.display().to_string()))
+}
+
+/// The text of a config of that size at most that lowtide takes itself.
+fn read(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    let is_small = bytes.len() as u64 <= MAX_FILE;
+    ensure!(is_small, "larger than {} KiB: no config", MAX_FILE / 1024);
+    String::from_utf8(bytes).context("not UTF-8: no config")
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +86,7 @@ impl Found {
     }
 
     fn toml(&self, source: &str) -> String {
+        let source = source.replace(char::is_control, " ");
         let mut out = format!("# From {source}.\n");
         // Writing to a String cannot fail.
         for line in &self.left {
@@ -302,8 +315,12 @@ fn systemd_oomd(dir: &Path) -> Result<Found> {
             files.push(path.clone());
         }
         for file in files {
-            // A masked unit is a link to /dev/null.
-            let text = fs::read_to_string(&file).unwrap_or_default();
+            // A masked unit is a link to /dev/null, which is empty.
+            let text = read(&file).unwrap_or_else(|error| {
+                let file = file.display();
+                found.left.push(format!("{file}: {error:#}"));
+                String::new()
+            });
             for (key, value) in text.lines().filter_map(|line| line.trim().split_once('=')) {
                 found.managed_oom(unit, key.trim(), value.trim());
             }

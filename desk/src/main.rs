@@ -1,24 +1,44 @@
 //! The commands for what devices recorded.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use argh::FromArgs;
+use lowtide::cli::{self, Call, complain, print};
+use lowtide::tell::version::Version;
 use lowtide_config::{Loaded, Paths, load};
 use lowtide_desk::export::{self, Format, Table};
 use lowtide_desk::files::{self, Recording};
 use lowtide_desk::{import, plot, replay, show};
 use rayon::prelude::*;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// What the decisions differ.
-const DIFFERS: u8 = 2;
+/// As of diff(1): decisions that differ are what was found, 1; a wrong call, or a file that cannot be read, is
+/// trouble.
+const DIFFERS: ExitCode = ExitCode::FAILURE;
+const TROUBLE: u8 = cli::USAGE;
+
+const CALL: Call = Call {
+    program: "lowtide-desk",
+    commands: &["replay", "plot", "export", "import"],
+    switches: &["--help", "--version"],
+    elsewhere: (
+        &[
+            "run", "check", "config", "doctor", "explain", "init", "status", "top", "log",
+            "record", "reflex",
+        ],
+        "lowtide",
+    ),
+};
 
 /// What devices recorded with `lowtide record`.
 #[derive(FromArgs)]
 struct Desk {
+    /// print the version and what it is built for
+    #[argh(switch)]
+    version: bool,
     #[argh(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(FromArgs)]
@@ -31,7 +51,7 @@ enum Command {
 }
 
 /// Judges again what was recorded, and shows the decisions beside what was done. Ends with 0 where they
-/// are the same, with 2 where they differ, with 1 where something cannot be read.
+/// are the same, with 1 where they differ, with 2 where something cannot be read.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "replay")]
 struct Replay {
@@ -97,8 +117,17 @@ impl Import {
 }
 
 fn main() -> ExitCode {
-    let desk: Desk = argh::from_env();
-    let done = match desk.command {
+    let desk = match CALL.arguments::<Desk>() {
+        Ok(desk) => desk,
+        Err(code) => return code,
+    };
+    if desk.version {
+        return print(format_args!("lowtide-desk {Version}"), ExitCode::SUCCESS);
+    }
+    let Some(command) = desk.command else {
+        return CALL.wrong("no command");
+    };
+    let done = match command {
         Command::Replay(replay) => replay.run(),
         Command::Plot(plot) => plot.run(),
         Command::Export(export) => export.run(),
@@ -110,9 +139,9 @@ fn main() -> ExitCode {
             .downcast_ref::<io::Error>()
             .is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe)
         {
-            eprintln!("lowtide-desk: {error:#}");
+            complain(format_args!("lowtide-desk: {error:#}"));
         }
-        ExitCode::FAILURE
+        ExitCode::from(TROUBLE)
     })
 }
 
@@ -124,19 +153,22 @@ fn config(files: &[PathBuf]) -> Result<Option<Loaded>> {
     let loaded = load(&Paths::new(None, files.to_vec()));
     let loaded = loaded.map_err(|problems| anyhow::anyhow!("{problems}"))?;
     for problem in loaded.warnings.iter() {
-        eprintln!("{problem}");
+        complain(problem);
     }
     Ok(Some(loaded))
 }
 
 /// Says what is wrong with recordings that can be read in part, or not at all.
-fn complain(recordings: &[Recording], broken: impl Iterator<Item = (usize, String)>) -> bool {
-    let mut any = false;
+fn tell_broken(
+    recordings: &[Recording],
+    broken: impl Iterator<Item = (usize, String)>,
+) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
     for (which, why) in broken {
-        any = true;
-        eprintln!("{}: {why}", recordings[which].path.display());
+        code = ExitCode::from(TROUBLE);
+        complain(format_args!("{}: {why}", recordings[which].path.display()));
     }
-    any
+    code
 }
 
 impl Replay {
@@ -165,33 +197,35 @@ impl Replay {
             write!(out, "{}", show::Summary(&whole))?;
         }
         out.flush()?;
-        let unread = complain(&recordings, errors.into_iter());
+        let read = tell_broken(&recordings, errors.into_iter());
         let differs = whole.iter().any(|(_, run)| run.differs_at.is_some());
-        Ok(match (unread, differs) {
-            (true, _) => ExitCode::FAILURE,
-            (false, true) => ExitCode::from(DIFFERS),
-            (false, false) => ExitCode::SUCCESS,
-        })
+        let is_whole = read == ExitCode::SUCCESS;
+        Ok(if is_whole && differs { DIFFERS } else { read })
     }
 }
 
 impl Plot {
     fn run(self) -> Result<ExitCode> {
         let recording = Recording::open(&self.file)?;
-        let output = self
-            .output
-            .unwrap_or_else(|| self.file.with_extension("svg"));
-        let (svg, broken) = plot::svg(&recording)?;
+        let output = self.output.clone();
+        let output = output.unwrap_or_else(|| self.file.with_extension("svg"));
+        ensure!(
+            !is_same(&output, &self.file),
+            "{} is the recording itself: name another file by --output",
+            output.display()
+        );
+        let name = || self.file.display().to_string();
+        let (svg, broken) = plot::svg(&recording).with_context(name)?;
         std::fs::write(&output, svg).with_context(|| output.display().to_string())?;
-        eprintln!("{}", output.display());
+        complain(output.display());
         let broken = broken.map(|broken| (0, broken.to_string()));
-        let any = complain(&[recording], broken.into_iter());
-        Ok(if any {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        })
+        Ok(tell_broken(&[recording], broken.into_iter()))
     }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(one).is_some_and(|one| Some(one) == real(other))
 }
 
 impl Export {
@@ -216,11 +250,6 @@ impl Export {
         }
         export::write(&mut out, self.table, self.format, &rows)?;
         out.flush()?;
-        let any = complain(&recordings, errors.into_iter());
-        Ok(if any {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        })
+        Ok(tell_broken(&recordings, errors.into_iter()))
     }
 }

@@ -40,6 +40,10 @@ media_is_killed() {
 	[ "$?" -eq 137 ]
 }
 
+spills() {
+	dmesg | grep -q '^[^a-z]*10 | '
+}
+
 # Nothing goes by the file that protects it.
 nothing_in_force() {
 	is apps/media/memory.min $((1 << 20))
@@ -71,6 +75,9 @@ step program_is_in_memory
 
 reload_with wrong
 step soon logged 'reload refused'
+step logged '.*now.toml:10:8: group.kill: '
+# Each line of the log is one, also of a mistake that `check` shows with its line of the file.
+step fails spills
 start_media
 step media_is_killed
 

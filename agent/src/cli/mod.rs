@@ -21,8 +21,8 @@ mod trial;
 use crate::act::hooks;
 use crate::config::{STDIN, nearest};
 use crate::tell::version::Version;
-use argh::FromArgs as _;
-use output::{complain, print};
+pub use output::{complain, print};
+use std::fmt::Display;
 use std::process::ExitCode;
 
 /// Out-of-memory agent for Linux edge devices.
@@ -71,47 +71,68 @@ enum Command {
 }
 
 /// Ends a program that was called in a wrong way; 1 is for what was found.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
-/// What the command line asks for; or the code to end with, where that was for help or is wrong.
-#[inline(never)]
-fn arguments() -> Result<Lowtide, ExitCode> {
-    let words: Vec<_> = std::env::args_os().skip(1).collect();
-    if let Some(odd) = words.iter().find(|word| word.to_str().is_none()) {
-        complain(format_args!(
-            "lowtide: {odd:?} is no UTF-8; a config in such a file can be given as -, written to the command"
-        ));
-        return Err(ExitCode::from(USAGE));
-    }
-    let words: Vec<_> = words.iter().filter_map(|word| word.to_str()).collect();
-    if let Some(word @ ("replay" | "plot" | "export" | "import")) = words.first().copied() {
-        complain(format_args!(
-            "lowtide: `{word}` is for the desk: lowtide-desk {word}"
-        ));
-        return Err(ExitCode::from(USAGE));
-    }
-    let words = usual(&words).map_err(|switch| {
-        complain(format_args!("lowtide: {switch} takes no value"));
-        ExitCode::from(USAGE)
-    })?;
-    if let Some(unknown) = words.first().filter(|word| !is_known(word)) {
-        let meant = nearest(unknown, COMMANDS);
-        let meant = meant.map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
-        complain(format_args!("lowtide: no command `{unknown}`{meant}"));
-        complain("Run lowtide --help for more information.");
-        return Err(ExitCode::from(USAGE));
-    }
-    Lowtide::from_args(&["lowtide"], &words).map_err(|early| match early.status {
-        Ok(()) => print(early.output, ExitCode::SUCCESS),
-        Err(()) => {
-            complain(early.output.trim_end());
-            complain("Run lowtide --help for more information.");
-            ExitCode::from(USAGE)
-        }
-    })
+/// How a program is called.
+pub struct Call {
+    pub program: &'static str,
+    pub commands: &'static [&'static str],
+    /// Options that take no value: the parser would take what is written behind one for the next word.
+    pub switches: &'static [&'static str],
+    /// Commands that are another program's, and which one's.
+    pub elsewhere: (&'static [&'static str], &'static str),
 }
 
-/// Options that take no value: the parser would take what is written behind one for the next word.
+const CALL: Call = Call {
+    program: "lowtide",
+    commands: COMMANDS,
+    switches: SWITCHES,
+    elsewhere: (&["replay", "plot", "export", "import"], "lowtide-desk"),
+};
+
+impl Call {
+    /// What the command line asks for; or the code to end with, where that was for help or is wrong.
+    #[inline(never)]
+    pub fn arguments<T: argh::FromArgs>(&self) -> Result<T, ExitCode> {
+        let words: Vec<_> = std::env::args_os().skip(1).collect();
+        if let Some(odd) = words.iter().find(|word| word.to_str().is_none()) {
+            return Err(self.wrong(format_args!(
+                "{odd:?} is no UTF-8; what is in such a file can be written to the command, as -"
+            )));
+        }
+        let words: Vec<_> = words.iter().filter_map(|word| word.to_str()).collect();
+        let words = usual(&words, self.switches)
+            .map_err(|switch| self.wrong(format_args!("{switch} takes no value")))?;
+        if let Some(unknown) = words.first().filter(|word| !self.knows(word)) {
+            let (others, other) = self.elsewhere;
+            let meant = nearest(unknown, self.commands);
+            let meant = match meant {
+                _ if others.contains(unknown) => format!("; it is {other}'s: {other} {unknown}"),
+                Some(meant) => format!("; did you mean `{meant}`?"),
+                None => String::new(),
+            };
+            return Err(self.wrong(format_args!("no command `{unknown}`{meant}")));
+        }
+        T::from_args(&[self.program], &words).map_err(|early| match early.status {
+            Ok(()) => print(early.output, ExitCode::SUCCESS),
+            Err(()) => self.wrong(early.output.trim_end()),
+        })
+    }
+
+    /// Ends with what is wrong in the call.
+    pub fn wrong(&self, what: impl Display) -> ExitCode {
+        let program = self.program;
+        complain(format_args!(
+            "{program}: {what}\nRun {program} --help for more information."
+        ));
+        ExitCode::from(USAGE)
+    }
+
+    fn knows(&self, word: &str) -> bool {
+        word.starts_with('-') || word == "help" || self.commands.contains(&word)
+    }
+}
+
 const SWITCHES: &[&str] = &[
     "--dry-run",
     "--help",
@@ -128,13 +149,13 @@ const SWITCHES: &[&str] = &[
 
 /// Writes `-h`, `-V`, `--option=value`, and `-` for what is written to the program, as the parser knows them.
 /// The error is a switch that was given a value.
-fn usual<'w>(words: &[&'w str]) -> Result<Vec<&'w str>, &'w str> {
+fn usual<'w>(words: &[&'w str], switches: &[&str]) -> Result<Vec<&'w str>, &'w str> {
     let mut usual = Vec::new();
     let mut words = words.iter().copied();
     while let Some(word) = words.next() {
         match (word, word.split_once('=')) {
             ("-", _) => usual.push(STDIN),
-            (_, Some((switch, _))) if SWITCHES.contains(&switch) => return Err(switch),
+            (_, Some((switch, _))) if switches.contains(&switch) => return Err(switch),
             ("-h", _) => usual.push("--help"),
             ("-V", _) => usual.push("--version"),
             ("--", _) => {
@@ -150,16 +171,12 @@ fn usual<'w>(words: &[&'w str]) -> Result<Vec<&'w str>, &'w str> {
     Ok(usual)
 }
 
-fn is_known(word: &str) -> bool {
-    word.starts_with('-') || word == "help" || COMMANDS.contains(&word)
-}
-
 /// The whole of the program.
 pub fn main() -> ExitCode {
     if hooks::is_meant() {
         return hooks::run_all();
     }
-    let asked = match arguments() {
+    let asked = match CALL.arguments::<Lowtide>() {
         Ok(asked) => asked,
         Err(code) => return code,
     };
@@ -167,8 +184,7 @@ pub fn main() -> ExitCode {
         return print(format_args!("lowtide {Version}"), ExitCode::SUCCESS);
     }
     let Some(command) = asked.command else {
-        complain("lowtide: no command; `lowtide --help` lists them");
-        return ExitCode::from(USAGE);
+        return CALL.wrong("no command");
     };
     // None of them is inlined: the frames of all would lie below the agent's, and their code be a part
     // of what stays in memory.

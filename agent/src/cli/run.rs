@@ -2,15 +2,12 @@ use super::backoff;
 use super::output::complain;
 use crate::act;
 use crate::config::{self, Paths};
-use crate::daemon::{Daemon, rights};
+use crate::daemon::{Daemon, rights, tell_mistakes, tell_warnings};
 use crate::stack;
 use crate::tell::Log;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::{Builder, JoinHandle};
-
-/// Mistakes in the config that go to the log of a start; `lowtide check` says all.
-const LOGGED: usize = 5;
 
 /// Runs the agent until SIGTERM; SIGHUP reads the config anew.
 #[derive(argh::FromArgs)]
@@ -64,9 +61,7 @@ impl Run {
         let config = match stack::on_its_own(|| config::load(&paths).map(Box::new)) {
             Ok(config) => config,
             Err(problems) => {
-                for problem in problems.errors().take(LOGGED) {
-                    log.error(format_args!("{}", problem.in_one_line()));
-                }
+                tell_mistakes(&problems, &mut log);
                 log.error(format_args!(
                     "the config cannot be used ({}), see `lowtide check`",
                     problems.count()
@@ -78,9 +73,7 @@ impl Run {
             }
         };
         let dry_run = self.dry_run || config.dry_run;
-        for problem in config.warnings.iter() {
-            log.warning(format_args!("{}", problem.in_one_line()));
-        }
+        tell_warnings(&config, &mut log);
         if let Err(error) = rights::forbid_more(&config) {
             log.warning(format_args!(
                 "set-user-ID programs keep their rights: {error}"

@@ -58,9 +58,9 @@ fn options_may_be_written_as_is_usual() {
         ),
         (&["check", "a=b"], &["check", "a=b"]),
     ] {
-        assert_eq!(usual(written).as_deref(), Ok(known));
+        assert_eq!(usual(written, SWITCHES).as_deref(), Ok(known));
     }
-    assert_eq!(usual(&["check", "--offline=1"]), Err("--offline"));
+    assert_eq!(usual(&["check", "--offline=1"], SWITCHES), Err("--offline"));
 }
 
 #[test]

@@ -36,6 +36,7 @@ use report::Said;
 use smol::Timer;
 use smol::future::{FutureExt as _, poll_once};
 use smol::stream::StreamExt as _;
+pub use start::{tell_mistakes, tell_warnings};
 use state::Standing;
 use std::future::{pending, poll_fn};
 use std::io;

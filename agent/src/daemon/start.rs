@@ -6,7 +6,7 @@ use crate::act::hooks::Hooks;
 use crate::act::mrelease::Releaser;
 use crate::act::settings::Settings;
 use crate::act::watchdog::Watchdog;
-use crate::config::{self, Ballast, Loaded, Paths, rule};
+use crate::config::{self, Ballast, Loaded, Paths, Problems, rule};
 use crate::domain::{Domain, Domains};
 use crate::resident;
 use crate::sense::Surveyor;
@@ -32,6 +32,23 @@ use lowtide_judge::{Memory, Unit};
 use rustix::fs::CWD;
 use std::io;
 use std::time::Instant;
+
+/// Mistakes in a config that go to the log; `lowtide check` says all.
+const LOGGED: usize = 5;
+
+/// Why a config is not taken, each mistake in a line of its own.
+pub fn tell_mistakes(problems: &Problems, log: &mut Log) {
+    for problem in problems.errors().take(LOGGED) {
+        log.error(format_args!("{}", problem.in_one_line()));
+    }
+}
+
+/// What a config that is taken says and does not do, and which protection it takes away.
+pub fn tell_warnings(config: &Loaded, log: &mut Log) {
+    for problem in config.warnings.iter() {
+        log.warning(format_args!("{}", problem.in_one_line()));
+    }
+}
 
 impl Daemon {
     /// Opens everything that the agent will ever need.
@@ -188,13 +205,12 @@ impl Daemon {
         let config = match stack::on_its_own(|| config::load(paths).map(Box::new)) {
             Ok(config) => config,
             Err(problems) => {
-                for problem in problems.iter() {
-                    self.log.error(format_args!("{problem}"));
-                }
+                tell_mistakes(&problems, &mut self.log);
                 self.refused();
                 return false;
             }
         };
+        tell_warnings(&config, &mut self.log);
         // The new trigger is armed before the old one goes: nothing is lost in between.
         let wanted = config.wake.trigger.filter(|_| self.meminfo.has_psi());
         let trigger = wanted.map(|trigger| psi::arm(CWD, psi::SYSTEM, &trigger));
@@ -211,7 +227,9 @@ impl Daemon {
         let now = self.now();
         let system = self.domains.system();
         if let Err(error) = system.rearm(trigger, now) {
-            self.log.error(format_args!("reload refused: {error}"));
+            self.log
+                .error(format_args!("the alarms cannot be armed anew: {error}"));
+            self.refused();
             return false;
         }
         if config.engine != self.config.engine {

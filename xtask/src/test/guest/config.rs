@@ -2,7 +2,7 @@
 
 use super::{Case, PLAIN};
 use crate::scenario::scripts::{passed, scripted};
-use crate::scenario::{HOG_CGROUP, with_config};
+use crate::scenario::{GATEWAY, HOG_CGROUP, with_config};
 use anyhow::{Context as _, ensure};
 use lowtide_guest::Scenario;
 
@@ -30,6 +30,12 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a_reload_is_judged_at_once_where_no_alarm_comes",
+        scenario: reload_at_rest,
+        check: passed,
+        ..PLAIN
+    },
+    Case {
         name: "no_signal_is_lost_whenever_it_comes",
         scenario: signals,
         check: passed,
@@ -48,6 +54,34 @@ fn signals() -> Scenario {
             .files
             .insert(format!("/etc/lowtide/{name}.toml"), config);
     }
+    scenario
+}
+
+/// Nothing is short by the first config, all the time by the second; nothing moves, and nothing stalls.
+fn reload_at_rest() -> Scenario {
+    let mut scenario = scripted("reload_at_rest", &[]);
+    scenario.services.retain(|service| service.name != GATEWAY);
+    scenario.services.iter_mut().for_each(|service| {
+        if service.after.as_deref() == Some(GATEWAY) {
+            service.after = None;
+        }
+    });
+    let config = |level: &str| {
+        format!(
+            "{level}[everything_else]\nkill = \"never\"\n\
+             [[group]]\nname = \"media\"\ncgroups = [\"{HOG_CGROUP}\"]\nkill = 800\n"
+        )
+    };
+    let short = "[level.critical]\nconfirm = { available_below = \"99%\" }\n\
+                 relief = { available_above = \"99.5%\" }\nactions = [\"kill\"]\n";
+    scenario.files.extend([
+        ("/etc/lowtide/nothing.toml".into(), config("")),
+        ("/etc/lowtide/media.toml".into(), config(short)),
+        (
+            "/etc/lowtide/lifeline.toml".into(),
+            "[[group]]\nname = \"lifeline\"\ncgroups = [\"only/this\"]\n".into(),
+        ),
+    ]);
     scenario
 }
 
