@@ -284,7 +284,7 @@ impl Policy {
     }
 
     /// Whether the actions of a level do more than take back cache.
-    pub(crate) fn ends(&self, level: Level) -> bool {
+    pub fn ends(&self, level: Level) -> bool {
         let mut levels = Level::CONFIGURED.into_iter().zip(&self.levels);
         levels.any(|(of, rules)| of == level && rules.actions.iter().any(|s| *s != Step::Reclaim))
     }

@@ -111,7 +111,9 @@ impl Daemon {
                 Figures(verdict)
             ));
         }
-        if is_news && matches!(verdict.why, Why::NothingLeft(_)) {
+        // Where cache alone may be taken back, it says nothing that no process can be ended.
+        let policy = &self.config.policy;
+        if is_news && matches!(verdict.why, Why::NothingLeft(level) if policy.ends(level)) {
             self.tell_of_untouchable(verdict, &mut [MaybeUninit::uninit(); PATH]);
             self.tell_of_unaccounted(verdict);
         }

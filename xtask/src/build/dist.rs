@@ -35,15 +35,16 @@ impl Dist {
         } else {
             self.target
         };
-        let epoch = epoch()?;
+        // Once: whoever commits meanwhile makes no archives of two commits.
+        let (epoch, commit) = (epoch()?, commit()?);
         let out = dirs::target().join("dist");
         let _ = fs::remove_dir_all(&out);
         fs::create_dir_all(&out)?;
         let source = source::archive(epoch, &out)?;
         packaging::write(&source.archive, &source.lock, &out)?;
         for arch in archs {
-            let binary = programs::build_release(arch, &commit()?)?;
-            Parts::gather(arch, binary)?.assemble(epoch, &out)?;
+            let binary = programs::build_release(arch, &commit)?;
+            Parts::gather(arch, binary, epoch)?.assemble(epoch, &out)?;
         }
         checksums(&out)?;
         print!("{}", fs::read_to_string(out.join(CHECKSUMS))?);
@@ -130,11 +131,11 @@ const BESIDE: [(&str, &str); 14] = [
 ];
 
 impl Parts {
-    pub fn gather(arch: Arch, binary: PathBuf) -> Result<Self> {
+    pub fn gather(arch: Arch, binary: PathBuf, epoch: u64) -> Result<Self> {
         Ok(Self {
             arch,
             binary,
-            sbom: sbom(arch)?,
+            sbom: sbom(arch, epoch)?,
             third_party: third_party(arch)?,
         })
     }
@@ -244,7 +245,7 @@ pub fn cyclonedx() -> Result<PathBuf> {
 }
 
 /// Lists what is linked in, as CycloneDX; no path of this machine is in it.
-fn sbom(arch: Arch) -> Result<String> {
+fn sbom(arch: Arch, epoch: u64) -> Result<String> {
     let tool = cyclonedx()?;
     // It writes beside each manifest.
     let stage = tempfile::tempdir()?;
@@ -262,7 +263,7 @@ fn sbom(arch: Arch) -> Result<String> {
         .arg(arch.triple())
         .arg("--manifest-path")
         .arg(stage.path().join("agent/Cargo.toml"))
-        .env("SOURCE_DATE_EPOCH", epoch()?.to_string()))?;
+        .env("SOURCE_DATE_EPOCH", epoch.to_string()))?;
     let text = fs::read_to_string(stage.path().join("agent/sbom.json"))?;
     let here = stage.path().to_str().context("a path is not UTF-8")?;
     Ok(text.replace(here, "/lowtide"))

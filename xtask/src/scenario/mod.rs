@@ -35,7 +35,7 @@ pub const DEVICE: &str = r#"
 [[group]]
 name    = "lifeline"
 kill    = "never"
-cgroups = ["lifeline/**"]
+cgroups_add = ["lifeline/**"]
 
 [[group]]
 name    = "sensor"

@@ -148,7 +148,8 @@ fn debian_package() -> Result<()> {
     let out = tempfile::tempdir()?;
     let arch = Arch::X86_64;
     let binary = programs::build_agent(arch, Profile::Release)?;
-    Parts::gather(arch, binary)?.assemble(dist::epoch()?, out.path())?;
+    let epoch = dist::epoch()?;
+    Parts::gather(arch, binary, epoch)?.assemble(epoch, out.path())?;
     let packages = fs::read_dir(out.path())?.collect::<Result<Vec<_>, _>>()?;
     let packages = packages.iter().map(fs::DirEntry::path);
     let package = packages.filter(|file| file.extension().is_some_and(|e| e == "deb"));

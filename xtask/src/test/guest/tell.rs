@@ -262,7 +262,7 @@ pub const CASES: &[Case] = &[
             // Cut anywhere, it says where, and shows what comes before.
             let bytes = std::fs::read(&tape)?;
             std::fs::write(&tape, &bytes[..bytes.len() - 3])?;
-            let shown = desk(&["replay"], &tape, DEVICE, 1)?;
+            let shown = desk(&["replay"], &tape, DEVICE, 2)?;
             ensure!(shown.contains("terminate /apps/media"), "{shown}");
             Ok(())
         },
@@ -279,7 +279,7 @@ pub const CASES: &[Case] = &[
             let shown = desk(&["replay"], &tape, UNTUNED, 0)?;
             ensure!(shown.contains("The same decisions"), "{shown}");
             in_the_guide("$ lowtide-desk replay kiosk.lowtide", &shown)?;
-            let shown = desk(&["replay", "--config", "CONFIG"], &tape, &tuned_config(), 2)?;
+            let shown = desk(&["replay", "--config", "CONFIG"], &tape, &tuned_config(), 1)?;
             let mut decisions = shown.lines().filter(|line| line.contains("differs"));
             let first = decisions.next().context(shown.clone())?;
             let wanted = ["terminate /apps/player", "terminate /apps/sync (sync)"];
