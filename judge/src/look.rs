@@ -429,8 +429,12 @@ impl<'a> Look<'a> {
         by_marks.into_iter().chain(by_end).min()
     }
 
-    /// Soon enough to catch the next mark at twice the pace seen, or at the fastest to be expected.
+    /// Soon enough to catch the next mark at twice the pace seen, or at the fastest to be expected; where
+    /// an alarm tells of it, soon enough for stalls.
     fn before_next_mark(&self) -> u32 {
+        if self.history.acting().is_none() && self.policy.tells_of_marks(&self.memory) {
+            return *LOOK_MS.end() as u32;
+        }
         let next_mark = self
             .policy
             .levels

@@ -283,6 +283,16 @@ impl Policy {
         next.or_else(|| marks().min())
     }
 
+    /// Whether an alarm comes when the first mark of available memory is crossed, none of which is yet.
+    pub(crate) fn tells_of_marks(&self, memory: &Memory) -> bool {
+        let levels = self.levels.iter().filter(|level| !level.actions.is_empty());
+        let mut marks = levels.flat_map(|level| level.confirm.below_marks(memory.total));
+        memory.told
+            && memory.within == 0
+            && self.next_mark(memory).is_some()
+            && marks.all(|mark| mark <= memory.available)
+    }
+
     /// Whether the actions of a level do more than take back cache.
     pub fn ends(&self, level: Level) -> bool {
         let mut levels = Level::CONFIGURED.into_iter().zip(&self.levels);

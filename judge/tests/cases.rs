@@ -1268,6 +1268,28 @@ fn what_an_alarm_tells_is_not_looked_at_by_time() {
     }
 }
 
+/// A stall next to a mark: an alarm that tells of the mark spares the looks in between.
+#[test]
+fn a_mark_that_an_alarm_tells_of_does_not_set_the_pace() {
+    let policy = policy();
+    let highest = policy.next_mark(&memory(TOTAL)).unwrap();
+    let pace = |available, told| {
+        let memory = Memory {
+            told,
+            ..memory(available)
+        };
+        let mut history = History::default();
+        history.woken(0);
+        let look = history.look(&policy, &memory, 0);
+        look.judge(&survey(&[], 0), &[0; lowtide_common::CANDIDATES])
+            .look_again_ms
+    };
+    assert_eq!(pace(highest + MIB, false), Some(5));
+    assert_eq!(pace(highest + MIB, true), Some(250));
+    // Below one of them, what else its level asks for can come at any time.
+    assert_eq!(pace(highest - MIB, true), pace(highest - MIB, false));
+}
+
 #[test]
 fn what_holds_when_a_config_comes_into_force_waits_for_no_alarm() {
     let policy = policy();

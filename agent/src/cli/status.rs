@@ -141,8 +141,9 @@ const MEMORY: [&str; 6] = [
     "zram",
 ];
 /// What is counted since the start, with what it means.
-const COUNTERS: [(&str, &str); 7] = [
+const COUNTERS: [(&str, &str); 8] = [
     ("wakeups", "times the agent woke up"),
+    ("alarms", "alarms of the watch, PSI or the ballast"),
     ("looks", "looks at the memory of the system"),
     ("reclaims", "times cache was taken back"),
     ("terminated", "victims asked to stop"),

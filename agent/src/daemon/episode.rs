@@ -45,6 +45,7 @@ impl Daemon {
             let looked = Instant::now();
             if fired.any() {
                 self.upkeep.passes.woken(looked);
+                self.standing.counters.alarms += 1;
             }
             let since = Since::fired(&fired, looked);
             self.guard.attend(Duration::ZERO);

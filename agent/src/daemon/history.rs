@@ -14,6 +14,7 @@ use std::mem::MaybeUninit;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counters {
     pub wakeups: u64,
+    pub alarms: u64,
     pub looks: u64,
     pub reclaims: u64,
     pub terminated: u64,

@@ -97,9 +97,9 @@ impl Daemon {
         let c = &standing.counters;
         write!(
             to,
-            "]\n\n[counters]\nwakeups = {}\nlooks = {}\nreclaims = {}\nterminated = {}\nkilled = {}\n\
+            "]\n\n[counters]\nwakeups = {}\nalarms = {}\nlooks = {}\nreclaims = {}\nterminated = {}\nkilled = {}\n\
              failed = {}\nreloads = {}\n",
-            c.wakeups, c.looks, c.reclaims, c.terminated, c.killed, c.failed, c.reloads
+            c.wakeups, c.alarms, c.looks, c.reclaims, c.terminated, c.killed, c.failed, c.reloads
         )?;
         let Ok(m) = self.meminfo.read() else {
             return Ok(());

@@ -8,6 +8,7 @@ use lowtide_judge::Memory;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::param::page_size;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// After an alarm that nothing was done about, the time to the next one; doubled from one to the next.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// After so long without one, the next is the first again.
+const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// Part of the ballast that has to be gone for the kernel to have taken from it, and how long that counts.
 const TAKEN_PART: u64 = 16;
@@ -77,15 +80,23 @@ pub struct Alarms {
     found: Cell<Option<u64>>,
     #[cfg(feature = "bpf")]
     below: Cell<u64>,
+    /// The watch says nothing before.
+    #[cfg(feature = "bpf")]
+    quiet_until: Cell<Option<Instant>>,
     /// The watch or the ballast has fired since the last stand.
     alarmed: Cell<bool>,
+    /// The last one that nothing was done about, and the pause after it.
+    idle_at: Cell<Option<Instant>>,
     pause: Cell<Duration>,
     /// The ballast fired then, and is not heard again before the pause is over.
     deaf_since: Cell<Option<Instant>>,
     /// The ballast can be waited for no more.
     lost: Cell<bool>,
-    /// Bytes of the ballast that were left when the kernel last took some, and when that was.
+    /// Bytes of the ballast that were left when the kernel last took some, and pages that had been read in
+    /// again by then.
     left: Cell<u64>,
+    refaults: Cell<u64>,
+    /// When it took some as it found nothing else.
     taken_at: Cell<Option<Instant>>,
 }
 
@@ -102,11 +113,15 @@ impl Alarms {
             found: Cell::new(None),
             #[cfg(feature = "bpf")]
             below: Cell::new(0),
+            #[cfg(feature = "bpf")]
+            quiet_until: Cell::new(None),
             alarmed: Cell::new(false),
+            idle_at: Cell::new(None),
             pause: Cell::new(Duration::ZERO),
             deaf_since: Cell::new(None),
             lost: Cell::new(false),
             left: Cell::new(0),
+            refaults: Cell::new(0),
             taken_at: Cell::new(None),
         };
         this.set_trigger(trigger)?;
@@ -156,23 +171,39 @@ impl Alarms {
         false
     }
 
+    /// The watch wakes the agent from now on.
+    #[cfg(feature = "bpf")]
+    fn watches(&self) -> bool {
+        let is_quiet = |until| Instant::now() < until;
+        self.has_watch() && !self.quiet_until.get().is_some_and(is_quiet)
+    }
+
+    #[cfg(not(feature = "bpf"))]
+    fn watches(&self) -> bool {
+        false
+    }
+
     /// Brings the figures of the system in line with what the agent itself knows of them: which alarms
     /// come, and what its ballast makes seem available. Allocates nothing.
     pub fn correct(&self, memory: &mut Memory) {
         memory.psi = self.has_trigger();
-        memory.told = self.has_watch();
+        memory.told = self.watches();
         let Some(ballast) = &self.ballast else { return };
         let (size, left) = (ballast.size(), ballast.left());
         // One of which not even half is left gives no more warning.
-        memory.told |= !self.lost.get() && left >= size / 2;
+        memory.told |= !self.lost.get() && self.deaf_since.get().is_none() && left >= size / 2;
         memory.available = memory.available.saturating_sub(left);
         memory.file = memory.file.saturating_sub(left);
         if left + size / TAKEN_PART < self.left.get() {
-            self.taken_at.set(Some(Instant::now()));
-            self.left.set(left);
+            let taken = self.left.replace(left) - left;
+            let before = self.refaults.replace(memory.refaults);
+            let refaults = memory.refaults.saturating_sub(before);
+            if found_nothing_else(taken, refaults) {
+                self.taken_at.set(Some(Instant::now()));
+            }
         }
-        // What takes from the ballast has found nothing else: of what counts as available, only what is
-        // free is. (Reclaimable slab and the last of the cache are often not to be had.)
+        // Then, of what counts as available, only what is free is: reclaimable slab and the last of the
+        // cache are often not to be had.
         let taken = self.taken_at.get();
         if taken.is_some_and(|at| at.elapsed() < TAKEN) {
             memory.available = memory.available.min(memory.free);
@@ -223,10 +254,17 @@ impl Alarms {
     /// what goes on does not wake the agent over and over: by then the figures are looked at by time.
     /// Allocates nothing.
     pub fn follow(&self, stand: &Stand) {
-        if stand.acted || stand.calm {
+        if stand.acted {
             self.pause.set(Duration::ZERO);
         } else if self.alarmed.get() {
-            self.pause.set(next_pause(self.pause.get(), stand.quiet));
+            let last = self.idle_at.replace(Some(Instant::now()));
+            let counts = last.is_some_and(|at| at.elapsed() < FORGOTTEN);
+            let last = if counts {
+                self.pause.get()
+            } else {
+                Duration::ZERO
+            };
+            self.pause.set(next_pause(last, stand.quiet));
         }
         self.follow_with_watch(stand);
         self.alarmed.set(false);
@@ -242,7 +280,7 @@ impl Alarms {
             ballast.refill()?;
             self.left.set(ballast.size());
         }
-        let heard_again = |since: Instant| since.elapsed() >= self.pause.get();
+        let heard_again = |since: Instant| stand.calm || since.elapsed() >= self.pause.get();
         if self.deaf_since.get().is_some_and(heard_again) {
             ballast.acknowledge()?;
             let flags = EventFlags::PRI | EventFlags::ONESHOT;
@@ -269,11 +307,19 @@ impl Alarms {
         });
         if !self.pause.get().is_zero() && self.alarmed.get() {
             watch.set_quiet(self.pause.get());
+            self.quiet_until
+                .set(Some(Instant::now() + self.pause.get()));
         }
     }
 
     #[cfg(not(feature = "bpf"))]
     fn follow_with_watch(&self, _: &Stand) {}
+}
+
+/// Whether the kernel took so many bytes of the ballast because there was nothing else: not where it gave
+/// up more of the cache, which was read in again meanwhile.
+fn found_nothing_else(taken: u64, refaults: u64) -> bool {
+    refaults.saturating_mul(page_size() as u64) < taken
 }
 
 fn next_pause(last: Duration, quiet: Duration) -> Duration {
@@ -328,6 +374,14 @@ mod tests {
             grown(Duration::from_millis(600)),
             Duration::from_millis(300)
         );
+    }
+
+    #[test]
+    fn what_takes_from_the_ballast_beside_a_cache_that_is_read_again_has_found_something() {
+        let page = page_size() as u64;
+        assert!(found_nothing_else(128 << 10, 0));
+        assert!(found_nothing_else(32 * page, 31));
+        assert!(!found_nothing_else(32 * page, 32));
     }
 
     #[test]

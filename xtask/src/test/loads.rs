@@ -5,10 +5,10 @@
 use crate::build::programs::{self, Profile};
 use crate::host::toolchain::Arch;
 use crate::scenario::checks::{
-    answers_after, by_signal, ends, ends_of_started, goes_alone, kernel_kills, no_kernel_kill,
-    oom_kills, says, worst_gap_ms,
+    answers_after, by_signal, ends, ends_of_started, goes_alone, kernel_kills, never_says,
+    no_kernel_kill, oom_kills, says, worst_gap_ms,
 };
-use crate::scenario::variants::without_agent;
+use crate::scenario::variants::{with_more_config, without_agent};
 use crate::scenario::{CONFIG, DEVICE, GATEWAY, HOG, HOG_CGROUP, LIFELINE, SENSOR, agent, load};
 use crate::test::harness::{self, Test};
 use crate::vm::kernel;
@@ -401,6 +401,30 @@ fn press_by_starter(scenario: &mut Scenario, arguments: &[&str]) {
         .insert(CONFIG.into(), format!("{groups}{starter}"));
 }
 
+const REFLEX: &str = "[reflex]\nkill = \"on\"\n";
+/// The service that stops the agent.
+const STOPPER: &str = "stopper";
+
+/// The agent is stopped as soon as it is armed, and the load begins after that.
+fn stopped(mut scenario: Scenario) -> Scenario {
+    for service in &mut scenario.services {
+        if service.name.starts_with(HOG) || service.name == HOG_2 {
+            service.after = Some(STOPPER.into());
+        }
+    }
+    let script = "until lowtide status >/dev/null 2>&1; do sleep 0.1; done; \
+                  kill -STOP $(pidof lowtide); echo stopped";
+    scenario.services.push(Service {
+        name: STOPPER.into(),
+        command: ["/bin/sh", "-c", script].map(String::from).to_vec(),
+        cgroup: "shell".into(),
+        after: Some("lowtide".into()),
+        start_ms: 1000,
+        ..Service::default()
+    });
+    scenario
+}
+
 /// As on a device: the agent is there before what it watches over.
 fn after_agent(service: Service) -> Service {
     Service {
@@ -468,13 +492,44 @@ pub fn pressed_since(run: &Run) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
+/// What stands between a load and the kernel's OOM killer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    Agent,
+    /// Beside it a reflex that also acts early, and must have nothing to do.
+    AgentAndReflex,
+    /// The agent is stopped before the load begins.
+    Reflex,
+    Nothing,
+}
+
+impl Guard {
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Agent => "",
+            Self::AgentAndReflex => "_with_reflex",
+            Self::Reflex => "_by_reflex",
+            Self::Nothing => "_control",
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "lowtide",
+            Self::AgentAndReflex => "lowtide, reflex on",
+            Self::Reflex => "stopped, reflex on",
+            Self::Nothing => "-",
+        }
+    }
+}
+
 /// One load on one device.
 #[derive(Clone, Copy)]
 pub struct Cell {
     load: &'static Load,
     device: Device,
     swap: Swap,
-    with_agent: bool,
+    guard: Guard,
 }
 
 impl Cell {
@@ -484,7 +539,7 @@ impl Cell {
             self.load.name,
             self.device.0,
             self.swap.name(),
-            if self.with_agent { "" } else { "_control" }
+            self.guard.suffix()
         )
     }
 
@@ -494,7 +549,7 @@ impl Cell {
             load: LOADS.iter().find(|l| l.name == load)?,
             device: Device(memory_mb),
             swap,
-            with_agent: true,
+            guard: Guard::Agent,
         })
     }
 
@@ -506,10 +561,11 @@ impl Cell {
     pub fn scenario(&self) -> Scenario {
         let mut scenario = at_rest(self.device, self.swap);
         (self.load.press)(&mut scenario, self.device);
-        if self.with_agent {
-            scenario
-        } else {
-            without_agent(scenario)
+        match self.guard {
+            Guard::Agent => scenario,
+            Guard::AgentAndReflex => with_more_config(scenario, REFLEX),
+            Guard::Reflex => stopped(with_more_config(scenario, REFLEX)),
+            Guard::Nothing => without_agent(scenario),
         }
     }
 
@@ -531,11 +587,27 @@ impl Cell {
 
     fn check(&self, run: &Run) -> Result<()> {
         self.is_set_up(run)?;
-        if self.with_agent {
-            self.agent_copes(run)
-        } else {
-            (self.load.real)(run)
+        match self.guard {
+            Guard::Agent => self.agent_copes(run),
+            Guard::AgentAndReflex => {
+                never_says(run, "the reflex killed")?;
+                self.agent_copes(run)
+            }
+            Guard::Reflex => self.reflex_copes(run),
+            Guard::Nothing => (self.load.real)(run),
         }
+    }
+
+    /// Those that have to go are killed in order, and no other.
+    fn reflex_copes(&self, run: &Run) -> Result<()> {
+        no_kernel_kill(run)?;
+        let ended = ends(run).filter(|(_, service, _)| *service != STOPPER);
+        let ended: Vec<_> = ended
+            .map(|(_, service, signal)| (service, signal))
+            .collect();
+        let victims = self.load.victims.iter().map(|victim| (*victim, Some(9)));
+        ensure!(victims.eq(ended.iter().copied()), "ended: {ended:?}");
+        Ok(())
     }
 
     fn is_set_up(&self, run: &Run) -> Result<()> {
@@ -590,7 +662,7 @@ impl Cell {
             self.load.name,
             self.device.0,
             self.swap.name(),
-            if self.with_agent { "lowtide" } else { "-" },
+            self.guard.name(),
         );
         let (run, verdict) = match result {
             Ok((run, verdict)) => (run, verdict),
@@ -623,16 +695,16 @@ impl Cell {
 /// The part of the table that fits into every test run: each load on a device of 128 MB, and its
 /// control; and what a larger zram makes harder to tell apart.
 pub fn for_every_run() -> Vec<Cell> {
-    let cell = |load: &'static Load, with_agent| Cell {
+    let cell = |load: &'static Load, guard| Cell {
         load,
         device: Device(128),
         swap: load.swaps[0],
-        with_agent,
+        guard,
     };
     LOADS
         .iter()
         .filter(|load| load.every_run)
-        .flat_map(|load| [cell(load, true), cell(load, false)])
+        .flat_map(|load| [cell(load, Guard::Agent), cell(load, Guard::Nothing)])
         .chain(
             ["zram-churn", "zram-absorb"]
                 .map(|load| Cell::find(load, 512, Swap::Zram).expect("it is one of LOADS")),
@@ -651,7 +723,7 @@ pub fn refault(
         load: &REFAULT,
         device: Device(memory_mb),
         swap: Swap::None,
-        with_agent: true,
+        guard: Guard::Agent,
     };
     let has_disk = kernel.has_module(COUNTED_DISK.0)?;
     let mut test = cell.test(kernel, programs);
@@ -732,6 +804,12 @@ pub struct Loads {
     /// without the agent: that the loads are real
     #[argh(switch)]
     control: bool,
+    /// with a reflex that also acts early, and must have nothing to do while the agent runs
+    #[argh(switch)]
+    reflex: bool,
+    /// with the agent stopped, so that the reflex stands in for it
+    #[argh(switch)]
+    stopped: bool,
 }
 
 impl Loads {
@@ -742,6 +820,13 @@ impl Loads {
                 .map(|n| n.parse().with_context(|| format!("{n:?} is no size")))
                 .collect::<Result<Vec<u32>>>()?,
             None => MEMORY_MB.to_vec(),
+        };
+        let guard = match (self.control, self.reflex, self.stopped) {
+            (false, false, false) => Guard::Agent,
+            (true, false, false) => Guard::Nothing,
+            (false, true, false) => Guard::AgentAndReflex,
+            (false, false, true) => Guard::Reflex,
+            _ => bail!("--control, --reflex and --stopped exclude each other"),
         };
         let mut cells = Vec::new();
         for load in LOADS {
@@ -759,7 +844,7 @@ impl Loads {
                             load,
                             device: Device(*size),
                             swap: *swap,
-                            with_agent: !self.control,
+                            guard,
                         });
                     }
                 }

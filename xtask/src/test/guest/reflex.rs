@@ -121,6 +121,20 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "an_agent_that_never_gets_the_cpu_is_stood_in_for",
+        memory_mb: 64 + KERNEL_MB,
+        scenario: || starved(""),
+        check: reflex_takes_media,
+        ..PLAIN
+    },
+    Case {
+        name: "without_a_reflex_an_agent_that_never_gets_the_cpu_is_too_late",
+        memory_mb: 64 + KERNEL_MB,
+        scenario: || starved(OFF),
+        check: kernel_kills,
+        ..PLAIN
+    },
+    Case {
         name: "in_a_dry_run_there_is_no_reflex",
         scenario: || {
             let mut scenario = without_answer(ON, STOP, &["hog", "--rate", "200M"]);
@@ -315,6 +329,38 @@ fn small() -> Scenario {
         }
     }
     scenario
+}
+
+/// The hog is eight processes that the agent, though in real time itself, never gets the processor from:
+/// seven that grow, and one that turns in a circle while they wait for memory.
+fn starved(config: &str) -> Scenario {
+    let mut scenario = with_hog(config, &[]);
+    without_cache(&mut scenario);
+    let grows = format!("{GUEST} as --realtime 50 hog --rate 200M");
+    let turns = format!("{GUEST} as --realtime 40 hog --cap 4K --hot");
+    let all = format!("for i in 1 2 3 4 5 6 7; do {grows} & done; exec {turns}");
+    let starter = [
+        "as",
+        "--realtime",
+        "60",
+        "exec",
+        HOG_CGROUP,
+        "/bin/sh",
+        "-c",
+        &all,
+    ];
+    for service in &mut scenario.services {
+        match service.name.as_str() {
+            HOG => service.command = load(HOG, HOG_CGROUP, &starter).command,
+            SENSOR => service.command = load(SENSOR, "", &["sleeper", "--size", "6M"]).command,
+            _ => {}
+        }
+    }
+    Scenario {
+        counted: true,
+        linger_ms: 1000,
+        ..scenario
+    }
 }
 
 /// The agent is stopped, and then one that is never killed takes so much that two others have to go:

@@ -1,11 +1,11 @@
 //! What wakes the agent: the watch, PSI, the ballast, time; and that nothing does at rest.
 
 use super::{Case, PLAIN};
-use crate::scenario::checks::{only_the_hog_goes, says};
+use crate::scenario::checks::{live, only_the_hog_goes, says};
 use crate::scenario::rest::{measured, quiet};
 use crate::scenario::scripts::without_cache;
-use crate::scenario::variants::in_one_cgroup;
-use crate::scenario::{HOG, SENSOR, fast_hog};
+use crate::scenario::variants::{in_one_cgroup, with_more_config};
+use crate::scenario::{GATEWAY, HOG, LIFELINE, SENSOR, fast_hog, idle};
 use crate::test::loads::{self, KERNEL_MB};
 use crate::vm::{GUEST, Run};
 use anyhow::{Context as _, Result, ensure};
@@ -146,7 +146,139 @@ pub const CASES: &[Case] = &[
         check: |run| asleep(run, "procfs engine, woken by watch, "),
         ..PLAIN
     },
+    Case {
+        name: "asleep_with_the_kfunc_engine_without_psi",
+        append: "psi=0",
+        scenario: || quiet("", 0),
+        check: |run| asleep(run, "kfunc engine, woken by watch, "),
+        ..PLAIN
+    },
+    Case {
+        name: "asleep_with_the_cgroupfs_engine_and_psi",
+        scenario: || quiet("[engine]\nkind = \"cgroupfs\"\n", 0),
+        check: |run| asleep(run, "cgroupfs engine, woken by watch and PSI, "),
+        ..PLAIN
+    },
+    Case {
+        name: "asleep_with_the_procfs_engine_and_psi",
+        scenario: || quiet("[engine]\nkind = \"procfs\"\n", 0),
+        check: |run| asleep(run, "procfs engine, woken by watch and PSI, "),
+        ..PLAIN
+    },
+    Case {
+        name: "what_is_read_again_and_again_does_not_wake_the_watch",
+        memory_mb: 64 + KERNEL_MB,
+        append: "psi=0",
+        scenario: || refaults("", "32M"),
+        check: |run| {
+            says(run, "woken by watch, ")?;
+            let Woken { wakeups, .. } = woken(run)?;
+            ensure!(wakeups == 0, "it woke {wakeups} times in 10 s");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "what_is_read_again_and_again_wakes_psi",
+        memory_mb: 64 + KERNEL_MB,
+        scenario: || unwatched(refaults("[wake]\nballast = \"off\"\n", "32M")),
+        check: |run| {
+            says(run, "woken by PSI, ")?;
+            let Woken { wakeups, alarms } = woken(run)?;
+            ensure!(alarms > 0, "there was no load");
+            ensure!(wakeups > MOST_WATCHED, "it woke {wakeups} times in 10 s");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "where_there_is_a_watch_as_well_it_does_not_look_all_the_time",
+        memory_mb: 64 + KERNEL_MB,
+        scenario: || refaults("", "32M"),
+        check: |run| {
+            says(run, "woken by watch and PSI, ")?;
+            let Woken { wakeups, alarms } = woken(run)?;
+            ensure!(alarms > 0, "there was no load");
+            ensure!(wakeups < MOST_WATCHED, "it woke {wakeups} times in 10 s");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "what_is_read_again_and_again_wakes_the_ballast_once_a_second",
+        memory_mb: 64 + KERNEL_MB,
+        append: "psi=0",
+        scenario: || unwatched(refaults("", "1G")),
+        check: |run| {
+            says(run, "woken by ballast, ")?;
+            let Woken { alarms, .. } = woken(run)?;
+            ensure!((1..=11).contains(&alarms), "{alarms} alarms in 10 s");
+            Ok(())
+        },
+        ..PLAIN
+    },
 ];
+
+/// Service that tells how often the agent woke up.
+const COUNTS: &str = "counts";
+/// Two triggers a second at most, four looks a second at stalls, and some more.
+const MOST_WATCHED: u64 = 80;
+
+/// More files than fit are read, again and again.
+fn refaults(config: &str, rate: &str) -> Scenario {
+    let mut scenario = with_more_config(idle(), config);
+    let script = r#"
+        count() { lowtide status --json | sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p"; }
+        sleep 6; woken=$(count wakeups); alarms=$(count alarms); sleep 10
+        alarms=$(($(count alarms) - alarms)); woken=$(($(count wakeups) - woken - 3))
+        grep workingset_refault_file /proc/vmstat
+        echo "woken $woken"; echo "alarms $alarms""#;
+    for service in &mut scenario.services {
+        let load: &[&str] = match service.name.as_str() {
+            SENSOR => &["sleeper", "--size", "6M"],
+            GATEWAY => &["refault", "--size", "120M", "--rate", rate],
+            _ => continue,
+        };
+        let command = [GUEST].iter().chain(load);
+        service.command = command.map(|word| (*word).to_owned()).collect();
+    }
+    scenario.services.push(Service {
+        name: COUNTS.into(),
+        command: ["/bin/sh", "-c", script].map(String::from).to_vec(),
+        cgroup: "lifeline/counts".into(),
+        after: Some("lowtide".into()),
+        ..Service::default()
+    });
+    Scenario {
+        until: Some(COUNTS.into()),
+        disk_mb: 128,
+        limit_s: 60,
+        ..scenario
+    }
+}
+
+/// What the agent counts in 10 s.
+struct Woken {
+    /// Without the asking for that.
+    wakeups: u64,
+    alarms: u64,
+}
+
+/// Nobody has to go for what is read.
+fn woken(run: &Run) -> Result<Woken> {
+    live(run, &[SENSOR, GATEWAY, LIFELINE])?;
+    let number = |before: &str| {
+        let mut lines = run.lines(COUNTS);
+        let number = lines.find_map(|(_, line)| line.strip_prefix(before)?.trim().parse().ok());
+        number.with_context(|| format!("{COUNTS} does not say {before:?}"))
+    };
+    let refaults: u64 = number("workingset_refault_file ")?;
+    ensure!(refaults > 10_000, "{refaults} refaults");
+    Ok(Woken {
+        wakeups: number("woken ")?,
+        alarms: number("alarms ")?,
+    })
+}
 
 /// A service eats so much a second, and nothing can be reclaimed: no stall comes before the end.
 pub fn without_warning(rate: &str) -> Scenario {
