@@ -24,6 +24,9 @@ const LIFELINE: &str = "lifeline";
 const SMALLEST: u64 = 1 << 20;
 /// Groups that are proposed; a policy holds more, but nobody reads them.
 const PROPOSED: usize = 24;
+/// What a copy does not tell.
+const OF_COPY: &str = "\n# Of a copy: which processes run in which cgroup is not known. One that a group protects by its name (sshd,\n\
+     # say) stays, whatever the number of its cgroup is.\n";
 /// Names in a line that says what a profile knows.
 const NAMED: usize = 4;
 
@@ -66,7 +69,10 @@ impl Init {
                 best = known;
             }
         }
-        let text = proposal(best.profile.as_deref(), &best.things());
+        let mut text = proposal(best.profile.as_deref(), &best.things(), &best.names());
+        if self.root.is_some() {
+            text.push_str(OF_COPY);
+        }
         if !self.write {
             return Ok(text);
         }
@@ -143,6 +149,12 @@ impl Known {
                 .is_some_and(|(name, _)| name != LIFELINE)
         };
         things.iter().filter(own).count()
+    }
+
+    /// Of the groups that it has.
+    fn names(&self) -> Vec<&str> {
+        let groups = self.config.policy.groups.iter();
+        groups.map(|group| group.name.as_str()).collect()
     }
 
     fn things(&self) -> Vec<Thing> {
@@ -230,19 +242,26 @@ fn group_for(thing: &Thing) -> Option<Group> {
     })
 }
 
-/// Groups for what none covers, largest first, each name once.
-fn groups(things: &[Thing]) -> Vec<Group> {
+/// Groups for what none covers, largest first, each name once. One that is `taken` would change that group, and
+/// take its patterns away.
+fn groups(things: &[Thing], taken: &[&str]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for group in things
+    for mut group in things
         .iter()
         .filter(|t| t.group.is_none())
         .filter_map(group_for)
     {
         if let Some(known) = groups.iter_mut().find(|known| known.covers == group.covers) {
             known.usage += group.usage;
-        } else if groups.iter().all(|known| known.name != group.name) {
-            groups.push(group);
+            continue;
         }
+        let is_free =
+            |name: &str| !taken.contains(&name) && groups.iter().all(|known| known.name != name);
+        // As many as there are things, and one more.
+        let others = (2..).map(|number| numbered(&group.name, number));
+        let mut names = std::iter::once(group.name.clone()).chain(others);
+        group.name = names.find(|name| is_free(name)).unwrap_or_default();
+        groups.push(group);
     }
     groups.retain(|group| group.usage >= SMALLEST);
     groups.sort_by(|a, b| b.usage.cmp(&a.usage).then(a.name.cmp(&b.name)));
@@ -250,7 +269,16 @@ fn groups(things: &[Thing]) -> Vec<Group> {
     groups
 }
 
-fn proposal(profile: Option<&str>, things: &[Thing]) -> String {
+/// `broker-2`, as long as a name may be.
+fn numbered(name: &str, number: usize) -> String {
+    let suffix = format!("-{number}");
+    let room = NAME.saturating_sub(suffix.len());
+    let cut = name.char_indices().map(|(at, c)| at + c.len_utf8());
+    let end = cut.take_while(|end| *end <= room).last().unwrap_or(0);
+    format!("{}{suffix}", &name[..end])
+}
+
+fn proposal(profile: Option<&str>, things: &[Thing], taken: &[&str]) -> String {
     let mut out = String::from(
         "# Proposed by `lowtide init` for what runs here now. `kill` is the order: 0 to 1000, higher goes first;\n\
          # \"never\" stays. `lowtide check --with` this file says what is wrong with it, `lowtide explain --with` it\n\
@@ -291,7 +319,7 @@ fn proposal(profile: Option<&str>, things: &[Thing]) -> String {
         };
         let _ = writeln!(out, "#   {kill:5}  {group}{why}: {shown}{more}");
     }
-    let groups = groups(things);
+    let groups = groups(things, taken);
     if !groups.is_empty() {
         out.push_str(
             "\n# No group covers these, largest first. The numbers are a guess by what they are: services 400,\n\
@@ -384,7 +412,7 @@ mod tests {
 
     #[test]
     fn what_no_group_covers_is_proposed_largest_first() {
-        let groups = groups(&device());
+        let groups = groups(&device(), &[]);
         let found: Vec<_> = groups
             .iter()
             .map(|g| (g.name.as_str(), g.kill, g.covers.as_str()))
@@ -404,9 +432,26 @@ mod tests {
         );
     }
 
+    /// A service may be called as a group of the profile is: by that name it would take away what the profile
+    /// protects.
+    #[test]
+    fn a_group_that_there_is_keeps_what_it_has() {
+        let long = "x".repeat(NAME);
+        let things = [
+            thing("/system.slice/lifeline.service", 9, None),
+            thing("/apps/web", 8, None),
+            thing("/services/web", 7, None),
+            thing(&format!("/a/{long}"), 6, None),
+        ];
+        let found = groups(&things, &["lifeline", "web", "web-3", &long]);
+        let names: Vec<_> = found.iter().map(|group| group.name.as_str()).collect();
+        let cut = format!("{}-2", "x".repeat(NAME - 2));
+        assert_eq!(names, ["lifeline-2", "web-2", "web-4", &cut]);
+    }
+
     #[test]
     fn the_proposal_is_a_config_that_can_be_used() {
-        let text = proposal(None, &device());
+        let text = proposal(None, &device(), &[]);
         let config = config::parse("proposal", &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let group = config.policy.groups.iter().find(|g| g.name == "grafana");
         assert_eq!(group.map(|g| g.kill), Some(600));
@@ -414,7 +459,7 @@ mod tests {
             text.contains("#   never  lifeline (how one gets at"),
             "{text}"
         );
-        assert!(proposal(Some("gateway"), &[]).contains("\nprofile = \"gateway\"\n"));
+        assert!(proposal(Some("gateway"), &[], &[]).contains("\nprofile = \"gateway\"\n"));
     }
 
     #[test]
