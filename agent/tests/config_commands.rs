@@ -1,5 +1,8 @@
 //! `lowtide check` and `lowtide config` as a user runs them.
 
+mod json;
+
+use json::assert_documented;
 use serde_json::Value;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -55,6 +58,13 @@ fn check_lists_problems_as_json() {
     );
     assert_eq!(relief["severity"], "error");
     assert_eq!(relief["help"], Value::Null);
+    assert_documented("check", &problems);
+}
+
+#[test]
+fn doctor_prints_what_is_documented() {
+    let output = lowtide(&["doctor", "--json"]);
+    assert_documented("doctor", &serde_json::from_slice(&output.stdout).unwrap());
 }
 
 #[test]
@@ -237,6 +247,8 @@ fn a_copy_of_a_device_is_explained_on_the_desk() {
     assert!(output.status.success(), "{output:?}");
     let said = text(&output.stdout);
     assert!(said.starts_with("cgroupfs engine, 5 cgroups\n"), "{said}");
+    let output = lowtide(&["explain", "--root", dir, "--json"]);
+    assert_documented("explain", &serde_json::from_slice(&output.stdout).unwrap());
     assert!(goes_before(said, "/apps/b", "/apps/a"), "{said}");
     assert!(said.contains("/system.slice/init.service"), "{said}");
     // That of another config.

@@ -1,5 +1,8 @@
 //! What the docs tell people to type exists, and the configs that they show can be used.
 
+#[allow(dead_code)]
+mod json;
+
 use lowtide::config::{Paths, load};
 use std::collections::BTreeSet;
 use std::fs;
@@ -367,6 +370,24 @@ fn each_line_of_the_log_is_in_the_docs_and_no_other() {
         missing.is_empty() && stale.is_empty(),
         "docs/log.md lacks {missing:#?}\nand has {stale:#?}"
     );
+}
+
+/// Each key that a record can get.
+#[test]
+fn keys_of_records_are_documented() {
+    let mut written = BTreeSet::from(["kind", "boot", "up_ms", "time", "cut"].map(str::to_owned));
+    written.extend(["not1", "not2", "not3"].map(str::to_owned));
+    for file in ["daemon/history.rs", "tell/decisions.rs"] {
+        let text = fs::read_to_string(tree().join("agent/src").join(file)).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for call in [".text(", ".number(", ".flag("] {
+            let keys = code.split(call).skip(1);
+            let keys = keys.filter_map(|rest| rest.trim_start().strip_prefix('"'));
+            written.extend(keys.map(|rest| rest.split('"').next().unwrap().to_owned()));
+        }
+    }
+    let documented: BTreeSet<_> = json::documented("log").into_keys().collect();
+    assert_eq!(documented, written);
 }
 
 /// The lines of a shell function of the Yocto class, and of the Buildroot hook, as they stand there.

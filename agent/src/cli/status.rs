@@ -392,8 +392,13 @@ impl Display for State {
 }
 
 #[cfg(test)]
+#[path = "../../tests/json/mod.rs"]
+mod documented;
+
+#[cfg(test)]
 mod tests {
-    use super::replace;
+    use super::documented::assert_documented;
+    use super::{State, replace};
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
     use std::path::Path;
@@ -411,6 +416,17 @@ mod tests {
         assert_ne!(inode(), first, "it was not replaced as a whole");
         assert_eq!(fs::read_to_string(&file).unwrap(), "two");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn it_prints_what_is_documented() {
+        let answer = "next = [{ name = \"/a\", group = \"b\", usage = 1, frees = 1, kill = 1 }]\n\
+                      history = [\"stop = { boot = \\\"b\\\", up_ms = 1, time = 2, status = \\\"c\\\" }\"]\n\
+                      [agent]\nversion = \"0\"\n[config]\nfiles = [\"/a\"]\n";
+        let state = State::read(answer).unwrap();
+        assert_eq!(state.history.len(), 1);
+        let printed = serde_json::from_str(&state.json().to_string()).unwrap();
+        assert_documented("status", &printed);
     }
 
     #[test]
