@@ -27,7 +27,7 @@ pub fn first(
 ) -> io::Result<Process> {
     let (mut best, mut left) = (None, u32::MAX);
     let rules = &config.matcher;
-    each_member(
+    let listed = each_member(
         dir,
         rule_in(cgroup, config),
         rules,
@@ -43,7 +43,10 @@ pub fn first(
                 best = Some((key, process));
             }
         },
-    )?;
-    best.map(|(_, process)| process)
-        .ok_or_else(|| Errno::SRCH.into())
+    );
+    // Where one could not be read, the first of the others goes.
+    match best {
+        Some((_, process)) => Ok(process),
+        None => Err(listed.err().unwrap_or_else(|| Errno::SRCH.into())),
+    }
 }

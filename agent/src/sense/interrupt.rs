@@ -52,9 +52,10 @@ impl<'a> Interrupt<'a> {
         match step {
             Ok(step) => Some(step),
             Err(error) => {
-                if let Some(errno) = Errno::from_io_error(&error).filter(may_work_again) {
+                if may_work_again(&error) {
                     self.ended = true;
-                    self.failed.get_or_insert(errno);
+                    self.failed
+                        .get_or_insert(Errno::from_io_error(&error).unwrap_or(Errno::IO));
                 }
                 None
             }
@@ -71,11 +72,11 @@ impl<'a> Interrupt<'a> {
     }
 }
 
-/// Whether it is not about the cgroup, but about the kernel being short of memory or disturbed.
-fn may_work_again(errno: &Errno) -> bool {
+/// Whether it is not about the cgroup or the process, but about the kernel being short of memory or disturbed.
+pub fn may_work_again(error: &io::Error) -> bool {
     matches!(
-        *errno,
-        Errno::IO | Errno::NOMEM | Errno::INTR | Errno::AGAIN
+        Errno::from_io_error(error),
+        Some(Errno::IO | Errno::NOMEM | Errno::INTR | Errno::AGAIN)
     )
 }
 

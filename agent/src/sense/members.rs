@@ -2,6 +2,7 @@
 //! of one and what is sent to it is the same one's, whatever its pid means by then. Nothing here
 //! allocates.
 
+use super::interrupt::may_work_again;
 use super::process::{Id, Name, ProcessInfo, directory, open_status, program, read_at, read_of};
 use super::status::{STATUS, Status};
 use super::text::{read_part, signed};
@@ -141,15 +142,20 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Of the processes in the cgroup of the directory and below it.
-    pub fn of(dir: BorrowedFd<'_>, cgroup: Rule, rules: &dyn OwnRule, tree: &Tree) -> Self {
+    /// Of the processes in the cgroup of the directory and below it. Those that exit meanwhile are left out;
+    /// an error where one could not be read that may be there.
+    pub fn of(
+        dir: BorrowedFd<'_>,
+        cgroup: Rule,
+        rules: &dyn OwnRule,
+        tree: &Tree,
+    ) -> io::Result<Self> {
         let mut tally = Self::default();
-        // Those that exit meanwhile are left out.
         let mut left = u32::MAX;
-        let _ = each_member(dir, cgroup, rules, tree, &mut left, &mut |member, _| {
+        each_member(dir, cgroup, rules, tree, &mut left, &mut |member, _| {
             tally.add(member);
-        });
-        tally
+        })?;
+        Ok(tally)
     }
 
     fn add(&mut self, member: &Member) {
@@ -267,7 +273,9 @@ fn is_any_never(dir: BorrowedFd<'_>, cgroup: Rule, rules: &dyn OwnRule, tree: &T
 }
 
 /// Calls `f` with each process that has memory in the cgroup of the directory, whose rule is
-/// `cgroup`, and below it, as long as any are `left` to be looked at.
+/// `cgroup`, and below it, as long as any are `left` to be looked at. What has gone is left out; an error
+/// where the cgroup itself has, or something could not be read that may be there: the others are called
+/// with all the same.
 pub fn each_member(
     dir: BorrowedFd<'_>,
     cgroup: Rule,
@@ -281,21 +289,29 @@ pub fn each_member(
             return Ok(());
         }
         *left -= 1;
-        // One that cannot be read has exited.
-        if let Ok(process) = Process::open(pid, pidfd)
-            && let Ok(Some(member)) = process.member(cgroup, rules, tree)
-        {
-            f(&member, process);
+        let read = Process::open(pid, pidfd)
+            .and_then(|process| Ok((process.member(cgroup, rules, tree)?, process)));
+        match read {
+            Ok((Some(member), process)) => f(&member, process),
+            Ok((None, _)) => {}
+            Err(error) if may_work_again(&error) => return Err(error),
+            // It has exited.
+            Err(_) => {}
         }
         Ok(())
     };
-    each(dir, &mut look)?;
+    let mut done = each(dir, &mut look);
     let _ = each_below(dir, &mut |below| {
-        // One that has gone has no process in it.
-        let _ = below.open().and_then(|dir| each(dir.as_fd(), &mut look));
+        let below = below.open().and_then(|dir| each(dir.as_fd(), &mut look));
+        if let Err(error) = below
+            && may_work_again(&error)
+            && done.is_ok()
+        {
+            done = Err(error);
+        }
         ControlFlow::Continue(())
     });
-    Ok(())
+    done
 }
 
 /// Whether all of it has exited.
@@ -333,23 +349,27 @@ pub fn each(
         if ended {
             break;
         }
-        for still_there in Pids::of(dir)? {
+        let mut again = Pids::of(dir)?;
+        for still_there in again.by_ref() {
             if let Some(i) = opened.iter().position(|(pid, _)| *pid == still_there) {
                 let (pid, pidfd) = opened.swap_remove(i);
                 done = done.and(f(pid, pidfd));
             }
         }
+        done = done.and(again.end);
     }
-    done
+    done.and(listed.end)
 }
 
 /// The processes in a cgroup itself, as `cgroup.procs` lists them.
 struct Pids {
     procs: OwnedFd,
-    /// What was read and not yet handed out: `buffer[start..end]`.
+    /// What was read and not yet handed out: `buffer[start..filled]`.
     buffer: [u8; 512],
     start: usize,
-    end: usize,
+    filled: usize,
+    /// What the list ended with.
+    end: io::Result<()>,
 }
 
 impl Pids {
@@ -364,7 +384,8 @@ impl Pids {
             procs,
             buffer: [0; 512],
             start: 0,
-            end: 0,
+            filled: 0,
+            end: Ok(()),
         }
     }
 }
@@ -374,7 +395,7 @@ impl Iterator for Pids {
 
     fn next(&mut self) -> Option<Pid> {
         loop {
-            let unread = self.buffer.get(self.start..self.end)?;
+            let unread = self.buffer.get(self.start..self.filled)?;
             if let Some(length) = unread.iter().position(|b| *b == b'\n') {
                 let line = unread
                     .get(..length)
@@ -386,14 +407,21 @@ impl Iterator for Pids {
                 }
                 continue;
             }
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
+            self.buffer.copy_within(self.start..self.filled, 0);
+            self.filled -= self.start;
             self.start = 0;
-            let room = self.buffer.get_mut(self.end..)?;
+            let room = self.buffer.get_mut(self.filled..)?;
             match rustix::io::read(&self.procs, room) {
-                // The end, or ENODEV: the cgroup has been removed.
-                Ok(0) | Err(_) => return None,
-                Ok(n) => self.end += n,
+                Ok(0) => return None,
+                Ok(n) => self.filled += n,
+                Err(error) => {
+                    // With ENODEV the cgroup has been removed, and has no process any more.
+                    let error = io::Error::from(error);
+                    if may_work_again(&error) {
+                        self.end = Err(error);
+                    }
+                    return None;
+                }
             }
         }
     }
@@ -437,6 +465,21 @@ mod tests {
             tally.add(&Member { own, row });
         }
         tally.rule(own, REST)
+    }
+
+    /// Nothing is at the address 0 of a process: reading there gives `EIO`.
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        let unreadable = std::fs::File::open("/proc/self/mem").unwrap();
+        let mut pids = Pids::listed_in(unreadable.into());
+        assert_eq!(pids.next(), None);
+        let error = pids.end.unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::IO));
+
+        let ended = std::fs::File::open("/dev/null").unwrap();
+        let mut pids = Pids::listed_in(ended.into());
+        assert_eq!(pids.next(), None);
+        assert!(pids.end.is_ok());
     }
 
     #[test]

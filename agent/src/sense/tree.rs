@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::containers::Containers;
-use super::interrupt::Interrupt;
+use super::interrupt::{Interrupt, may_work_again};
 use super::members::Tally;
 use super::process::{ProcessInfo, read_at};
 use super::walk::{each_below, each_child, go_down, open_dir};
@@ -378,7 +378,11 @@ impl Tree {
             };
             let here = sys::cgroup_id(child.as_fd(), c"")?;
             let chosen = self.chosen_by(child.as_fd(), names_by_root, rule);
-            let own = self.rule_of(here, path, child.as_fd(), &chosen, rules);
+            let own = match self.rule_of(here, path, child.as_fd(), &chosen, rules) {
+                // It stays new until it can be read: the next survey asks again.
+                Err(error) if may_work_again(&error) => return Ok(None),
+                own => own.unwrap_or_default(),
+            };
             if let Some(own) = own {
                 rule = own.rule;
                 if here == id {
@@ -404,7 +408,8 @@ impl Tree {
         Ok(None)
     }
 
-    /// The rule of its own that a memcg has, by a pattern that names it or for its processes.
+    /// The rule of its own that a memcg has, by a pattern that names it or for its processes. An error where
+    /// one of them could not be read: what is not known changes no rule.
     fn rule_of(
         &self,
         id: u64,
@@ -412,14 +417,14 @@ impl Tree {
         dir: BorrowedFd<'_>,
         chosen: &Chosen,
         rules: &dyn OwnRule,
-    ) -> Option<Ruled> {
-        let own = self.named_rule(id, path, dir, chosen, rules);
+    ) -> io::Result<Option<Ruled>> {
+        let own = self.named_rule(id, path, dir, chosen, rules)?;
         // Only where the controller is off below it are there any processes.
         if self.is_protected(id) || counts_below(dir) {
-            return own;
+            return Ok(own);
         }
         let rule = own.map_or(chosen.above, |own| own.rule);
-        Tally::of(dir, rule, rules, self).rule(own, chosen.above)
+        Ok(Tally::of(dir, rule, rules, self)?.rule(own, chosen.above))
     }
 
     /// By a pattern that names the cgroup, or one below it that is no memcg itself: what those use is
@@ -432,18 +437,17 @@ impl Tree {
         dir: BorrowedFd<'_>,
         chosen: &Chosen,
         rules: &dyn OwnRule,
-    ) -> Option<Ruled> {
+    ) -> io::Result<Option<Ruled>> {
         if self.is_protected(id) {
-            return Some(Ruled::NEVER);
+            return Ok(Some(Ruled::NEVER));
         }
         let mut rule = rules.own_rule(path, dir, chosen, &self.containers);
         // Without the controller below it, it is a leaf among memcgs.
-        let _ = each_uncounted(path, dir, &mut |path, dir| {
+        each_uncounted(path, dir, &mut |path, dir| {
             let names_by_root = chosen.path_by_root && chosen.marks_by_root;
             let chosen = self.chosen_by(dir, names_by_root, chosen.above);
-            let inner = sys::cgroup_id(dir, c"")
-                .ok()
-                .and_then(|id| self.named_rule(id, path, dir, &chosen, rules));
+            let id = sys::cgroup_id(dir, c"")?;
+            let inner = self.named_rule(id, path, dir, &chosen, rules)?;
             rule = match (rule, inner) {
                 (Some(own), Some(inner)) if turn(inner.rule.kill) >= turn(own.rule.kill) => {
                     Some(own)
@@ -451,8 +455,9 @@ impl Tree {
                 (_, Some(inner)) => Some(inner),
                 (rule, None) => rule,
             };
-        });
-        rule
+            Ok(())
+        })?;
+        Ok(rule)
     }
 }
 
@@ -500,6 +505,10 @@ impl Walk<'_, '_> {
             let own = self
                 .tree
                 .rule_of(id, path, child.as_fd(), &chosen, self.rules);
+            let Some(own) = self.interrupt.step(own) else {
+                path.truncate(length);
+                return ControlFlow::Continue(());
+            };
             let entry = own.map(|own| {
                 self.found.push(Entry {
                     id,
@@ -550,29 +559,40 @@ fn counts_below(dir: BorrowedFd<'_>) -> bool {
 }
 
 /// Calls `f` with path and directory of each cgroup below `dir` where the memory controller is not
-/// on for them.
+/// on for them. What has gone is left out; an error where one could not be read that may be there.
 fn each_uncounted(
     path: &[u8],
     dir: BorrowedFd<'_>,
-    f: &mut dyn FnMut(&[u8], BorrowedFd<'_>),
+    f: &mut dyn FnMut(&[u8], BorrowedFd<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     if counts_below(dir) {
         return Ok(());
     }
-    let dir = open_dir(dir, c".")?;
-    let _ = each_child(&dir, &mut |name, _| {
-        let mut below = heapless::Vec::<u8, PATH>::new();
-        let parts = [path, b"/", name.to_bytes()];
-        let fits = parts
-            .iter()
-            .try_for_each(|part| below.extend_from_slice(part));
-        // One that vanishes needs no rule.
-        if let (Ok(()), Ok(child)) = (fits, open_dir(&dir, name)) {
-            f(&below, child.as_fd());
+    let mut done = Ok(());
+    let mut step = |step: io::Result<()>| match step {
+        Err(error) if may_work_again(&error) => {
+            done = Err(error);
+            ControlFlow::Break(())
         }
-        ControlFlow::Continue(())
+        // It vanished, and needs no rule.
+        _ => ControlFlow::Continue(()),
+    };
+    let listed = open_dir(dir, c".").and_then(|dir| {
+        each_child(&dir, &mut |name, _| {
+            let mut below = heapless::Vec::<u8, PATH>::new();
+            let parts = [path, b"/", name.to_bytes()];
+            let fits = parts
+                .iter()
+                .try_for_each(|part| below.extend_from_slice(part));
+            // Deeper than any pattern.
+            if fits.is_err() {
+                return ControlFlow::Continue(());
+            }
+            step(open_dir(&dir, name).and_then(|child| f(&below, child.as_fd())))
+        })
     });
-    Ok(())
+    let _ = step(listed);
+    done
 }
 
 /// Whether it is the call that is not permitted, or not there, and not the cgroup.
