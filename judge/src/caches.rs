@@ -1,4 +1,4 @@
-//! Caches that were given back, and whether they were read again at once.
+//! Caches that were taken back, and whether they were read again at once.
 
 use crate::history::push_bounded;
 use heapless::Deque;
@@ -12,6 +12,8 @@ struct Taken {
     bytes: u64,
     /// workingset_refault_file of it before, in pages.
     refaults: u64,
+    /// Of its cache when some was taken last.
+    left: u64,
 }
 
 /// Of one episode.
@@ -20,24 +22,29 @@ pub(crate) struct Caches(Deque<Taken, CANDIDATES>);
 
 impl Caches {
     pub(crate) fn record(&mut self, row: &Row, bytes: u64) {
+        let left = row.reclaimable_file().saturating_sub(bytes);
         if let Some(taken) = self.0.iter_mut().find(|taken| taken.id == row.id) {
             taken.bytes = taken.bytes.saturating_add(bytes);
+            taken.left = left;
         } else {
             let taken = Taken {
                 id: row.id,
                 bytes,
                 refaults: row.refault_file,
+                left,
             };
             push_bounded(&mut self.0, taken);
         }
     }
 
-    /// Whether a quarter of what it gave was read again.
+    /// Whether a quarter of what was taken was read again. The kernel counts that only while it knows what was
+    /// taken, which of a small cgroup it forgets with the reclaim itself; its cache grows all the same.
     pub(crate) fn is_read_back(&self, row: &Row) -> bool {
-        let taken = self.0.iter().find(|taken| taken.id == row.id);
-        taken.is_some_and(|taken| {
-            let read = row.refault_file.saturating_sub(taken.refaults);
-            read.saturating_mul(PAGE) > taken.bytes / 4
+        let mut taken = self.0.iter().filter(|taken| taken.bytes > 0);
+        taken.find(|taken| taken.id == row.id).is_some_and(|taken| {
+            let refaults = row.refault_file.saturating_sub(taken.refaults);
+            let grown = row.reclaimable_file().saturating_sub(taken.left);
+            refaults.saturating_mul(PAGE).max(grown) > taken.bytes / 4
         })
     }
 
@@ -65,6 +72,28 @@ mod tests {
         assert!(!caches.is_read_back(&row(1, 108)));
         assert!(caches.is_read_back(&row(1, 109)));
         assert!(!caches.is_read_back(&row(2, 109)));
+    }
+
+    #[test]
+    fn a_cache_is_read_back_when_it_has_grown_by_more_than_a_quarter_of_what_was_taken() {
+        let cache = |pages: u64| Row {
+            file: pages * PAGE,
+            ..row(1, 100)
+        };
+        let mut caches = Caches::default();
+        caches.record(&cache(100), 40 * PAGE);
+        assert!(!caches.is_read_back(&cache(70)));
+        assert!(caches.is_read_back(&cache(71)));
+        caches.record(&cache(65), 20 * PAGE);
+        assert!(!caches.is_read_back(&cache(60)));
+        assert!(caches.is_read_back(&cache(61)));
+    }
+
+    #[test]
+    fn where_nothing_could_be_taken_nothing_is_read_back() {
+        let mut caches = Caches::default();
+        caches.record(&row(1, 100), 0);
+        assert!(!caches.is_read_back(&row(1, 200)));
     }
 
     #[test]

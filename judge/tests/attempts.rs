@@ -97,13 +97,14 @@ fn in_the_next_episode_it_is_asked_anew() {
 fn a_cache_that_gave_hardly_anything_is_left_alone_for_the_quiet_time() {
     for (part, again) in [(8, true), (9, false)] {
         let (policy, mut history) = (policy(), History::default());
-        let rows = [row(7, 800, 60 * MIB, 60 * MIB)];
-        let first = judged(&policy, 25 * MIB, &rows, &mut history, 0);
+        let rows = |file| [row(7, 800, 60 * MIB, file)];
+        let first = judged(&policy, 25 * MIB, &rows(60 * MIB), &mut history, 0);
         let Action::Reclaim { bytes, .. } = first.action else {
             panic!("{:?}", first.action);
         };
         history.record(&policy, &first, &[Outcome::reclaimed(bytes / part)]);
-        let next = judged(&policy, 25 * MIB, &rows, &mut history, 20);
+        let left = 60 * MIB - bytes / part;
+        let next = judged(&policy, 25 * MIB, &rows(left), &mut history, 20);
         let reclaims = matches!(next.action, Action::Reclaim { .. });
         assert_eq!(reclaims, again, "an {part}th: {:?}", next.why);
     }

@@ -280,13 +280,13 @@ fn no_time_is_lost_on_reclaim_when_memory_runs_out_faster() {
 #[test]
 fn reclaim_that_brings_no_relief_is_given_up() {
     let (policy, mut history) = (policy(), History::default());
-    let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
-    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    let rows = |file| [row(7, 800, 60 * MIB, file)];
+    let first = judged(&policy, 8 * MIB, &rows(30 * MIB), &mut history, 0);
     let Action::Reclaim { bytes, .. } = first.action else {
         panic!("{:?}", first.action)
     };
     history.record(&policy, &first, &[Outcome::reclaimed(bytes)]);
-    let second = judged(&policy, 8 * MIB, &rows, &mut history, 50);
+    let second = judged(&policy, 8 * MIB, &rows(30 * MIB - bytes), &mut history, 50);
     assert!(
         matches!(second.action, Action::Reclaim { .. }),
         "within its time: {:?}",
@@ -296,7 +296,7 @@ fn reclaim_that_brings_no_relief_is_given_up() {
     let third = judged(
         &policy,
         8 * MIB,
-        &rows,
+        &rows(30 * MIB - 2 * bytes),
         &mut history,
         u64::from(policy.reclaim_ms),
     );
@@ -322,11 +322,11 @@ fn reclaim_is_for_the_relief_of_its_own_level() {
 #[test]
 fn between_confirm_and_relief_only_reclaim_goes_on() {
     let (policy, mut history) = (policy(), History::default());
-    let rows = [row(7, 800, 60 * MIB, 30 * MIB)];
-    let first = judged(&policy, 8 * MIB, &rows, &mut history, 0);
+    let rows = |file| [row(7, 800, 60 * MIB, file)];
+    let first = judged(&policy, 8 * MIB, &rows(30 * MIB), &mut history, 0);
     history.record(&policy, &first, &[Outcome::reclaimed(4 * MIB)]);
     // 6 %: above critical's confirm of 4 %, below its relief of 8 %.
-    let second = judged(&policy, TOTAL * 6 / 100, &rows, &mut history, 20);
+    let second = judged(&policy, TOTAL * 6 / 100, &rows(26 * MIB), &mut history, 20);
     assert!(
         matches!(second.action, Action::Reclaim { .. }),
         "{:?}",

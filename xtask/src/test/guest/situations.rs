@@ -282,21 +282,28 @@ fn resting_writer() -> Scenario {
 }
 
 /// A twelfth of RAM stays available, between the marks of `strained` and `critical`; a gateway reads the same
-/// 4 MB over and over, which are all that can be taken back, and do not make more available.
+/// 8 MB over and over, which are all that can be taken back, and do not make more available. Something that is
+/// over its `memory.high` stalls for the whole time, so that the agent is awake.
 fn read_back() -> Scenario {
     let holds = format!(
         "while read -r key kb unit; do [ \"$key\" = MemAvailable: ] && break; done < /proc/meminfo; \
          exec {GUEST} hog --rate 20M --cap $((kb - 9400))K"
     );
-    let reader = ["refault", "--size", "4M", "--rate", "16M"];
+    let reader = ["refault", "--size", "8M", "--rate", "4M"];
     let mut scenario = Tree::new()
         .runs("gateway", Kill::At(200), &reader)
+        .runs("stalls", Kill::Never, &["hog", "--rate", "64K"])
         .runs("media", Kill::Never, &[])
         .last(|service| {
             service.command = ["/bin/sh", "-c", &holds].map(String::from).to_vec();
-            service.start_ms = 2000;
+            service.start_ms = 4000;
         })
         .scenario();
+    scenario.cgroups.push(Cgroup {
+        path: "apps/stalls".into(),
+        attributes: [("memory.high".into(), "512K".into())].into(),
+        ..Cgroup::default()
+    });
     scenario.disk_mb = 8;
     scenario.limit_s = 26;
     scenario
@@ -309,7 +316,8 @@ fn cache_is_left_alone(run: &Run) -> Result<()> {
         line.contains(" of /apps/gateway in ") && !line.contains("reclaimed 0K")
     };
     let taken = run.lines("lowtide").filter(takes).count();
-    ensure!(taken == 1, "its cache is taken {taken} times");
+    // More than once only before it could be read again.
+    ensure!((1..=2).contains(&taken), "its cache is taken {taken} times");
     Ok(())
 }
 
