@@ -7,6 +7,7 @@ use crate::config::rule;
 use crate::domain::{Domain, DomainId};
 use crate::sense::alarms::{Fired, Stand};
 use crate::sense::interrupt::Interrupt;
+use crate::sense::interrupt::may_work_again;
 use crate::sense::victim::Victim;
 use crate::tell::journal::{Field, RELIEF};
 use crate::units::Size;
@@ -32,6 +33,15 @@ const EXIT_LOOK: Duration = Duration::from_millis(20);
 /// The longest time to the agent's next look that the reflex waits for.
 const ATTENDED: Duration = Duration::from_secs(1);
 
+/// What there is to be judged of a domain.
+enum Figures {
+    Of(Memory),
+    /// Nothing can be short in it now.
+    Resting,
+    /// Its cgroup is gone: it is watched no longer.
+    Gone,
+}
+
 impl Daemon {
     /// Senses, judges and acts for one domain until there is nothing more to do now.
     pub(super) fn episode(&mut self, id: DomainId, mut woke: bool) {
@@ -53,8 +63,10 @@ impl Daemon {
             self.hooks.look();
             self.standing.counters.looks += 1;
             let memory = match without_allocating(|| self.memory(id)) {
-                Ok(Some(memory)) => memory,
-                Ok(None) => return self.let_go_if_gone(id),
+                Ok(Figures::Of(memory)) => memory,
+                Ok(Figures::Resting) => return,
+                // That gives memory back, so it is done apart from what allocates nothing.
+                Ok(Figures::Gone) => return self.domains.remove(id),
                 Err(error) => return self.look_again(id, "the figures of memory", &error),
             };
             let verdict = match without_allocating(|| self.judge(id, &memory, fired.any(), now)) {
@@ -117,26 +129,20 @@ impl Daemon {
         }
     }
 
-    /// The figures of a domain; `None` where nothing can be short in it, or no longer.
-    fn memory(&mut self, id: DomainId) -> io::Result<Option<Memory>> {
+    /// The figures of a domain.
+    fn memory(&mut self, id: DomainId) -> io::Result<Figures> {
         let system = self.system_memory()?;
         let Some(domain) = self.domains.get_mut(id) else {
-            return Ok(None);
+            return Ok(Figures::Gone);
         };
         match domain.memory(&system) {
-            Ok(Some(memory)) => return Ok(Some(memory)),
-            Ok(None) => domain.rest(),
-            // The cgroup is gone, see [`Self::let_go_if_gone`].
-            Err(_) => {}
-        }
-        Ok(None)
-    }
-
-    /// A cgroup that is gone is watched no longer. That gives memory back, so it is done when nothing presses.
-    fn let_go_if_gone(&mut self, id: DomainId) {
-        let domain = self.domains.get_mut(id);
-        if domain.is_some_and(|domain| domain.memory(&Memory::default()).is_err()) {
-            self.domains.remove(id);
+            Ok(Some(memory)) => Ok(Figures::Of(memory)),
+            Ok(None) => {
+                domain.rest();
+                Ok(Figures::Resting)
+            }
+            Err(error) if may_work_again(&error) => Err(error),
+            Err(_) => Ok(Figures::Gone),
         }
     }
 
