@@ -123,6 +123,7 @@ impl History {
     /// Takes in what was just measured. What is to be done about it, the look says.
     pub fn look<'a>(&'a mut self, policy: &'a Policy, memory: &Memory, now: Millis) -> Look<'a> {
         self.record_returning(policy, memory, now);
+        self.caches.forget(window(policy, now));
         self.samples.record(memory, now);
         Look::new(policy, self, memory, now)
     }
@@ -142,9 +143,11 @@ impl History {
             self.preparing = None;
             // How much the end of one that is gone brings is still to be seen.
             self.returning = self.returning.filter(Returning::is_gone);
-            self.caches.clear();
             // The victim that was asked has gone, or has time again: in the next episode it is asked anew.
             self.attempts.retain(|a| a.step != Step::Terminate);
+        }
+        if policy.is_relieved(&verdict.memory, verdict.rates.as_ref()) {
+            self.caches.clear();
         }
         if matches!(verdict.why, Why::Relieved(_)) {
             self.attempts.retain(|a| a.step != Step::Throttle);
@@ -160,7 +163,7 @@ impl History {
                     Outcome::Done { bytes, .. } => *bytes,
                     Outcome::Failed { .. } => 0,
                 };
-                self.caches.record(&target, got);
+                self.caches.record(&target, got, now);
                 if got < bytes / 8 {
                     self.tried(target.id, Step::Reclaim, now + u64::from(policy.quiet_ms));
                 }

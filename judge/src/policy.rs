@@ -274,6 +274,12 @@ impl Policy {
             .unwrap_or_default()
     }
 
+    /// Whether relief has come for every level.
+    pub(crate) fn is_relieved(&self, memory: &Memory, rates: Option<&Rates>) -> bool {
+        let mut levels = self.levels.iter().filter(|level| !level.actions.is_empty());
+        levels.all(|level| level.relief.holds(memory, rates))
+    }
+
     /// The mark of available memory whose crossing matters next, in bytes: of those that make some level
     /// hold the highest that is not crossed yet; the lowest where all are. `None` where there are none.
     pub fn next_mark(&self, memory: &Memory) -> Option<u64> {

@@ -741,6 +741,31 @@ fn a_cache_that_is_read_back_at_once_is_not_taken_again_in_the_episode() {
     assert!(matches!(verdict.action, Action::Reclaim { .. }));
 }
 
+/// Between two alarms the agent sleeps, and what is short is short all the same.
+#[test]
+fn a_cache_that_is_read_back_is_left_alone_until_relief_or_for_the_window() {
+    let (policy, mut history) = (policy(), History::default());
+    let cache = [row(7, 200, 0, 30 * MIB)];
+    let verdict = judged(&policy, 25 * MIB, &cache, &mut history, 0);
+    history.record(&policy, &verdict, &[Outcome::reclaimed(4 * MIB)]);
+    let mut reclaims = |at, fired, available| {
+        if fired {
+            history.woken(at);
+        }
+        let verdict = judge(&policy, &memory(available), &cache, &mut history, at);
+        let reclaims = matches!(verdict.action, Action::Reclaim { .. });
+        let outcome = reclaims.then(|| Outcome::reclaimed(4 * MIB));
+        history.record(&policy, &verdict, outcome.as_slice());
+        reclaims
+    };
+    assert!(!reclaims(10_000, false, 25 * MIB), "asleep");
+    assert!(!reclaims(12_000, true, 25 * MIB), "grown again");
+    assert!(!reclaims(20_000, false, TOTAL / 2), "relieved");
+    assert!(reclaims(22_000, true, 25 * MIB), "after relief");
+    assert!(!reclaims(30_000, false, 25 * MIB), "asleep");
+    assert!(reclaims(90_000, true, 25 * MIB), "after the window");
+}
+
 #[test]
 fn the_largest_that_may_not_be_touched_is_named() {
     let rows = [row(7, NEVER, 100 * MIB, 0), row(8, NEVER, 10 * MIB, 0)];

@@ -283,7 +283,7 @@ fn resting_writer() -> Scenario {
 
 /// A twelfth of RAM stays available, between the marks of `strained` and `critical`; a gateway reads the same
 /// 8 MB over and over, which are all that can be taken back, and do not make more available. Something that is
-/// over its `memory.high` stalls for the whole time, so that the agent is awake.
+/// over its `memory.high` stalls again and again, which wakes the agent.
 fn read_back() -> Scenario {
     let holds = format!(
         "while read -r key kb unit; do [ \"$key\" = MemAvailable: ] && break; done < /proc/meminfo; \
