@@ -152,10 +152,13 @@ impl Tally {
     ) -> io::Result<Self> {
         let mut tally = Self::default();
         let mut left = u32::MAX;
-        each_member(dir, cgroup, rules, tree, &mut left, &mut |member, _| {
+        let listed = each_member(dir, cgroup, rules, tree, &mut left, &mut |member, _| {
             tally.add(member);
-        })?;
-        Ok(tally)
+        });
+        match listed {
+            Err(error) if may_work_again(&error) => Err(error),
+            _ => Ok(tally),
+        }
     }
 
     fn add(&mut self, member: &Member) {
