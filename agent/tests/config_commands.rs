@@ -61,6 +61,32 @@ fn check_lists_problems_as_json() {
     assert_documented("check", &problems);
 }
 
+/// Where the test may become nobody; else it is run by somebody without rights already.
+#[test]
+fn without_rights_it_says_run_as_root() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let for_all = || std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), for_all()).unwrap();
+    let program = dir.path().join("lowtide");
+    std::fs::copy(env!("CARGO_BIN_EXE_lowtide"), &program).unwrap();
+    std::fs::set_permissions(&program, for_all()).unwrap();
+    for (arguments, code) in [(&["doctor"][..], 0), (&["reflex", "off"], 1)] {
+        let mut command = Command::new(&program);
+        command.args(arguments).current_dir("/");
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        let output = command.output().unwrap();
+        let said = [&output.stdout[..], &output.stderr].concat();
+        let said = text(&said);
+        assert!(said.contains("as root"), "{arguments:?}: {said}");
+        assert!(said.contains("run"), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    }
+}
+
 #[test]
 fn doctor_prints_what_is_documented() {
     let output = lowtide(&["doctor", "--json"]);

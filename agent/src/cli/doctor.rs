@@ -142,6 +142,7 @@ impl Diagnosis {
         let tree = Tree::open()?;
         let memory = Meminfo::open()?.read()?;
         let mut findings = vec![
+            as_root(),
             watch(&memory),
             pressure(memory.psi),
             ballast(&tree, &memory),
@@ -219,6 +220,15 @@ impl Diagnosis {
             ("findings", self.findings.iter().map(finding).collect()),
         ])
     }
+}
+
+/// What takes rights seems to be missing without them.
+fn as_root() -> Finding {
+    Finding::new(
+        "run as root",
+        rustix::process::geteuid().is_root(),
+        "what takes rights is said to be missing here, whatever the kernel has: run as root",
+    )
 }
 
 /// The watch is opened and closed again.

@@ -1,6 +1,6 @@
 //! `lowtide log`: what was decided and why, also before the last restart.
 
-use super::{complain, print};
+use super::{advised, complain, print};
 use crate::config::{self, Paths};
 use crate::tell::civil::Utc;
 use crate::tell::decisions::{RUN_FILE, before, in_line};
@@ -53,7 +53,7 @@ impl Log {
             match read(&file) {
                 Ok(text) => entries.extend(records(&text)),
                 Err(error) if !named && error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => unread.push(format!("{}: {error}", file.display())),
+                Err(error) => unread.push(format!("{}: {}", file.display(), advised(&error))),
             }
         }
         for line in &unread {

@@ -171,6 +171,14 @@ fn usual<'w>(words: &[&'w str], switches: &[&str]) -> Result<Vec<&'w str>, &'w s
     Ok(usual)
 }
 
+/// An error for a person.
+pub fn advised(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => format!("{error}: run it as root"),
+        _ => error.to_string(),
+    }
+}
+
 /// The whole of the program.
 pub fn main() -> ExitCode {
     if hooks::is_meant() {

@@ -1,6 +1,6 @@
 //! `lowtide reflex off`: the kernel kills nothing any more in the agent's place, at once.
 
-use super::{complain, print};
+use super::{advised, complain, print};
 use crate::act::reflex::disarm_all;
 use std::process::ExitCode;
 
@@ -33,7 +33,7 @@ impl Reflex {
                 ExitCode::SUCCESS,
             ),
             Err(error) => {
-                complain(format_args!("lowtide reflex: {error}"));
+                complain(format_args!("lowtide reflex: {}", advised(&error)));
                 ExitCode::FAILURE
             }
         }
