@@ -265,3 +265,43 @@ impl Display for Because<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sense::process::directory;
+    use lowtide_common::{NO_GROUP, Rule};
+
+    fn row(id: u64) -> Row {
+        Row {
+            id,
+            parent: 0,
+            rule: Rule {
+                kill: 500,
+                reclaim: 500,
+                group: NO_GROUP,
+                flags: 0,
+            },
+            flags: Row::PROCESS,
+            ..Row::ZERO
+        }
+    }
+
+    /// Also one that nothing was done to, as the next in order.
+    #[test]
+    fn a_process_is_named_as_long_as_it_runs() {
+        let tree = Tree::open().unwrap();
+        let pid = rustix::process::getpid();
+        let id = Id::of(pid, directory(pid).unwrap()).unwrap();
+        let mut buffer = [MaybeUninit::uninit(); PATH];
+        let named = Named::new(&tree, &row(id.0), None, &mut buffer).to_string();
+        assert!(
+            named.starts_with(&format!("{} (", pid.as_raw_pid())),
+            "{named}"
+        );
+        // The same pid, of a process that has started before.
+        let gone = row(u64::try_from(pid.as_raw_pid()).unwrap());
+        let named = Named::new(&tree, &gone, None, &mut buffer).to_string();
+        assert_eq!(named, "a process that has exited");
+    }
+}
