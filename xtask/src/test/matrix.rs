@@ -4,7 +4,7 @@
 use crate::build::programs::{self, Profile, Programs};
 use crate::host::shell::say;
 use crate::host::toolchain::Arch;
-use crate::scenario::checks::says;
+use crate::scenario::checks::{never_says, says};
 use crate::test::binaries;
 use crate::test::guest;
 use crate::test::harness::{self, Test};
@@ -63,16 +63,18 @@ const fn platform(
 type Make = fn(Kernel, &Programs) -> Result<Test>;
 
 /// What must be true on every platform.
-const CORE: [(&str, Make); 3] = [
+const CORE: [(&str, Make); 4] = [
     (VICTIM, guest::fast_hog),
+    (REFLEX, guest::stopped),
     ("it_wakes_before_the_end", guest::without_warning),
     ("a_refault_load_is_survived", |kernel, programs| {
         loads::refault(REFAULT_MB, kernel, programs)
     }),
 ];
 
-/// The one that `cargo xtask test` runs.
+/// The ones that `cargo xtask test` runs: the second where there is no other test of it.
 const VICTIM: &str = "the_configured_victim_goes_and_nothing_else";
+const REFLEX: &str = "where_the_agent_is_stopped_the_reflex_takes_the_victim";
 
 /// RAM of the device that a refault load is run on.
 const REFAULT_MB: u32 = 128;
@@ -91,7 +93,7 @@ impl Platform {
         qemu::install(self.arch)?;
         let programs = programs::build(self.arch, Profile::Guest)?;
         let tests = CORE.iter().filter(|(name, _)| names.contains(name));
-        let tests = tests.map(|(name, test)| {
+        let tests = tests.map(|&(name, test)| {
             let test = test(kernel.clone(), &programs)?;
             let (engine, woken_by, arch) = (self.engine, self.woken_by, self.arch);
             Ok(Test {
@@ -102,6 +104,9 @@ impl Platform {
                         says(run, "the kernel has no kfunc bpf_get_root_mem_cgroup")?;
                     } else if arch == Arch::Riscv64 {
                         says(run, "turned the BPF JIT on")?;
+                    }
+                    if name == REFLEX && engine == "kfunc" {
+                        never_says(run, "no reflex")?;
                     }
                     (test.check)(run)
                 }),
@@ -125,11 +130,17 @@ pub fn for_every_run(filter: Option<&str>) -> Result<(Vec<Test>, Tally)> {
     let mut tally = Tally::default();
     let (run, left): (Vec<_>, Vec<_>) = PLATFORMS.iter().partition(|p| p.every_run);
     for platform in &run {
-        let name = format!("{platform}_{VICTIM}");
-        if filter.is_some_and(|f| !name.contains(f)) {
+        let is_wanted =
+            |name: &&str| filter.is_none_or(|f| format!("{platform}_{name}").contains(f));
+        let names = match platform.arch {
+            Arch::X86_64 => [VICTIM].as_slice(),
+            _ => &[VICTIM, REFLEX],
+        };
+        let names: Vec<_> = names.iter().copied().filter(is_wanted).collect();
+        if names.is_empty() {
             continue;
         }
-        match platform.tests(&[VICTIM])? {
+        match platform.tests(&names)? {
             Some((_, more)) => tests.extend(more),
             None => tally.skipped += 1,
         }

@@ -2,6 +2,7 @@
 
 use super::{Case, PLAIN};
 use crate::scenario::checks::{live, never_says, only_the_hog_goes, oom_kills, says};
+use crate::scenario::tree::{Kill, Tree};
 use crate::scenario::variants::with_more_config;
 use crate::scenario::{CONFIG, DEVICE, GATEWAY, HOG, LIFELINE, SENSOR, fast_hog, load};
 use crate::vm::Run;
@@ -61,6 +62,31 @@ pub const CASES: &[Case] = &[
         check: left_to_the_kernel,
         ..PLAIN
     },
+    Case {
+        name: "of_equals_inside_a_limit_the_largest_goes_but_not_one_with_a_score_of_never",
+        scenario: || as_upstream(OWN_TRIGGER),
+        check: |run| {
+            says(run, "in /apps: critical")?;
+            ensure!(run.exited("thirty").is_some(), "the 30 MB are still there");
+            live(run, &["ten", "forty", "twenty", LIFELINE, "lowtide"])?;
+            ensure!(oom_kills(run) == 0, "the kernel kills");
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "of_equals_inside_a_limit_the_kernel_takes_others_as_well",
+        scenario: || as_upstream(""),
+        check: |run| {
+            ensure!(oom_kills(run) > 0, "the box was never short");
+            ensure!(
+                run.exited("ten").is_some(),
+                "what has the highest score is still there"
+            );
+            live(run, &["forty", LIFELINE, "lowtide"])
+        },
+        ..PLAIN
+    },
 ];
 
 const OWN_TRIGGER: &str = "trigger = \"some 20ms/500ms\"";
@@ -95,6 +121,32 @@ fn boxed(keys: &str) -> Scenario {
          [[group]]\nname = \"box\"\ncgroups = [\"box\"]\n{keys}\n"
     );
     scenario.files.insert(CONFIG.into(), config);
+    scenario
+}
+
+/// The tree of the kernel's own test of BPF OOM handlers (tools/testing/selftests/bpf, test_oom), all of one
+/// priority: a parent with a limit, in it 10 MB with the highest score, 40 MB with the lowest, and 30 and
+/// 20 MB. What comes last is more than fits.
+fn as_upstream(keys: &str) -> Scenario {
+    let leaves = [
+        ("forty", "40M", "-1000"),
+        ("thirty", "30M", "0"),
+        ("ten", "10M", "1000"),
+        ("twenty", "20M", "0"),
+    ];
+    let mut tree = Tree::new().group("box", Kill::At(500), "apps", keys);
+    for (i, (name, size, score)) in (1..).zip(leaves) {
+        let run = ["as", "--oom-score-adj", score, "sleeper", "--size", size];
+        tree = tree.runs(name, Kill::At(500), &run);
+        tree = tree.last(|service| service.start_ms = i * 500);
+    }
+    let mut scenario = tree.scenario();
+    scenario.cgroups.push(Cgroup {
+        path: "apps".into(),
+        attributes: [("memory.max".into(), "92M".into())].into(),
+        ..Cgroup::default()
+    });
+    scenario.limit_s = 8;
     scenario
 }
 

@@ -25,7 +25,7 @@ use super::matrix;
 use crate::build::programs::{self, Profile, Programs};
 use crate::host::toolchain::Arch;
 use crate::scenario;
-use crate::scenario::checks::only_the_hog_goes;
+use crate::scenario::checks::{kernel_kills, only_the_hog_goes, says};
 use crate::vm::kernel::{self, Kernel};
 use crate::vm::{COUNTED_DISK, Guest, Run, qemu};
 use anyhow::Result;
@@ -154,6 +154,23 @@ pub fn without_warning(kernel: Kernel, programs: &Programs) -> Result<Test> {
         ..PLAIN
     };
     case.test("without_warning".into(), kernel, programs)
+}
+
+/// The agent is stopped before something takes memory, on a device of 256 MB. With a kernel that runs no
+/// reflex the agent says why, and the kernel's own OOM killer is next.
+pub fn stopped(kernel: Kernel, programs: &Programs) -> Result<Test> {
+    let has_disk = kernel.has_module(COUNTED_DISK.0)?;
+    let case = Case {
+        scenario: reflex::stopped,
+        check: |run| match says(run, "no reflex, the kernel's own OOM killer is next: ") {
+            Ok(()) => kernel_kills(run),
+            Err(_) => reflex::reflex_takes_media(run),
+        },
+        ..PLAIN
+    };
+    let mut test = case.test("stopped".into(), kernel, programs)?;
+    test.guest.scenario.counted &= has_disk;
+    Ok(test)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "where_the_agent_is_stopped_the_reflex_takes_the_victim",
-        scenario: || without_answer("", STOP, &["hog", "--rate", "200M"]),
+        scenario: stopped,
         check: reflex_takes_media,
         ..PLAIN
     },
@@ -271,6 +271,11 @@ fn without_answer(config: &str, script: &str, arguments: &[&str]) -> Scenario {
     }
 }
 
+/// The agent is stopped before the hog comes.
+pub fn stopped() -> Scenario {
+    without_answer("", STOP, &["hog", "--rate", "200M"])
+}
+
 /// Its script begins when the agent is armed: not before that it answers.
 fn stopper(script: &str) -> Service {
     let script = format!("until lowtide status >/dev/null 2>&1; do sleep 0.1; done; {script}");
@@ -306,7 +311,7 @@ fn tells(run: &Run, words: &str) -> Result<()> {
     Ok(())
 }
 
-fn reflex_takes_media(run: &Run) -> Result<()> {
+pub fn reflex_takes_media(run: &Run) -> Result<()> {
     says(run, "the reflex killed /apps/media (group media, ")?;
     only_the_hog_goes(run)
 }
