@@ -186,9 +186,7 @@ impl Domain {
     /// Replaces its trigger; what fired and was not yet looked at counts all the same. The old one stays
     /// where the new one cannot be waited for.
     pub fn rearm(&mut self, trigger: Option<OwnedFd>, now: Millis) -> io::Result<()> {
-        let mut context = Context::from_waker(Waker::noop());
-        let woke = self.alarms.poll_readable(&mut context).is_ready();
-        self.take_fired(woke, now);
+        self.has_fired(now);
         let nothing = Async::new_nonblocking(Alarms::new(None)?)?;
         let mut alarms = std::mem::replace(&mut self.alarms, nothing).into_inner()?;
         let replaced = alarms.set_trigger(trigger);
@@ -248,12 +246,12 @@ impl Domain {
         fired
     }
 
-    /// Whether an alarm came, or a look is due, as far as can be told without waiting. What fired counts for
-    /// the next look, which is to follow. Allocates nothing.
-    pub fn is_called(&mut self, now: Millis) -> bool {
+    /// Whether an alarm came, as far as can be told without waiting. It counts for the history, and not a
+    /// second time.
+    pub fn has_fired(&mut self, now: Millis) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         let woke = self.alarms.poll_readable(&mut context).is_ready();
-        self.take_fired(woke, now).any() || self.is_due(Instant::now())
+        self.take_fired(woke, now).any()
     }
 
     pub fn is_due(&self, now: Instant) -> bool {
@@ -280,6 +278,14 @@ mod tests {
         domains.add(domain(7));
         domains.add(domain(9));
         domains
+    }
+
+    #[test]
+    fn a_look_that_is_due_is_no_alarm() {
+        let mut domain = domain(0);
+        domain.look_again = Some(Instant::now());
+        assert!(domain.is_due(Instant::now()));
+        assert!(!domain.has_fired(0));
     }
 
     #[test]

@@ -135,9 +135,12 @@ impl Passes {
     }
 }
 
-/// Whether an alarm came while a pass went on.
+/// What came while a pass went on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Called {
+    /// An alarm.
+    pub alarm: bool,
+    /// An alarm, or the time to look.
     pub at_all: bool,
     /// Memory was short or something could not be read, so that the pass did not come to its end.
     pub before_end: bool,
@@ -164,7 +167,7 @@ impl Daemon {
             }
             let _ = sys::run_first();
             if called.at_all {
-                self.episode(DomainId::SYSTEM, true);
+                self.episode(DomainId::SYSTEM, called.alarm);
             }
         }
     }
@@ -173,7 +176,7 @@ impl Daemon {
     /// that gets short meanwhile comes first: the pass is ended, and planned anew.
     pub(super) fn settle(&mut self) -> Called {
         let mut called = Called::default();
-        match self.settle_until_called(&mut called.at_all) {
+        match self.settle_until_called(&mut called) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 called.before_end = true;
@@ -190,14 +193,15 @@ impl Daemon {
         called
     }
 
-    /// `Interrupted` where memory is short. `called`: an alarm came, which is to be answered.
-    fn settle_until_called(&mut self, called: &mut bool) -> io::Result<()> {
+    /// `Interrupted` where memory is short. `called`: what came is to be answered.
+    fn settle_until_called(&mut self, called: &mut Called) -> io::Result<()> {
         let (policy, now) = (&self.config.policy, self.now());
         let (domains, meminfo) = (&mut self.domains, &self.meminfo);
         let mut is_short = || {
             let system = domains.system();
-            *called |= system.is_called(now);
-            *called
+            called.alarm |= system.has_fired(now);
+            called.at_all |= called.alarm || system.is_due(Instant::now());
+            called.at_all
                 && meminfo.read().is_ok_and(|mut memory| {
                     system.alarms.get_ref().correct(&mut memory);
                     system.history.look(policy, &memory, now).wants_survey()
