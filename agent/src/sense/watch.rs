@@ -68,7 +68,7 @@ impl Watch {
         let layout = memory_layout(places)?;
         let sizes = [("ALARMS", Ring::smallest())];
         let mut object = Object::open(
-            objects::WATCH,
+            &objects::WATCH,
             &[("MEMORY", as_bytes(&layout))],
             &sizes,
             &[],

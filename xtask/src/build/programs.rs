@@ -81,11 +81,13 @@ pub fn build_bench(arch: Arch) -> Result<PathBuf> {
 
 /// For rust-lld: an eighth of a program is for unwinding, which never happens, also in the standard
 /// library as rustup ships it; functions of the same code are kept once; and where the musl that comes
-/// with the compiler (1.2.5) knows packed relocations, they are a thirtieth.
+/// with the compiler (1.2.5) knows packed relocations, they are a thirtieth. Names that hold the types a
+/// function is made for tell `agent/cold.ld` what belongs to those.
 fn smaller() -> Result<Vec<String>> {
     let mut flags = vec![
         "-Clink-arg=-Tcross/no-unwind-tables.ld".to_owned(),
         "-Clink-arg=--icf=all".to_owned(),
+        "-Csymbol-mangling-version=v0".to_owned(),
     ];
     let version = toolchain::version()?;
     let minor = version

@@ -24,11 +24,18 @@ pub use ring::Ring;
 use rustix::fd::AsFd;
 use std::{fmt, fs, io};
 
-/// Built by `cargo xtask build-ebpf` from `agent-ebpf/`; the same for every architecture.
+/// Built by `cargo xtask build-ebpf` from `agent-ebpf/`; the same for every architecture. They lie with
+/// the cold code, as only what loads them reads them.
 pub mod objects {
-    pub static SURVEY: &[u8] = include_bytes!("survey.bpf.o");
-    pub static REFLEX: &[u8] = include_bytes!("reflex.bpf.o");
-    pub static WATCH: &[u8] = include_bytes!("watch.bpf.o");
+    macro_rules! object {
+        ($name:ident, $file:literal) => {
+            #[unsafe(link_section = "lowtide_cold_data")]
+            pub static $name: [u8; include_bytes!($file).len()] = *include_bytes!($file);
+        };
+    }
+    object!(SURVEY, "survey.bpf.o");
+    object!(REFLEX, "reflex.bpf.o");
+    object!(WATCH, "watch.bpf.o");
 }
 
 /// What must be available for a BPF program to be loaded: a kernel that runs out of memory while it
