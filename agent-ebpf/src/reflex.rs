@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use core::ptr::{read_volatile, write_volatile};
-use lowtide_common::{Deed, Hook, Reflex, Rule, copy};
+use lowtide_common::{Deed, Hook, Reflex, Row, Rule, copy};
 use lowtide_ebpf::kernel::{self, Css, Node, with_memcg};
 use lowtide_ebpf::memory::{self, Free};
 use lowtide_ebpf::place::Place;
@@ -43,6 +43,9 @@ struct Run {
     /// 1: it is still there.
     lives: u64,
     deed: Deed,
+    /// What the end of the largest without a rule yet would free. Not beside others that begin at 0: that
+    /// would become a memset, which the verifier does not take.
+    unknown: u64,
 }
 
 #[inline(always)]
@@ -209,6 +212,7 @@ extern "C" fn begin() -> i32 {
     // SAFETY: a torn read is bounded to this run: ids only grow, and the rest is as configured.
     run.place.begin(unsafe { &(*shared).request });
     run.best_key = 0;
+    run.unknown = 0;
     run.lives = 0;
     let passed = run.deed.at_ns - get!(shared.victim_ns);
     run.last = if passed < Reflex::EXCLUDED_NS { get!(shared.victim) } else { 0 };
@@ -253,11 +257,14 @@ extern "C" fn rank() -> i32 {
         run.lives = (run.place.populated != 0) as u64;
         return 0;
     }
+    let freed = row.freed_by_kill();
+    if placed.new && row.flags & Row::KILLABLE != 0 && freed > run.unknown {
+        run.unknown = freed;
+    }
     // The processes of one are candidates by themselves: which of them, only the agent can say.
     if !placed.killable || row.rule.flags & Rule::PROCESS != 0 || row.id == get!(shared.own_cgroup) {
         return 0;
     }
-    let freed = row.freed_by_kill();
     if freed < worth {
         return 0;
     }
@@ -293,7 +300,9 @@ fn take() {
     let now = run.deed.at_ns;
     let dying = run.lives != 0 && now < get!(shared.victim_ns) + Reflex::EXIT_NS;
     let victim = if dying { run.last } else { run.deed.victim };
-    if victim == 0 {
+    // What holds more than the victim, and came after the agent's last word, may be what grows: others would
+    // go in vain, one after the other. The kernel's OOM killer goes by size.
+    if victim == 0 || (!dying && run.unknown > run.deed.freed) {
         return;
     }
     task::end(victim, get!(shared.agent) as u32, note);

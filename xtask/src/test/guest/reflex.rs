@@ -189,6 +189,17 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "where_the_reflex_does_not_know_the_largest_nothing_goes_for_it",
+        scenario: newcomer,
+        check: |run| {
+            never_says(run, "no reflex")?;
+            never_says(run, "the reflex killed")?;
+            live(run, &[SENSOR, LIFELINE])?;
+            kernel_kills(run)
+        },
+        ..PLAIN
+    },
+    Case {
         name: "with_its_budget_used_up_the_reflex_stands_down",
         scenario: || for_one_that_never_goes(1),
         check: |run| {
@@ -397,6 +408,30 @@ fn for_one_that_never_goes(budget: u32) -> Scenario {
             command: ["/bin/sh", "-c", &late].map(String::from).to_vec(),
             cgroup: "shell".into(),
             after: Some(STOPPER.into()),
+            ..Service::default()
+        },
+        stopper(STOP),
+    ]);
+    Scenario {
+        until: Some(STOPPER.into()),
+        ..scenario
+    }
+}
+
+/// What grows is in a cgroup that was made after the agent was stopped.
+fn newcomer() -> Scenario {
+    let late = format!(
+        "mkdir -p {CGROUP_ROOT}/late; echo $$ > {CGROUP_ROOT}/late/cgroup.procs; \
+         exec {GUEST} hog --rate 50M"
+    );
+    let mut scenario = Tree::new().holds(SENSOR, Kill::At(100), "20M").scenario();
+    scenario.services.extend([
+        Service {
+            name: "late".into(),
+            command: ["/bin/sh", "-c", &late].map(String::from).to_vec(),
+            cgroup: "shell".into(),
+            after: Some(STOPPER.into()),
+            start_ms: 500,
             ..Service::default()
         },
         stopper(STOP),
