@@ -60,7 +60,9 @@ pub fn in_one_cgroup(mut scenario: Scenario) -> Scenario {
         }
     }
     let by_name = |line: &str| {
-        let cgroup = line.strip_prefix("cgroups = ")?;
+        let cgroup = line
+            .strip_prefix("cgroups = ")
+            .or_else(|| line.strip_prefix("cgroups_add = "))?;
         let known = [LIFELINE, SENSOR, GATEWAY, HOG];
         let known = known.into_iter().find(|name| cgroup.contains(name));
         let last = || cgroup.trim_matches(['[', ']', '"']).rsplit('/').next();

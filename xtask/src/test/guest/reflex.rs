@@ -374,7 +374,7 @@ fn starved(config: &str) -> Scenario {
     }
     Scenario {
         counted: true,
-        linger_ms: 1000,
+        linger_ms: 2000,
         ..scenario
     }
 }
