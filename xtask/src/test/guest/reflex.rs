@@ -383,10 +383,6 @@ fn starved(config: &str) -> Scenario {
 /// media, and one that no group covers. Another one that none covers is in a cgroup that was made after
 /// the agent was stopped.
 fn for_one_that_never_goes(budget: u32) -> Scenario {
-    let late = format!(
-        "mkdir -p {CGROUP_ROOT}/late; echo $$ > {CGROUP_ROOT}/late/cgroup.procs; \
-         exec {GUEST} sleeper --size 15M"
-    );
     let mut scenario = Tree::new()
         .holds("sensor", Kill::At(100), "20M")
         .holds("media", Kill::At(800), "30M")
@@ -403,13 +399,7 @@ fn for_one_that_never_goes(budget: u32) -> Scenario {
             after: Some("lowtide".into()),
             ..load("known", "apps/known", &["sleeper", "--size", "30M"])
         },
-        Service {
-            name: "late".into(),
-            command: ["/bin/sh", "-c", &late].map(String::from).to_vec(),
-            cgroup: "shell".into(),
-            after: Some(STOPPER.into()),
-            ..Service::default()
-        },
+        late("sleeper --size 15M"),
         stopper(STOP),
     ]);
     Scenario {
@@ -418,21 +408,28 @@ fn for_one_that_never_goes(budget: u32) -> Scenario {
     }
 }
 
+/// A load in a cgroup that is made after the agent was stopped.
+fn late(arguments: &str) -> Service {
+    let run = format!(
+        "mkdir -p {CGROUP_ROOT}/late; echo $$ > {CGROUP_ROOT}/late/cgroup.procs; \
+         exec {GUEST} {arguments}"
+    );
+    Service {
+        name: "late".into(),
+        command: ["/bin/sh", "-c", &run].map(String::from).to_vec(),
+        cgroup: "shell".into(),
+        after: Some(STOPPER.into()),
+        ..Service::default()
+    }
+}
+
 /// What grows is in a cgroup that was made after the agent was stopped.
 fn newcomer() -> Scenario {
-    let late = format!(
-        "mkdir -p {CGROUP_ROOT}/late; echo $$ > {CGROUP_ROOT}/late/cgroup.procs; \
-         exec {GUEST} hog --rate 50M"
-    );
     let mut scenario = Tree::new().holds(SENSOR, Kill::At(100), "20M").scenario();
     scenario.services.extend([
         Service {
-            name: "late".into(),
-            command: ["/bin/sh", "-c", &late].map(String::from).to_vec(),
-            cgroup: "shell".into(),
-            after: Some(STOPPER.into()),
             start_ms: 500,
-            ..Service::default()
+            ..late("hog --rate 50M")
         },
         stopper(STOP),
     ]);
