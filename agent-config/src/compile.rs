@@ -83,37 +83,6 @@ pub(super) fn join_lists(document: &mut Document, sources: &Sources, problems: &
     }
 }
 
-/// A program that is run as root must not be named by anybody else.
-pub(super) fn refuse_exposed(document: &Document, sources: &Sources, problems: &mut Problems) {
-    let rest = &document.everything_else;
-    let of_rest = [&rest.before, &rest.after];
-    let groups = document
-        .group
-        .0
-        .iter()
-        .flat_map(|(_, group)| [&group.before, &group.after]);
-    let programs: Vec<At> = of_rest
-        .into_iter()
-        .chain(groups)
-        .flatten()
-        .filter(|set| !set.value.0.is_empty())
-        .map(|set| set.at)
-        .collect();
-    for source in sources.exposed() {
-        let message = "it, or its directory, can be written by others than root";
-        match programs.iter().find(|at| at.source == source) {
-            Some(at) => problems.error(|| {
-                let message = format!("no program is run that this file names: {message}");
-                Problem::at(sources, *at, "", message)
-            }),
-            None => {
-                let file = Some(sources.name(source).to_owned());
-                problems.warning(|| Problem::of_file(file, message));
-            }
-        }
-    }
-}
-
 fn value<T: Copy>(setting: &Setting<T>) -> Option<T> {
     setting.as_ref().map(|set| set.value)
 }

@@ -102,7 +102,7 @@ impl Loaded {
     /// What of the config cannot work in an image that is not booted.
     pub fn idle_in(&self, root: &Path) -> Problems {
         let mut problems = Problems::default();
-        if let Ok(root) = Root::open(root) {
+        if let Ok(root) = Root::open(root, false) {
             self.missing_programs(&|program| root.has_program(program), &mut problems);
         }
         problems

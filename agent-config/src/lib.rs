@@ -12,6 +12,7 @@ mod claims;
 mod compile;
 mod device;
 mod engine;
+mod exposed;
 pub mod json;
 mod model;
 mod problem;
@@ -29,6 +30,7 @@ pub use problem::{Problem, Problems, Severity};
 pub use read::nearest;
 pub use source::{MAX_FILE, Paths, STDIN};
 
+use exposed::Exposed;
 use lowtide_judge::{Policy, Trigger};
 use lowtide_rules::Layer;
 use model::Document;
@@ -132,7 +134,7 @@ impl Effective {
 /// a bad config leaves everything as it is.
 pub fn load(paths: &Paths) -> Result<Loaded, Problems> {
     let mut loader = Loader::new();
-    let root = match Root::open(&paths.root) {
+    let root = match Root::open(&paths.root, paths.in_earnest) {
         Ok(root) => root,
         Err(problem) => {
             loader.problems.error(|| problem);
@@ -157,7 +159,7 @@ pub fn parse(name: &str, text: &str) -> Result<Loaded, Problems> {
         .push(name.to_owned(), text.to_owned(), Layer::Device(0));
     loader.protected.note(&document);
     document.merge(loader.document(source));
-    let root = match Root::open(Path::new("/")) {
+    let root = match Root::open(Path::new("/"), false) {
         Ok(root) => root,
         Err(problem) => {
             loader.problems.error(|| problem);
@@ -172,6 +174,8 @@ struct Loader {
     problems: Problems,
     /// What the layers so far protect, where that may be taken away unawares.
     protected: Protected,
+    /// What lets others write a directory of drop-ins.
+    exposed: Vec<Exposed>,
 }
 
 impl Loader {
@@ -180,6 +184,7 @@ impl Loader {
             sources: Sources::new(),
             problems: Problems::default(),
             protected: Protected::default(),
+            exposed: Vec::new(),
         }
     }
 
@@ -214,6 +219,7 @@ impl Loader {
             let problem = || Problem::of_file(Some(path.display().to_string()), *why);
             self.problems.warning(problem);
         }
+        self.exposed = files.exposed;
         if let Some(vendor) = files.vendor {
             self.protected.note(&document);
             document.merge(self.file(root, &vendor, Layer::Vendor));
@@ -265,7 +271,7 @@ impl Loader {
         claims::drop_taken_over(&mut document, &self.sources);
         let (sources, problems) = (&self.sources, &mut self.problems);
         self.protected.warn(&document, sources, problems);
-        compile::refuse_exposed(&document, sources, problems);
+        exposed::refuse(&document, sources, self.exposed, root, problems);
         let compiled = compile::compile(&document, sources, problems).map(|policy| {
             review::review(&document, &policy, sources, problems);
             let matcher = claims::matcher(&document, &policy, sources, root, problems);

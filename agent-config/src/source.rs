@@ -1,5 +1,6 @@
 //! The files that a config is made of: found, ordered, read within bounds.
 
+use super::exposed::{self, Exposed};
 use super::problem::Problem;
 use lowtide_rules::{At, Layer};
 use rustix::fd::OwnedFd;
@@ -34,6 +35,9 @@ pub struct Paths {
     pub with: Option<PathBuf>,
     /// Read these as if they were in /etc/lowtide/config.d.
     pub drop_ins: Vec<PathBuf>,
+    /// Files that were named by hand are not only tried: what they name is run. Nobody but root, and who
+    /// runs the agent, may write them then.
+    pub in_earnest: bool,
 }
 
 impl Paths {
@@ -44,6 +48,7 @@ impl Paths {
             files,
             with: None,
             drop_ins: Vec::new(),
+            in_earnest: false,
         }
     }
 }
@@ -53,10 +58,11 @@ pub(super) struct Root {
     path: PathBuf,
     /// `None` for the root of the system.
     dir: Option<OwnedFd>,
+    in_earnest: bool,
 }
 
 impl Root {
-    pub fn open(path: &Path) -> Result<Self, Problem> {
+    pub fn open(path: &Path, in_earnest: bool) -> Result<Self, Problem> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = (path != Path::new("/")).then(|| rustix::fs::open(path, flags, Mode::empty()));
         let dir = dir.transpose().map_err(|e| {
@@ -70,6 +76,7 @@ impl Root {
         Ok(Self {
             path: path.to_owned(),
             dir,
+            in_earnest,
         })
     }
 
@@ -132,6 +139,29 @@ impl Root {
         })
     }
 
+    /// What lets others write the file: it, or a directory on the way to it. Whose a file is that is only
+    /// tried, and whose group may write it, says nothing: it is to be copied.
+    pub fn exposed(&self, path: &Path) -> Option<Exposed> {
+        if !self.is_of_system() || path == Path::new(STDIN) {
+            return None;
+        }
+        let trust = if DIRS.iter().any(|dir| path.starts_with(self.join(dir))) {
+            exposed::Trust::Root
+        } else if self.in_earnest {
+            exposed::Trust::RootAndSelf
+        } else {
+            exposed::Trust::Owners
+        };
+        exposed::on_the_way(path, trust)
+    }
+
+    /// The same of a program, by its path from the root on.
+    pub fn exposed_program(&self, path: &CStr) -> Option<Exposed> {
+        let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+        let is_run = self.is_of_system() && path.is_absolute();
+        is_run.then(|| exposed::on_the_way(path, exposed::Trust::RootAndSelf))?
+    }
+
     fn names(&self, dir: &Path) -> io::Result<Vec<OsString>> {
         let dir = self.open_file(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut names = Vec::new();
@@ -164,23 +194,6 @@ impl Root {
         let file = self.open_file(path, OFlags::RDONLY);
         text_of(File::from(file.map_err(|e| said(&e))?))
     }
-
-    /// Whether somebody other than root may change a file: itself, or by putting another in its
-    /// place. Whose a file is that was named by hand says nothing: it is only tried.
-    fn is_exposed(&self, path: &Path) -> bool {
-        if !self.is_of_system() || path == Path::new(STDIN) {
-            return false;
-        }
-        let is_found = DIRS.iter().any(|dir| path.starts_with(self.join(dir)));
-        let writable = |about: &rustix::fs::Stat| {
-            let sticky =
-                about.st_mode & 0o1000 != 0 && FileType::from_raw_mode(about.st_mode).is_dir();
-            let others = about.st_mode & 0o002 != 0 && !sticky;
-            others || (is_found && about.st_uid != 0)
-        };
-        let of = |path: &Path| rustix::fs::stat(path).is_ok_and(|about| writable(&about));
-        of(path) || path.parent().is_some_and(of)
-    }
 }
 
 fn too_large() -> String {
@@ -210,7 +223,7 @@ struct Source {
     name: String,
     text: String,
     layer: Layer,
-    exposed: bool,
+    exposed: Option<Exposed>,
 }
 
 /// The texts that were read; the first is what is built in.
@@ -225,7 +238,7 @@ impl Sources {
             name: "built in".to_owned(),
             text: BUILT_IN.to_owned(),
             layer: Layer::BuiltIn,
-            exposed: false,
+            exposed: None,
         }])
     }
 
@@ -236,7 +249,7 @@ impl Sources {
             .read(path)
             .map_err(|why| Problem::of_file(Some(name.clone()), why))?;
         let source = self.push(name, text, layer);
-        self.0[usize::from(source)].exposed = root.is_exposed(path);
+        self.0[usize::from(source)].exposed = root.exposed(path);
         Ok(source)
     }
 
@@ -246,15 +259,15 @@ impl Sources {
             name,
             text,
             layer,
-            exposed: false,
+            exposed: None,
         });
         (self.0.len() - 1) as u16
     }
 
-    /// The numbers of the sources that others may change.
-    pub fn exposed(&self) -> impl Iterator<Item = u16> {
+    /// The numbers of the sources that others may write, with why.
+    pub fn exposed(&self) -> impl Iterator<Item = (u16, &Exposed)> {
         let numbered = self.0.iter().zip(0..);
-        numbered.filter_map(|(source, number)| source.exposed.then_some(number))
+        numbered.filter_map(|(source, number)| Some((number, source.exposed.as_ref()?)))
     }
 
     /// Their names, but for what is built in.
@@ -312,6 +325,8 @@ pub(super) struct Files {
     pub device: Vec<PathBuf>,
     /// Files that hardly are where they are meant to be, with what is wrong.
     pub stray: Vec<(PathBuf, &'static str)>,
+    /// What lets others add a drop-in.
+    pub exposed: Vec<Exposed>,
 }
 
 impl Files {
@@ -333,6 +348,10 @@ impl Files {
             vendor: existing("usr/lib/lowtide"),
             device: of_device.into_iter().chain(drop_ins).collect(),
             stray,
+            exposed: DIRS
+                .iter()
+                .filter_map(|dir| root.exposed(&root.join(dir).join("config.d")))
+                .collect(),
         })
     }
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # `lowtide check` says what is wrong with a file, and what of it means nothing on this device. SIGHUP
 # puts a good file in force, under pressure that goes on all the time, and leaves the old one in force
-# where the new one is wrong.
+# where the new one is wrong, or others may write it.
 
 # shellcheck source=guest/tests/device.sh
 . "${0%/*}/device.sh"
@@ -80,6 +80,16 @@ step logged '.*now.toml:10:8: group.kill: '
 step fails spills
 start_media
 step media_is_killed
+
+# It would run a program as root, and anybody could name another in it.
+cp /etc/lowtide/runs.toml "$NOW"
+chmod 666 "$NOW"
+kill -HUP "$agent"
+step soon logged '.*now.toml:11:9: no program is run that .* can write /etc/lowtide/now.toml (owner 0, mode 0666)'
+start_media
+step media_is_killed
+step fails [ -e /run/has-run ]
+chmod 644 "$NOW"
 
 reload_with nothing
 step soon nothing_in_force

@@ -468,35 +468,163 @@ fn a_file_is_tried_in_its_place() {
     assert_eq!(limits(&paths), ["exit = \"2s\"", "reclaim = \"60ms\""]);
 }
 
+/// A file in a directory of this machine, as `run --config` reads it; `None` where it is only tried.
+fn said_of(file: &Path, in_earnest: bool) -> String {
+    let paths = Paths {
+        in_earnest,
+        ..Paths::new(None, vec![file.to_owned()])
+    };
+    match load(&paths) {
+        Ok(loaded) => loaded.warnings.to_string(),
+        Err(problems) => format!("refused: {problems}"),
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+/// Mode and directory, and what is to be said of `DIR/x/mine.toml` and of nothing else.
+const MODES: [(u32, u32, Option<&str>); 6] = [
+    (0o644, 0o755, None),
+    (0o666, 0o755, Some("x/mine.toml")),
+    (0o664, 0o755, Some("x/mine.toml")),
+    (0o644, 0o777, Some("x")),
+    (0o644, 0o775, Some("x")),
+    // As /tmp: what is not one's own cannot be replaced there.
+    (0o644, 0o1777, None),
+];
+
+#[test]
+fn a_file_that_others_can_write_is_warned_of() {
+    let root = Root::new("exposed-warned");
+    let file = root.path("x/mine.toml");
+    root.write("x/mine.toml", EXIT_1);
+    for (mode, of_dir, exposed) in MODES {
+        set_mode(&file, mode);
+        set_mode(&root.path("x/"), of_dir);
+        let said = said_of(&file, true);
+        let Some(exposed) = exposed else {
+            assert_eq!(said, "");
+            continue;
+        };
+        let exposed = root.0.join(exposed);
+        let exposed = exposed.display();
+        assert!(
+            said.starts_with(&format!("{exposed}: warning: others")),
+            "{said}"
+        );
+        assert!(said.ends_with(&format!("; chmod go-w {exposed}")), "{said}");
+        assert!(!said.contains('\n'), "{said}");
+    }
+}
+
 #[test]
 fn no_program_is_run_that_a_file_names_which_others_can_write() {
     let root = Root::new("exposed");
     let file = root.path("x/mine.toml");
-    let mode = |mode| {
-        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap()
-    };
-    let said = || match load(&Paths::new(None, vec![file.clone()])) {
-        Ok(loaded) => loaded.warnings.to_string(),
-        Err(problems) => format!("refused: {problems}"),
-    };
-    root.write("x/mine.toml", EXIT_1);
-    mode(0o644);
-    assert_eq!(said(), "");
-    mode(0o666);
-    assert!(
-        said().ends_with(
-            "mine.toml: warning: it, or its directory, can be written by others than root"
-        ),
-        "{}",
-        said()
-    );
+    let said = || said_of(&file, true);
     root.write("x/mine.toml", "[everything_else]\nbefore = \"/bin/true\"\n");
+    for (mode, of_dir, exposed) in MODES {
+        set_mode(&file, mode);
+        set_mode(&root.path("x/"), of_dir);
+        let Some(exposed) = exposed else {
+            assert_eq!(said(), "");
+            continue;
+        };
+        let mode = if exposed == "x" { of_dir } else { mode };
+        let exposed = root.0.join(exposed);
+        let exposed = exposed.display();
+        let owner = rustix::process::geteuid().as_raw();
+        let why = format!(
+            "mine.toml:2:10: no program is run that this file names: others than root can write \
+             {exposed} (owner {owner}, mode {mode:04o})"
+        );
+        assert!(said().starts_with("refused: "), "{}", said());
+        assert!(said().contains(&why), "{}", said());
+        assert!(
+            said().contains(&format!("^ chmod go-w {exposed}")),
+            "{}",
+            said()
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_only_tried_may_be_anybody_s_and_its_group_s() {
+    let root = Root::new("exposed-tried");
+    let file = root.path("x/mine.toml");
+    root.write("x/mine.toml", "[everything_else]\nbefore = \"/bin/true\"\n");
+    set_mode(&file, 0o664);
+    assert_eq!(said_of(&file, false), "");
+    set_mode(&file, 0o666);
+    assert!(said_of(&file, false).starts_with("refused: "));
+}
+
+#[test]
+fn a_link_is_no_way_around_that() {
+    let root = Root::new("exposed-link");
+    root.write("data/open/mine.toml", EXIT_1)
+        .link("x/mine.toml", "../dir/mine.toml")
+        .link("dir", root.path("data/open"));
+    let file = root.0.join("x/mine.toml");
+    assert_eq!(said_of(&file, true), "");
+    for (path, mode, closed) in [
+        ("data/open/mine.toml", 0o666, 0o644),
+        ("data/open", 0o777, 0o755),
+        ("data", 0o777, 0o755),
+    ] {
+        let path = root.0.join(path);
+        set_mode(&path, mode);
+        let said = said_of(&file, true);
+        let place = format!(
+            "{}: warning: others than root can write it (",
+            path.display()
+        );
+        assert!(said.starts_with(&place), "{said}");
+        set_mode(&path, closed);
+    }
+    assert_eq!(said_of(&file, true), "");
+}
+
+#[test]
+fn what_belongs_to_another_user_is_exposed_to_it() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root gives files away");
+        return;
+    }
+    let root = Root::new("exposed-owner");
+    let file = root.path("x/mine.toml");
+    root.write("x/mine.toml", "[everything_else]\nbefore = \"/bin/true\"\n");
+    std::os::unix::fs::chown(&file, Some(1000), None).unwrap();
+    let said = said_of(&file, true);
+    assert!(said.starts_with("refused: "), "{said}");
+    assert!(said.contains("(owner 1000, mode 0644)"), "{said}");
     assert!(
-        said().starts_with("refused: ")
-            && said().contains("mine.toml:2:10: no program is run that this file names: "),
-        "{}",
-        said()
+        said.ends_with(&format!("^ chown root {}", file.display())),
+        "{said}"
     );
-    mode(0o644);
-    assert_eq!(said(), "");
+    assert_eq!(said_of(&file, false), "");
+}
+
+#[test]
+fn a_program_that_others_can_write_is_warned_of() {
+    let root = Root::new("exposed-program");
+    let program = root.path("save");
+    root.write("save", "#!/bin/sh\n");
+    let text = format!(
+        "[everything_else]\nafter = {:?}\n",
+        program.display().to_string()
+    );
+    root.write("mine.toml", text);
+    let file = root.0.join("mine.toml");
+    assert_eq!(said_of(&file, true), "");
+    set_mode(&program, 0o777);
+    let said = said_of(&file, true);
+    let place = format!("{}:2:9: warning: ", file.display());
+    assert!(said.starts_with(&place), "{said}");
+    assert!(
+        said.ends_with(&format!("^ chmod go-w {}", program.display())),
+        "{said}"
+    );
 }

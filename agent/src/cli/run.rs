@@ -55,7 +55,10 @@ impl Run {
         }
         // From the first moment on: what comes before its handler ends it, also a SIGHUP.
         let signals = Daemon::signals(&mut log);
-        let paths = Paths::new(None, self.config);
+        let paths = Paths {
+            in_earnest: true,
+            ..Paths::new(None, self.config)
+        };
         // Not tried by hand.
         let is_service = paths.files.is_empty();
         let config = match stack::on_its_own(|| config::load(&paths).map(Box::new)) {

@@ -107,6 +107,10 @@ fn reload() -> Scenario {
         ("/etc/lowtide/media.toml".into(), config("800")),
         ("/etc/lowtide/wrong.toml".into(), config("\"nevr\"")),
         (
+            "/etc/lowtide/runs.toml".into(),
+            config("800\nafter = [\"/bin/busybox\", \"touch\", \"/run/has-run\"]"),
+        ),
+        (
             "/etc/lowtide/idle.toml".into(),
             "[[group]]\nname = \"ghost\"\ncgroups = [\"no/such\"]\n\
              [[group]]\nname = \"media\"\ncgroups = [\"apps/*\"]\ntrigger = \"some 20ms/500ms\"\n"
