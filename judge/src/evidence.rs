@@ -44,8 +44,12 @@ pub struct Memory {
 pub type Names = [u64; CANDIDATES];
 
 impl Memory {
-    /// Bytes that can still go to swap.
-    pub fn swap_left(&self) -> u64 {
+    /// Bytes that can still go to swap: at most what could go there now, unless swap takes what comes
+    /// as it comes. What could go there is little then because it has just gone.
+    pub fn swap_left(&self, rates: Option<&Rates>) -> u64 {
+        if rates.is_some_and(|rates| rates.absorbed) {
+            return self.swap_free;
+        }
         self.swap_free.min(self.swappable)
     }
 }
@@ -58,6 +62,8 @@ pub struct Rates {
     /// Bytes that are taken, whether from what is available or by way of swap, and what victims
     /// gave back since is taken as well; 0 when nothing is.
     pub pace: u64,
+    /// Swap took at least half of what was taken in the last tenth of a second or two.
+    pub absorbed: bool,
     /// Pages.
     pub refaults: u64,
     /// Of the time between the samples.
@@ -107,8 +113,8 @@ impl Term {
         match self {
             Self::AvailableBelow(a) => memory.available < ram(a),
             Self::AvailableAbove(a) => memory.available > ram(a),
-            Self::SwapFreeBelow(a) => memory.swap_total == 0 || memory.swap_left() < swap(a),
-            Self::SwapFreeAbove(a) => memory.swap_total != 0 && memory.swap_left() > swap(a),
+            Self::SwapFreeBelow(a) => memory.swap_total == 0 || memory.swap_left(rates) < swap(a),
+            Self::SwapFreeAbove(a) => memory.swap_total != 0 && memory.swap_left(rates) > swap(a),
             Self::ZramAbove(a) => memory.zram > ram(a),
             Self::ZramBelow(a) => memory.zram < ram(a),
             Self::RefaultsAbove(n) => rates.is_some_and(|r| r.refaults > u64::from(*n)),

@@ -105,7 +105,7 @@ impl<'a> Look<'a> {
         let mut marks = rules.confirm.below_marks(self.memory.total);
         self.holding < highest
             && self.memory.within == 0
-            && self.memory.swap_left() > 0
+            && self.memory.swap_left(self.rates.as_ref()) > 0
             && marks.any(|mark| self.memory.available < mark)
     }
 
@@ -261,7 +261,7 @@ impl<'a> Look<'a> {
         let left = self
             .memory
             .available
-            .saturating_add(self.memory.swap_left());
+            .saturating_add(self.memory.swap_left(self.rates.as_ref()));
         let no_time = self
             .lasts_ms(left)
             .is_some_and(|ms| ms < u64::from(self.policy.reclaim_ms));

@@ -326,6 +326,6 @@ impl Policy {
             .confirm
             .available_mark(memory.total)
             .unwrap_or(0);
-        memory.psi && memory.file + memory.swap_left() > critical.max(WARNING_CACHE)
+        memory.psi && memory.file + memory.swap_left(None) > critical.max(WARNING_CACHE)
     }
 }

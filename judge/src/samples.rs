@@ -73,6 +73,7 @@ impl Samples {
         let mut newest_first = self.kept.iter().rev();
         let newest = newest_first.find(|sample| sample.at + SAMPLE_MS <= now);
         Some(Rates {
+            absorbed: newest.is_some_and(|newest| self.is_absorbed(newest, memory)),
             shrinking: per_second(then.available.saturating_sub(memory.available)),
             pace: self
                 .pace(oldest, memory, now)
@@ -87,12 +88,22 @@ impl Samples {
     }
 
     fn pace(&self, since: &Sample, memory: &Memory, now: Millis) -> u64 {
+        self.taken(since, memory).saturating_mul(1_000) / (now - since.at).max(1)
+    }
+
+    /// Bytes, whether from what was available or by way of swap.
+    fn taken(&self, since: &Sample, memory: &Memory) -> u64 {
         let left = |memory: &Memory| memory.available.saturating_add(memory.swap_free);
         let given_back = self.given_back.saturating_sub(since.given_back);
-        let taken = left(&since.memory)
+        left(&since.memory)
             .saturating_add(given_back)
-            .saturating_sub(left(memory));
-        taken.saturating_mul(1_000) / (now - since.at).max(1)
+            .saturating_sub(left(memory))
+    }
+
+    /// Whether swap took at least half of what was taken.
+    fn is_absorbed(&self, since: &Sample, memory: &Memory) -> bool {
+        let swapped = since.memory.swap_free.saturating_sub(memory.swap_free);
+        swapped > 0 && swapped >= self.taken(since, memory) / 2
     }
 
     /// The least stalls of a part of [`LASTING_MS`] that is as long as [`PAUSE_MS`]. `None` until

@@ -686,6 +686,38 @@ fn swap_that_nothing_can_go_to_is_no_free_swap() {
 }
 
 #[test]
+fn what_swap_takes_as_it_comes_does_not_use_it_up() {
+    let mut policy = policy();
+    let terms = [
+        Term::AvailableBelow(Amount::Permyriad(400)),
+        Term::SwapFreeBelow(Amount::Permyriad(1000)),
+    ];
+    policy.levels[1].confirm = Condition::all(&terms).unwrap();
+    let rows = [row(7, 800, 4 * MIB, 0)];
+    let figures = |available, swap_free, swappable| Memory {
+        swap_total: 64 * MIB,
+        swap_free,
+        swappable,
+        ..memory(available)
+    };
+    // Of what could go to swap as much as ever has just gone there.
+    let at = |now: u64, later: Memory| {
+        let mut history = History::default();
+        history.woken(0);
+        history.look(&policy, &figures(6 * MIB, 40 * MIB, 20 * MIB), 0);
+        judge(&policy, &later, &rows, &mut history, now).action
+    };
+    let absorbed = at(120, figures(3 * MIB, 24 * MIB, 4 * MIB));
+    assert!(matches!(absorbed, Action::Nothing), "{absorbed:?}");
+    // What is taken is locked in memory: swap took a part of the rest, then there was no more of it.
+    let locked = at(120, figures(3 * MIB, 39 * MIB, 4 * MIB));
+    assert!(matches!(locked, Action::Kill { .. }), "{locked:?}");
+    // And where it has, but hardly any is free.
+    let used_up = at(120, figures(3 * MIB, 5 * MIB, 4 * MIB));
+    assert!(matches!(used_up, Action::Kill { .. }), "{used_up:?}");
+}
+
+#[test]
 fn what_its_limits_keep_from_swap_is_no_reason_to_wait() {
     let mut policy = policy();
     let terms = [

@@ -21,6 +21,7 @@ const MEMORY: Memory = Memory {
 };
 
 const RATES: Rates = Rates {
+    absorbed: false,
     shrinking: 40,
     pace: 0,
     refaults: 30,
