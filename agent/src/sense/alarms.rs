@@ -80,16 +80,12 @@ pub struct Alarms {
     found: Cell<Option<u64>>,
     #[cfg(feature = "bpf")]
     below: Cell<u64>,
-    /// The watch says nothing before.
-    #[cfg(feature = "bpf")]
-    quiet_until: Cell<Option<Instant>>,
     /// The watch or the ballast has fired since the last stand.
     alarmed: Cell<bool>,
-    /// The last one that nothing was done about, and the pause after it.
-    idle_at: Cell<Option<Instant>>,
-    pause: Cell<Duration>,
-    /// The ballast fired then, and is not heard again before the pause is over.
-    deaf_since: Cell<Option<Instant>>,
+    /// In it neither is heard.
+    pause: Cell<Pause>,
+    /// The ballast has fired, and is not waited for yet.
+    deaf: Cell<bool>,
     /// The ballast can be waited for no more.
     lost: Cell<bool>,
     /// Bytes of the ballast that were left when the kernel last took some, and pages that had been read in
@@ -113,12 +109,9 @@ impl Alarms {
             found: Cell::new(None),
             #[cfg(feature = "bpf")]
             below: Cell::new(0),
-            #[cfg(feature = "bpf")]
-            quiet_until: Cell::new(None),
             alarmed: Cell::new(false),
-            idle_at: Cell::new(None),
-            pause: Cell::new(Duration::ZERO),
-            deaf_since: Cell::new(None),
+            pause: Cell::default(),
+            deaf: Cell::new(false),
             lost: Cell::new(false),
             left: Cell::new(0),
             refaults: Cell::new(0),
@@ -174,8 +167,7 @@ impl Alarms {
     /// The watch wakes the agent from now on.
     #[cfg(feature = "bpf")]
     fn watches(&self) -> bool {
-        let is_quiet = |until| Instant::now() < until;
-        self.has_watch() && !self.quiet_until.get().is_some_and(is_quiet)
+        self.has_watch() && !self.pause.get().lasts(Instant::now())
     }
 
     #[cfg(not(feature = "bpf"))]
@@ -191,7 +183,7 @@ impl Alarms {
         let Some(ballast) = &self.ballast else { return };
         let (size, left) = (ballast.size(), ballast.left());
         // One of which not even half is left gives no more warning.
-        memory.told |= !self.lost.get() && self.deaf_since.get().is_none() && left >= size / 2;
+        memory.told |= !self.lost.get() && !self.deaf.get() && left >= size / 2;
         memory.available = memory.available.saturating_sub(left);
         memory.file = memory.file.saturating_sub(left);
         if left + size / TAKEN_PART < self.left.get() {
@@ -230,7 +222,7 @@ impl Alarms {
             }
         }
         if fired.ballast {
-            self.deaf_since.set(Some(Instant::now()));
+            self.deaf.set(true);
         }
         fired.trigger |= woke && !fired.any() && self.has_trigger();
         self.alarmed
@@ -250,23 +242,12 @@ impl Alarms {
         None
     }
 
-    /// Makes ready for the next alarm. One that nothing was done about is followed by a pause, so that
-    /// what goes on does not wake the agent over and over: by then the figures are looked at by time.
-    /// Allocates nothing.
+    /// Makes ready for the next alarm. Allocates nothing.
     pub fn follow(&self, stand: &Stand) {
-        if stand.acted {
-            self.pause.set(Duration::ZERO);
-        } else if self.alarmed.get() {
-            let last = self.idle_at.replace(Some(Instant::now()));
-            let counts = last.is_some_and(|at| at.elapsed() < FORGOTTEN);
-            let last = if counts {
-                self.pause.get()
-            } else {
-                Duration::ZERO
-            };
-            self.pause.set(next_pause(last, stand.quiet));
-        }
-        self.follow_with_watch(stand);
+        let last = self.pause.get();
+        let pause = last.next(stand, self.alarmed.get(), Instant::now());
+        self.pause.set(pause);
+        self.follow_with_watch(stand, (pause.until != last.until).then_some(pause.length));
         self.alarmed.set(false);
         if let Some(ballast) = &self.ballast
             && let Err(_) = self.follow_with_ballast(ballast, stand)
@@ -280,18 +261,17 @@ impl Alarms {
             ballast.refill()?;
             self.left.set(ballast.size());
         }
-        let heard_again = |since: Instant| stand.calm || since.elapsed() >= self.pause.get();
-        if self.deaf_since.get().is_some_and(heard_again) {
+        if self.deaf.get() && (stand.calm || !self.pause.get().lasts(Instant::now())) {
             ballast.acknowledge()?;
             let flags = EventFlags::PRI | EventFlags::ONESHOT;
             epoll::modify(&self.set, ballast, EventData::new_u64(BALLAST), flags)?;
-            self.deaf_since.set(None);
+            self.deaf.set(false);
         }
         Ok(())
     }
 
     #[cfg(feature = "bpf")]
-    fn follow_with_watch(&self, stand: &Stand) {
+    fn follow_with_watch(&self, stand: &Stand, pause: Option<Duration>) {
         let Some(watch) = &self.watch else { return };
         let left = self.ballast.as_ref().map_or(0, Ballast::left);
         // An alarm that came too early says by how much its figure is below MemAvailable.
@@ -305,15 +285,13 @@ impl Alarms {
             0 => 0,
             mark => (mark + stand.boost + left).saturating_sub(self.below.get()),
         });
-        if !self.pause.get().is_zero() && self.alarmed.get() {
-            watch.set_quiet(self.pause.get());
-            self.quiet_until
-                .set(Some(Instant::now() + self.pause.get()));
+        if let Some(length) = pause {
+            watch.set_quiet(length);
         }
     }
 
     #[cfg(not(feature = "bpf"))]
-    fn follow_with_watch(&self, _: &Stand) {}
+    fn follow_with_watch(&self, _: &Stand, _: Option<Duration>) {}
 }
 
 /// Whether the kernel took so many bytes of the ballast because there was nothing else: not where it gave
@@ -322,9 +300,42 @@ fn found_nothing_else(taken: u64, refaults: u64) -> bool {
     refaults.saturating_mul(page_size() as u64) < taken
 }
 
-fn next_pause(last: Duration, quiet: Duration) -> Duration {
-    let [shortest, longest] = PAUSES;
-    (last * 2).clamp(shortest, longest).min(quiet / 2)
+/// Follows an alarm that nothing was done about, so that what goes on does not wake the agent over and
+/// over: meanwhile the figures are looked at by time. Over once something is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pause {
+    since: Option<Instant>,
+    until: Option<Instant>,
+    length: Duration,
+}
+
+impl Pause {
+    fn lasts(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// After a look, with or without an alarm before it.
+    fn next(self, stand: &Stand, alarmed: bool, now: Instant) -> Self {
+        if stand.acted {
+            return Self::default();
+        }
+        if !alarmed {
+            return self;
+        }
+        let [shortest, longest] = PAUSES;
+        let is_remembered = |since| now.duration_since(since) < FORGOTTEN;
+        let last = if self.since.is_some_and(is_remembered) {
+            self.length
+        } else {
+            Duration::ZERO
+        };
+        let length = (last * 2).clamp(shortest, longest).min(stand.quiet / 2);
+        Self {
+            since: Some(now),
+            until: Some(now + length),
+            length,
+        }
+    }
 }
 
 /// `watch and PSI`
@@ -362,18 +373,49 @@ impl AsFd for Alarms {
 mod tests {
     use super::*;
 
+    fn stand(acted: bool, quiet: Duration) -> Stand {
+        Stand {
+            available: 0,
+            mark: 0,
+            boost: 0,
+            acted,
+            calm: false,
+            quiet,
+        }
+    }
+
     #[test]
     fn pauses_grow_to_a_second_or_half_of_the_quiet_time() {
-        let grown = |quiet| (0..10).fold(Duration::ZERO, |last, _| next_pause(last, quiet));
-        assert_eq!(
-            next_pause(Duration::ZERO, Duration::from_secs(2)),
-            PAUSES[0]
-        );
-        assert_eq!(grown(Duration::from_secs(2)), PAUSES[1]);
-        assert_eq!(
-            grown(Duration::from_millis(600)),
-            Duration::from_millis(300)
-        );
+        let now = Instant::now();
+        let after = |alarms, quiet| {
+            let next = |pause: Pause, _| pause.next(&stand(false, quiet), true, now);
+            (0..alarms).fold(Pause::default(), next).length
+        };
+        assert_eq!(after(1, Duration::from_secs(2)), PAUSES[0]);
+        assert_eq!(after(10, Duration::from_secs(2)), PAUSES[1]);
+        let half = Duration::from_millis(300);
+        assert_eq!(after(10, Duration::from_millis(600)), half);
+    }
+
+    #[test]
+    fn a_pause_is_over_once_something_is_done_and_the_next_one_is_short() {
+        let now = Instant::now();
+        let idle = stand(false, Duration::from_secs(2));
+        let pause = (0..10).fold(Pause::default(), |pause, _| pause.next(&idle, true, now));
+        let later = now + PAUSES[1] / 2;
+        assert!(pause.next(&idle, false, later).lasts(later));
+        let acted = pause.next(&stand(true, Duration::from_secs(2)), false, later);
+        assert!(!acted.lasts(later));
+        assert_eq!(acted.next(&idle, true, later).length, PAUSES[0]);
+    }
+
+    #[test]
+    fn what_was_long_ago_does_not_lengthen_a_pause() {
+        let now = Instant::now();
+        let idle = stand(false, Duration::from_secs(2));
+        let pause = (0..10).fold(Pause::default(), |pause, _| pause.next(&idle, true, now));
+        let later = now + FORGOTTEN;
+        assert_eq!(pause.next(&idle, true, later).length, PAUSES[0]);
     }
 
     #[test]
