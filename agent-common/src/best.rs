@@ -65,6 +65,10 @@ impl<T: Copy> Best<T> {
 
     /// Keeps it in place of the worst. Only for one that [`Best::would_keep`]: for who has asked already.
     #[inline(always)]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "places of the array; the verifier wants plain steps"
+    )]
     pub fn keep_for_worst(&mut self, key: u64, id: u64, what: &T) {
         let slot = self.order[CANDIDATES - 1].slot;
         copy(&mut self.kept[slot as usize & (CANDIDATES - 1)], what);
@@ -89,6 +93,10 @@ impl<T: Copy> Best<T> {
 impl Best<Row> {
     /// Copies the rows out, best first; returns how many. Each place has its own, for the verifier.
     #[inline(always)]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "as many as there are places"
+    )]
     pub fn copy_to(&self, out: &mut [Row; CANDIDATES]) -> u32 {
         let mut n = 0;
         for (entry, out) in self.order.iter().zip(out.iter_mut()) {

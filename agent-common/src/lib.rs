@@ -4,6 +4,7 @@
 //! see the same bytes on every architecture. All sizes are in bytes, all times in nanoseconds.
 #![no_std]
 #![deny(unsafe_code)]
+#![warn(clippy::arithmetic_side_effects)]
 
 mod best;
 mod place;

@@ -1,6 +1,11 @@
 //! What happened before: wake-ups, samples, and what was tried on which candidate. Bounded; the
 //! oldest is forgotten first.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "milliseconds since boot in 64 bits, and times of the config in 32"
+)]
+
 use crate::caches::Caches;
 use crate::ends::Ends;
 use crate::evidence::{Memory, Rates};

@@ -10,6 +10,7 @@
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(clippy::arithmetic_side_effects)]
 
 mod caches;
 mod ends;

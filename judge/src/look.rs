@@ -246,6 +246,10 @@ impl<'a> Look<'a> {
 
     /// Milliseconds until `bytes` are taken, at the pace of late; `None` where nothing is taken, or
     /// that is not known.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "what is divided by is not 0"
+    )]
     fn lasts_ms(&self, bytes: u64) -> Option<u64> {
         let pace = self.rates?.pace;
         (pace > 0).then(|| bytes.saturating_mul(1_000) / pace)
@@ -310,6 +314,10 @@ impl<'a> Look<'a> {
         }
     }
 
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "what is divided by is not 0"
+    )]
     fn terminate(&self, verdict: &Verdict) -> Found {
         if self.waits_for_growth(&verdict.judged) {
             return Found::Wait(Why::Measuring);
@@ -371,6 +379,10 @@ impl<'a> Look<'a> {
     /// How many go at once: one, or the first of the order until they free enough, where there is
     /// no time for one after the other. A lower number goes along only where what the higher ones
     /// free leaves no time to look again.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "as many as there are candidates"
+    )]
     fn together(&self, verdict: &Verdict) -> usize {
         let has_time = |bytes: u64, count: usize| {
             let ms = self.lasts_ms(self.memory.available.saturating_add(bytes));
@@ -431,6 +443,10 @@ impl<'a> Look<'a> {
 
     /// Soon enough to catch the next mark at twice the pace seen, or at the fastest to be expected; where
     /// an alarm tells of it, soon enough for stalls.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "the smaller from the larger; what is divided by is not 0"
+    )]
     fn before_next_mark(&self) -> u32 {
         if self.history.acting().is_none() && self.policy.tells_of_marks(&self.memory) {
             return *LOOK_MS.end() as u32;

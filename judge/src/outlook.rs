@@ -16,6 +16,10 @@ pub struct Outlook {
 
 impl Outlook {
     /// From what applies now.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "bytes of memory that there are"
+    )]
     pub fn new(policy: &Policy, memory: &Memory) -> Self {
         let mut policy = policy.clone();
         let mut history = History::default();

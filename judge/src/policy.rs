@@ -76,6 +76,10 @@ pub enum Amount {
 
 impl Amount {
     /// In bytes, of a `whole` in bytes.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "the parts of ten thousand, which are no more than the whole"
+    )]
     pub const fn of(self, whole: u64) -> u64 {
         match self {
             Self::Bytes(b) => b,
@@ -318,6 +322,10 @@ impl Policy {
     /// says nothing. Then, as without any alarm, the figures must be looked at by time. Not within a
     /// cgroup's own limit: there the kernel's OOM killer stays inside, and takes what the config ranks
     /// first.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "bytes of memory and swap that there are"
+    )]
     pub fn is_warned(&self, memory: &Memory) -> bool {
         if memory.within != 0 || memory.told && self.next_mark(memory).is_some() {
             return true;

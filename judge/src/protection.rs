@@ -161,6 +161,10 @@ impl<'a> Planner<'a> {
 
     /// The plan for a cgroup, given what those in it ask and what it `found`: the values without the
     /// agent's, `None` where there is none.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "what is granted is no more than what is left"
+    )]
     pub fn plan(
         &mut self,
         cgroup: &Cgroup,
@@ -270,6 +274,10 @@ impl<'a> Planner<'a> {
 /// `memory.high` just below `memory.max`, where it does not come before that already. Where there is nothing
 /// to reclaim, the kernel goes from memory.max straight to its OOM killer, and no task stalls before. In the
 /// gap a task that grows is made to wait: that is a stall, and it fires the trigger in time.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "the smaller from the larger"
+)]
 fn high_below_max(found: &mut dyn FnMut(Knob) -> Option<i64>) -> Option<i64> {
     let max = found(Knob::Max).filter(|max| *max < i64::MAX)?;
     let gap = (max / GAP_PART).max(GAP_LEAST).min(max / 2);
@@ -278,6 +286,10 @@ fn high_below_max(found: &mut dyn FnMut(Knob) -> Option<i64>) -> Option<i64> {
 
 /// The kernel's measure for a kill priority: 0, as processes start with, for the priority of
 /// everything that no group covers, 1000 for 1000, [`ADJ_PRIORITY_0`] for 0 and [`ADJ_NEVER`] for never.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "priorities in 16 bits; what is divided by is not 0"
+)]
 pub fn oom_score_adj(policy: &Policy, kill: u16) -> i64 {
     let (kill, never) = (i64::from(kill), kill == NEVER);
     let rest = match policy.fallback.kill {

@@ -107,6 +107,10 @@ impl Returning {
     }
 
     /// Takes in the figures of a look; what it has brought since the look before, in bytes.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "the smaller from the larger"
+    )]
     pub fn record(&mut self, exit_ms: u32, memory: &Memory, now: Millis) -> u64 {
         let step = self.step(exit_ms);
         let Some(gone) = &mut self.gone else {
@@ -123,6 +127,10 @@ impl Returning {
     }
 
     /// What comes back in [`BACK_MS`], where all of it takes as long as a victim may take to be gone.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "what is divided by is not 0"
+    )]
     fn step(&self, exit_ms: u32) -> u64 {
         let all_ms = u64::from(exit_ms).max(BACK_MS);
         (self.frees.saturating_mul(BACK_MS) / all_ms).max(WORTHWHILE)
@@ -136,6 +144,10 @@ impl Returning {
 
     /// Whether the victim is gone, and its memory had the time to come back: as long as it rises, and no
     /// longer than a victim may take to be gone.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "milliseconds since boot in 64 bits, and times of the config in 32"
+    )]
     pub fn is_over(&self, exit_ms: u32, now: Millis) -> bool {
         self.gone.is_some_and(|gone| {
             let longest = u64::from(exit_ms).max(BACK_MS);

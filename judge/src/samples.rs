@@ -1,5 +1,10 @@
 //! How the figures moved in the last two seconds.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "milliseconds since boot, which never go back; what is divided by is not 0"
+)]
+
 use crate::evidence::{Memory, Rates, Stalls};
 use crate::history::{Millis, push_bounded};
 use heapless::Deque;

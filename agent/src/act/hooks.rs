@@ -91,7 +91,7 @@ impl Record {
 
     fn push(&mut self, bytes: &[u8]) -> fmt::Result {
         // The last byte stays zero.
-        let end = self.length + bytes.len();
+        let end = self.length.saturating_add(bytes.len());
         let free = self.bytes[..RECORD - 1].get_mut(self.length..end);
         free.ok_or(fmt::Error)?.copy_from_slice(bytes);
         self.length = end;
@@ -132,7 +132,7 @@ impl Record {
         let limit = u32::from_ne_bytes([a, b, c, d]);
         let mut next = || {
             let word = CStr::from_bytes_until_nul(rest).ok()?;
-            rest = rest.get(word.count_bytes() + 1..)?;
+            rest = rest.get(word.to_bytes_with_nul().len()..)?;
             Some(word)
         };
         let words = (0..count).map_while(|_| next()).collect();
@@ -484,8 +484,8 @@ mod tests {
                 let value = variable.to_str().unwrap().strip_prefix("X=").unwrap();
                 prop_assert!(left.any(|v| v == value));
             }
-            let all = values.iter().map(|v| v.len() + 3).sum::<usize>();
-            let room = RECORD - 1 - record.length.min(RECORD - 1);
+            let all = values.iter().map(|v| v.len().saturating_add(3)).sum::<usize>();
+            let room = (RECORD - 1).saturating_sub(record.length);
             prop_assert!(variables.len() == values.len() || all > room);
         }
     }

@@ -1,7 +1,7 @@
 //! Act: carries out one verdict on the kernel, through descriptors taken from the cgroup id.
 
-// A panic is the end of the agent: an index from outside must not lead to one.
-#![warn(clippy::indexing_slicing)]
+// A panic is the end of the agent: an index or a sum from outside must not lead to one.
+#![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod held;
 pub mod hooks;

@@ -97,6 +97,7 @@ fn release_all(killed: &Receiver<Killed>, marks: bool) {
 }
 
 /// Processes in the cgroup and below it.
+#[expect(clippy::arithmetic_side_effects, reason = "a count of what is there")]
 fn count(dir: &OwnedFd) -> u64 {
     let mut processes = 0;
     let _ = each_process(dir.as_fd(), &mut |_| {

@@ -198,6 +198,10 @@ impl Settings {
     }
 
     /// `WouldBlock`: another agent has it.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "as many slots as the array has"
+    )]
     fn open_state(&mut self, tree: &Tree, log: &mut Log) -> io::Result<()> {
         let state = state_file()?;
         // A second one that is told apart: its claim may be in another network namespace. Where files
@@ -275,6 +279,10 @@ impl Settings {
     ///
     /// `ENOENT`: this cgroup has no such file. `ENOSPC`: the journal is full. `EROFS`: there is
     /// nowhere to keep the journal.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "the remainder is no more than what it is of"
+    )]
     pub fn set(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -490,6 +498,7 @@ impl Settings {
 
     /// Lets go those that `which` picks by cgroup id and the time until which it is held back; returns how
     /// many that were. Allocates nothing.
+    #[expect(clippy::arithmetic_side_effects, reason = "none is added")]
     pub fn thaw(&mut self, tree: &Tree, which: impl Fn(u64, Instant) -> bool) -> usize {
         let before = self.frozen.len();
         while let Some(i) = self
@@ -560,6 +569,10 @@ impl Settings {
         }
     }
 
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "as many slots as the array has"
+    )]
     fn keep(&mut self, slot: usize, change: Option<Change>) -> io::Result<()> {
         let state = self.state.as_ref().ok_or(Errno::ROFS)?;
         *self.changes.get_mut(slot).ok_or(Errno::NOSPC)? = change;

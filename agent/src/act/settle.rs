@@ -184,6 +184,10 @@ impl Walk<'_, '_> {
     }
 
     /// One level further down.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "as deep as the walk goes at most"
+    )]
     fn below(&mut self, path: &mut Vec<u8>, dir: &OwnedFd, inherited: Rule) -> io::Result<Asks> {
         self.level += 1;
         let asks = self.cgroup(path, dir, inherited);

@@ -43,6 +43,10 @@ enum Figures {
 
 impl Daemon {
     /// Senses, judges and acts for one domain until there is nothing more to do now.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a count of 64 bits, one at a time"
+    )]
     pub(super) fn episode(&mut self, id: DomainId, mut woke: bool) {
         let mut acted = false;
         for _ in 0..STEPS {

@@ -24,6 +24,10 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a count of 64 bits, one at a time"
+    )]
     pub fn count(&mut self, action: &Action, outcome: Outcome) {
         match action {
             _ if !outcome.is_done() => self.failed += 1,

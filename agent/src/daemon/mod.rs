@@ -1,8 +1,8 @@
 //! The running agent: sleeps on triggers, and on one runs sense → judge → act → tell until the
 //! verdict is to do nothing more.
 
-// A panic is the end of the agent: an index from outside must not lead to one.
-#![warn(clippy::indexing_slicing)]
+// A panic is the end of the agent: an index or a sum from outside must not lead to one.
+#![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod episode;
 mod history;
@@ -113,6 +113,10 @@ impl Daemon {
         self.settings.undo_all(&self.surveyor.tree);
     }
 
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a count of 64 bits, one at a time"
+    )]
     async fn watch(&mut self, paths: &Paths, mut signals: Option<Signals>) {
         stack::touch();
         resident::let_go();

@@ -35,6 +35,7 @@ impl Daemon {
         }
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "milliseconds since boot")]
     fn begin(&self) -> Begin {
         let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         Begin {

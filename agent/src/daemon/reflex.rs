@@ -270,7 +270,7 @@ impl Daemon {
             hook if hook == Hook::Reclaim as u64 => "in direct reclaim",
             _ => "as the agent did not answer",
         };
-        let available = Size(deed.available * page_size() as u64);
+        let available = Size(deed.available.saturating_mul(page_size() as u64));
         self.log.notice(format_args!(
             "the reflex killed {named} ({what}) {hook}, available {available}: {} threads signalled, {} not, \
              in {} us",

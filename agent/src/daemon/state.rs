@@ -44,6 +44,10 @@ impl Standing {
     }
 
     /// Another config is in force.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a count of 64 bits, one at a time"
+    )]
     pub fn reloaded(&mut self, status: String) {
         self.status = status;
         (self.loaded, self.refused) = (Self::now(), 0);

@@ -130,8 +130,9 @@ impl Passes {
         };
         let rest = ended.saturating_duration_since(began) * REST;
         self.rests_until = Some(ended + rest);
-        let after = AFTER.get(done + 1);
-        self.next = after.map(|after| (self.rested(ended + *after), done + 1));
+        let done = done.saturating_add(1);
+        let after = AFTER.get(done);
+        self.next = after.map(|after| (self.rested(ended + *after), done));
     }
 }
 

@@ -186,8 +186,9 @@ impl Alarms {
         memory.told |= !self.lost.get() && !self.deaf.get() && left >= size / 2;
         memory.available = memory.available.saturating_sub(left);
         memory.file = memory.file.saturating_sub(left);
-        if left + size / TAKEN_PART < self.left.get() {
-            let taken = self.left.replace(left) - left;
+        let taken = self.left.get().saturating_sub(left);
+        if taken > size / TAKEN_PART {
+            self.left.set(left);
             let before = self.refaults.replace(memory.refaults);
             let refaults = memory.refaults.saturating_sub(before);
             if found_nothing_else(taken, refaults) {
@@ -257,7 +258,7 @@ impl Alarms {
     }
 
     fn follow_with_ballast(&self, ballast: &Ballast, stand: &Stand) -> io::Result<()> {
-        if stand.calm && ballast.left() < ballast.size() && stand.available > 2 * ballast.size() {
+        if stand.calm && ballast.left() < ballast.size() && stand.available / 2 > ballast.size() {
             ballast.refill()?;
             self.left.set(ballast.size());
         }
@@ -274,16 +275,17 @@ impl Alarms {
     fn follow_with_watch(&self, stand: &Stand, pause: Option<Duration>) {
         let Some(watch) = &self.watch else { return };
         let left = self.ballast.as_ref().map_or(0, Ballast::left);
+        let hidden = stand.boost.saturating_add(left);
         // An alarm that came too early says by how much its figure is below MemAvailable.
         if let Some(found) = self.found.take()
             && !stand.acted
         {
-            let below = (stand.available + stand.boost + left).saturating_sub(found);
+            let below = stand.available.saturating_add(hidden).saturating_sub(found);
             self.below.set(below.min(stand.mark / 2));
         }
         watch.set_mark(match stand.mark {
             0 => 0,
-            mark => (mark + stand.boost + left).saturating_sub(self.below.get()),
+            mark => mark.saturating_add(hidden).saturating_sub(self.below.get()),
         });
         if let Some(length) = pause {
             watch.set_quiet(length);

@@ -142,7 +142,7 @@ impl Ballast {
         };
         let before = of_cgroup("memory.low")?;
         let usage: u64 = of_cgroup("memory.current")?.trim().parse().unwrap_or(0);
-        let enough = usage + size + SPARE;
+        let enough = usage.saturating_add(size).saturating_add(SPARE);
         if before
             .trim()
             .parse()

@@ -4,8 +4,9 @@
 //! it is the directory alone, and one figure is read of them that tells whether they matter.
 
 #![expect(
+    clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
-    reason = "indices are those of its own table, which is walked by them"
+    reason = "indices and counts are those of its own table, which is walked by them"
 )]
 
 use super::process::read_at;
@@ -467,7 +468,7 @@ impl Memcg {
     fn rest(&self, row: &mut Row) {
         // The root has no memory.current.
         row.usage = if self.parent == NONE {
-            row.anon + row.file
+            row.anon.saturating_add(row.file)
         } else {
             self.usage
         };

@@ -75,6 +75,7 @@ fn is_id(text: &[u8]) -> bool {
 type Name = heapless::Vec<u8, NAME>;
 
 /// An id, two hex digits a byte.
+#[expect(clippy::arithmetic_side_effects, reason = "hex digits alone")]
 fn key(id: &[u8]) -> [u8; ID / 2] {
     let digit = |b: u8| {
         if b.is_ascii_digit() {
@@ -151,6 +152,10 @@ pub struct Shown<'a> {
 }
 
 impl Display for Shown<'_> {
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a place in a text that is in memory"
+    )]
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut rest = self.path;
         while !rest.is_empty() {
@@ -178,6 +183,10 @@ impl Display for Shown<'_> {
 }
 
 /// `\xHH` as a byte, as systemd escapes what stands in the name of a unit.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "a place in a text that is in memory"
+)]
 fn unescape(name: &[u8], buffer: &mut [u8]) -> Option<usize> {
     let (mut rest, mut length) = (name, 0);
     while let [first, after @ ..] = rest {

@@ -2,6 +2,11 @@
 //! runtimes write of themselves has hundreds of values, of which one is wanted. Text that is no JSON
 //! has none; nothing is ever read twice, so that a look takes time by its length.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "places in a text that is in memory"
+)]
+
 /// A value as it stands in the text, and what follows it; `None` at the end or where it is cut.
 fn value(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let text = text.trim_ascii_start();

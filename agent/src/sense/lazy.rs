@@ -19,6 +19,7 @@ unsafe impl Send for LazyPages {}
 
 impl LazyPages {
     /// `length` bytes, at most 16 MiB. `EINVAL`: the kernel frees nothing lazily.
+    #[expect(clippy::arithmetic_side_effects, reason = "a page has bytes")]
     pub fn new(length: u64) -> io::Result<Self> {
         let length = (length as usize).next_multiple_of(page_size());
         if length / page_size() > PAGES {
@@ -52,6 +53,10 @@ impl LazyPages {
     }
 
     /// Bytes that the kernel has not taken yet. Allocates nothing.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "no more than the mapping has"
+    )]
     pub fn left(&self) -> u64 {
         let mut resident = [0_u8; PAGES];
         // SAFETY: a range of the mapping's own; a byte is written for each of its pages, of which there

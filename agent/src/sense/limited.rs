@@ -67,11 +67,13 @@ impl Limited {
         let mut buffer = [0; BUFFER];
         for (key, value) in pairs(read(&self.stat, &mut buffer)?) {
             match key {
-                b"inactive_anon" | b"active_anon" => memory.swappable += value,
+                b"inactive_anon" | b"active_anon" => {
+                    memory.swappable = memory.swappable.saturating_add(value);
+                }
                 b"file" => memory.file = value,
                 b"shmem" => shmem = value,
                 b"workingset_refault_anon" | b"workingset_refault_file" => {
-                    memory.refaults += value;
+                    memory.refaults = memory.refaults.saturating_add(value);
                 }
                 _ => {}
             }

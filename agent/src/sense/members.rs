@@ -161,6 +161,7 @@ impl Tally {
         }
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "a count of what is there")]
     fn add(&mut self, member: &Member) {
         let kill = member.row.rule.kill;
         self.all += 1;
@@ -279,6 +280,7 @@ fn is_any_never(dir: BorrowedFd<'_>, cgroup: Rule, rules: &dyn OwnRule, tree: &T
 /// `cgroup`, and below it, as long as any are `left` to be looked at. What has gone is left out; an error
 /// where the cgroup itself has, or something could not be read that may be there: the others are called
 /// with all the same.
+#[expect(clippy::arithmetic_side_effects, reason = "it is not 0")]
 pub fn each_member(
     dir: BorrowedFd<'_>,
     cgroup: Rule,
@@ -396,6 +398,7 @@ impl Pids {
 impl Iterator for Pids {
     type Item = Pid;
 
+    #[expect(clippy::arithmetic_side_effects, reason = "places in the buffer")]
     fn next(&mut self) -> Option<Pid> {
         loop {
             let unread = self.buffer.get(self.start..self.filled)?;
@@ -445,7 +448,11 @@ mod tests {
 
     /// The rule of a group; 0 is never killed.
     fn group(group: u16) -> Ruled {
-        let kill = if group == 0 { NEVER } else { group * 100 };
+        let kill = if group == 0 {
+            NEVER
+        } else {
+            group.saturating_mul(100)
+        };
         Ruled {
             rule: Rule {
                 kill,

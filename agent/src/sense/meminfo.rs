@@ -65,6 +65,10 @@ impl ZramStat {
 
     /// Bytes of its `size` that are free and that it cannot take: it is near its limit, and shrinks what it
     /// gets as much as what it has.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "64 bits times 64 are 128; what is divided by is not 0"
+    )]
     fn out_of_reach(&self, size: u64) -> u64 {
         if self.limit == 0 {
             return 0;
@@ -110,6 +114,10 @@ fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<&[u8]> {
 }
 
 /// Up to where /proc/vmstat has to be read, given all of it.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "a place in a text that is in memory"
+)]
 fn length_needed(vmstat: &[u8]) -> usize {
     let ends = REFAULTS.iter().map(|key| {
         let at = vmstat.windows(key.len()).position(|word| word == *key)?;
@@ -196,9 +204,9 @@ impl Meminfo {
         let mut buffer = [0; BUFFER];
         let text = read(&self.meminfo, &mut buffer)?;
         let kib = |key: &[u8]| number_after(text, key).unwrap_or(0).saturating_mul(1024);
-        let known = ACCOUNTED.iter().map(|key| kib(key)).sum::<u64>();
+        let known = ACCOUNTED.iter().map(|key| kib(key));
         let (zram, _) = self.zram()?;
-        Ok(kib(b"MemTotal:").saturating_sub(known + zram))
+        Ok(kib(b"MemTotal:").saturating_sub(known.fold(zram, u64::saturating_add)))
     }
 
     /// How much more of that there is than at the start.

@@ -1,7 +1,8 @@
 //! Sense: what presses, and what is there. Nothing here decides.
 
-// What others write is read here: an index must not lead to a panic, which is the end of the agent.
-#![warn(clippy::indexing_slicing)]
+// What others write is read here: an index or a sum must not lead to a panic, which is the end of
+// the agent.
+#![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 pub mod alarms;
 pub mod arm;
@@ -388,6 +389,10 @@ impl Surveyor {
 }
 
 /// Adds a candidate that holds nothing any more, in the place of the last one where there is no room.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "places of an array that is not empty"
+)]
 fn put_last(survey: &mut Survey, asked: &Row) {
     let Survey { kill, kill_len, .. } = survey;
     let place = (*kill_len as usize).min(kill.len() - 1);
@@ -442,7 +447,7 @@ fn each_process(
             let row = Row {
                 id: id.0,
                 parent: cgroup.id,
-                level: cgroup.level + 1,
+                level: cgroup.level.saturating_add(1),
                 flags: member.row.flags | Row::KILLABLE,
                 ..member.row
             };

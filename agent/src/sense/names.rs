@@ -46,6 +46,10 @@ fn of_process(id: Id) -> u64 {
 }
 
 /// The path less the instance of a unit (`@1`), and less numbers at the end of the name.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "a place in a text that is in memory"
+)]
 fn of_cgroup(path: &[u8]) -> u64 {
     let start = path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
     let (above, unit) = path.split_at(start);

@@ -164,7 +164,7 @@ pub fn read_status<'a>(status: &OwnedFd, buffer: &'a mut [u8; STATUS]) -> io::Re
 /// parentheses, may have anything in it.
 pub(crate) fn start(stat: &[u8]) -> Option<u64> {
     let name_end = stat.iter().rposition(|b| *b == b')')?;
-    let fields = stat.get(name_end + 2..)?;
+    let fields = stat.get(name_end.saturating_add(2)..)?;
     digits(fields.split(|b| *b == b' ').nth(22 - 3)?)
 }
 

@@ -71,6 +71,7 @@ impl Procfs {
     }
 
     /// Finds out what came and what went since the last time.
+    #[expect(clippy::arithmetic_side_effects, reason = "a count of what is there")]
     fn list(&mut self) -> io::Result<()> {
         for known in &mut self.known {
             known.listed = false;
@@ -128,6 +129,7 @@ impl Procfs {
         Ok(())
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "a count of what is there")]
     fn rank(&mut self, request: &Request) {
         let Self {
             known,

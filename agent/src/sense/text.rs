@@ -12,6 +12,7 @@ pub fn number_after(text: &[u8], key: &[u8]) -> Option<u64> {
 }
 
 /// The same for several keys, in one pass that ends with the last of them.
+#[expect(clippy::arithmetic_side_effects, reason = "as many as there are keys")]
 pub fn numbers_after<const N: usize>(text: &[u8], keys: &[&[u8]; N]) -> [Option<u64>; N] {
     let mut found = [None; N];
     let mut left = N;
@@ -30,6 +31,7 @@ pub fn numbers_after<const N: usize>(text: &[u8], keys: &[&[u8]; N]) -> [Option<
 }
 
 /// The first run of digits; `None` where there is none or it is too large.
+#[expect(clippy::arithmetic_side_effects, reason = "a digit")]
 pub fn digits(text: &[u8]) -> Option<u64> {
     let start = text.iter().position(u8::is_ascii_digit)?;
     text.iter()

@@ -482,6 +482,7 @@ struct Place<'a> {
 }
 
 impl Walk<'_, '_> {
+    #[expect(clippy::arithmetic_side_effects, reason = "one was added")]
     fn below(&mut self, path: &mut Vec<u8>, dir: BorrowedFd<'_>, here: &Place<'_>) {
         if here.depth == DEPTH {
             return;
@@ -523,7 +524,7 @@ impl Walk<'_, '_> {
                 names_by_root: here.names_by_root && chosen.marks_by_root,
                 entry,
                 above: Some(here),
-                depth: here.depth + 1,
+                depth: here.depth.saturating_add(1),
             };
             self.below(path, child.as_fd(), &place);
             path.truncate(length);

@@ -91,6 +91,7 @@ impl Watch {
     }
 
     /// Wakes once fewer `bytes` are available; 0: never.
+    #[expect(clippy::arithmetic_side_effects, reason = "a page has bytes")]
     pub fn set_mark(&self, bytes: u64) {
         self.word(0).store(bytes / page_size() as u64, Relaxed);
     }
@@ -105,7 +106,10 @@ impl Watch {
     pub fn take(&self) -> Option<Alarm> {
         self.alarms.drain().then(|| Alarm {
             at: Duration::from_nanos(self.word(2).load(Relaxed)),
-            available: self.word(3).load(Relaxed) * page_size() as u64,
+            available: self
+                .word(3)
+                .load(Relaxed)
+                .saturating_mul(page_size() as u64),
         })
     }
 

@@ -158,6 +158,7 @@ impl Reflex {
     }
 
     /// Lets it act from now on as the config says, for `agent` in the cgroup `own_cgroup`.
+    #[expect(clippy::arithmetic_side_effects, reason = "a page has bytes")]
     pub fn arm(&self, orders: &Orders, request: &Request, own_cgroup: u64, agent: u32) {
         // Nothing between the old orders and the new ones.
         self.disarm();
@@ -182,6 +183,7 @@ impl Reflex {
     }
 
     /// How it ranks. cgroups above `classified_up_to` without a rule are not touched.
+    #[expect(clippy::arithmetic_side_effects, reason = "words of a record")]
     pub fn set_request(&self, request: &Request) {
         let first = offset_of!(Shared, request);
         for (index, word) in words_of(request).into_iter().enumerate() {
@@ -264,6 +266,7 @@ struct Fit {
 
 impl Fit {
     /// Resolves the object's kfunc calls, in one pass over the kernel's BTF and one over its symbols.
+    #[expect(clippy::arithmetic_side_effects, reason = "places of the array")]
     fn to_kernel(object: &mut [u8]) -> Result<Self, Missing> {
         const TASK_AT: usize = KFUNCS.len();
         const HOOKS_AT: usize = TASK_AT + TASK.len();

@@ -22,7 +22,7 @@ impl Reflex {
     /// same victim. `NotFound` where no bpffs is mounted.
     pub fn pin(&mut self) -> io::Result<()> {
         let numbers = generations().into_iter().map(|(number, _)| number);
-        let next = numbers.max().map_or(0, |number| number + 1);
+        let next = numbers.max().map_or(0, |number| number.saturating_add(1));
         let dir = Path::new(PINS).join(next.to_string());
         fs::create_dir_all(&dir)?;
         for (index, link) in self.links.iter().enumerate() {

@@ -4,6 +4,11 @@
 //! memory to spare, and a few dozen names are all that is needed. One forward pass over the mapped
 //! file finds them. Format: Documentation/bpf/btf.rst of the kernel.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "places in a text that is in memory, and sizes of 32 bits at most: each is looked up with get"
+)]
+
 const MAGIC: u16 = 0xeb9f;
 
 mod kind {

@@ -61,6 +61,10 @@ const FUNCTION: u32 = 3;
 
 /// The functions of the program: its first instruction and what it calls, in the order in which
 /// they lie.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "places in the program that is loaded"
+)]
 fn functions(code: &[bpf_insn]) -> Vec<bpf_func_info> {
     const CALL: u8 = 0x85;
     const BPF_PSEUDO_CALL: u8 = 1;

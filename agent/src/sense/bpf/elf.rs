@@ -4,6 +4,11 @@
 //! kernel's name. aya 0.14 knows no such relocation, so each is turned here into what the kernel
 //! takes, and dropped from its table.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "places in a text that is in memory, and sizes of 32 bits at most: each is looked up with get"
+)]
+
 use std::fmt;
 
 const SHT_REL: u32 = 9;

@@ -63,6 +63,7 @@ impl Mapped {
 
     /// A word that the kernel's side reads or writes at any time. Only of what [`Mapped::words`]
     /// mapped, and only written where it mapped it so.
+    #[expect(clippy::arithmetic_side_effects, reason = "words of the mapping")]
     pub fn word(&self, index: usize) -> &AtomicU64 {
         assert!((index + 1) * 8 <= self.length);
         // SAFETY: an aligned word of the mapping, which is there for as long as `self`; both sides
@@ -75,6 +76,10 @@ impl Mapped {
     /// # Safety
     /// Every bit pattern must be a `T`, the map must hold `T`s, and nothing may write to it while
     /// the slice is in use.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "no type of such a map is empty"
+    )]
     pub unsafe fn values<T: Copy>(&self) -> &[T] {
         debug_assert!(align_of::<T>() <= 4096, "a mapping begins at a page");
         // SAFETY: by the caller's word, and as in `bytes`.

@@ -23,6 +23,10 @@ impl Ring {
     }
 
     /// Of a map of `size` bytes.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a page and twice a size of 32 bits"
+    )]
     pub fn new(map: BorrowedFd<'_>, size: u32) -> Result<Self, Missing> {
         let (page, size) = (page_size(), size as usize);
         let consumed = Mapped::words(map, page, 0, true).map_err(refused)?;
@@ -46,6 +50,10 @@ impl Ring {
 
     /// The oldest record, if there is a whole one. Its words beyond `N` are dropped, and those that
     /// are missing are 0.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a position that never comes round, and words of the mapping"
+    )]
     pub fn next<const N: usize>(&self) -> Option<[u64; N]> {
         /// `BPF_RINGBUF_BUSY_BIT`, `BPF_RINGBUF_DISCARD_BIT`
         const BUSY: u64 = 1 << 31;

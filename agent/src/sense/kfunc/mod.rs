@@ -106,7 +106,7 @@ impl Kfunc {
         let policy_map = rules.fd().as_fd().try_clone_to_owned().map_err(refused)?;
         let rules = HashMap::try_from(Map::HashMap(rules)).map_err(refused)?;
         let survey = Mapped::map(object.take_map("SURVEY")?.fd(), size_of::<Survey>());
-        let rows = size_of::<Row>() * options.rows as usize;
+        let rows = size_of::<Row>().saturating_mul(options.rows as usize);
         let rows = Mapped::map(object.take_map("ROWS")?.fd(), rows);
         Ok(Self {
             program,
@@ -198,6 +198,10 @@ fn fit_to_kernel(object: &mut [u8]) -> Result<KernelLayout, Missing> {
 }
 
 /// From what was found for [`LAYOUT`].
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "places within structs of the kernel's"
+)]
 pub fn layout_of(found: &[Option<u64>]) -> Result<KernelLayout, Missing> {
     let mut values = LAYOUT.iter().zip(found);
     let mut next = || values.next().ok_or(Missing::MalformedBtf);

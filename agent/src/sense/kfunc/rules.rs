@@ -81,6 +81,7 @@ impl Rules {
     }
 
     /// Takes out every rule for which `wanted` is false.
+    #[expect(clippy::arithmetic_side_effects, reason = "a count of what is there")]
     pub fn retain(&mut self, mut wanted: impl FnMut(u64, Rule) -> bool) -> io::Result<()> {
         self.leaving.clear();
         let mut left = 0;
