@@ -46,3 +46,14 @@ fn rows_are_copied_out_as_they_are_ranked() {
         [6, 13, 20, 5, 12, 19, 4, 11, 18, 3, 10, 17, 2, 9, 16, 1]
     );
 }
+
+#[test]
+fn one_that_is_kept_is_not_kept_again() {
+    let mut best = Best::new(0);
+    for id in 1..=CANDIDATES as u64 {
+        best.keep(7, id, &id);
+    }
+    let last = CANDIDATES as u64;
+    assert!(!best.would_keep(7, last));
+    assert!(best.would_keep(7, last - 1) && best.would_keep(8, last));
+}

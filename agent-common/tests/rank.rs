@@ -1,6 +1,8 @@
 //! The order of candidates, and what the walk passes down, bit by bit.
 
-use lowtide_common::{Above, NEVER, NO_GROUP, Request, Row, Rule, Survey, UNCLASSIFIED, key};
+use lowtide_common::{
+    Above, NEVER, NO_GROUP, Request, Row, Rule, Survey, UNCLASSIFIED, key, without_size,
+};
 
 const REQUEST: Request = Request {
     worth: 0,
@@ -36,6 +38,13 @@ fn what_is_worth_it_comes_first_then_the_priority_then_the_size() {
     assert_eq!(key(0, (1 << 40) + 8192, u64::MAX), (1 << 28) + 2);
     assert_eq!(key(0, u64::MAX - 1, u64::MAX), (1 << 52) - 1);
     assert_eq!(key(7, 12_288, 12_288), 1 << 63 | 7 << 52 | 3);
+}
+
+#[test]
+fn without_its_size_a_key_is_whether_it_is_worth_it_and_the_priority() {
+    assert_eq!(without_size(key(7, 12_288, 12_288)), 0x800 | 7);
+    assert_eq!(without_size(key(0x7ff, u64::MAX - 1, u64::MAX)), 0x7ff);
+    assert_eq!(without_size(key(0, 4096, u64::MAX)), 0);
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub struct Test {
     #[argh(switch)]
     guest: bool,
     /// guests beside a load on all cores, each tried once: what comes of them must not depend on the
-    /// host's speed
+    /// host's speed. Without a filter those that do not count instructions: the others cannot
     #[argh(switch)]
     busy: bool,
     /// only tests whose name contains this
