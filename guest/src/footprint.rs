@@ -157,13 +157,15 @@ fn add_mappings(smaps: &str, sums: &mut BTreeMap<String, u64>) {
 
 /// The figures of memory.stat that count bytes and are not 0.
 fn charged(stat: &str) -> BTreeMap<String, u64> {
-    const KINDS: [&str; 9] = [
+    const KINDS: [&str; 10] = [
         "anon",
         "file",
         "kernel_stack",
         "pagetables",
         "percpu",
-        "slab",
+        // Dentries and inodes, mostly, which the kernel takes back when it needs them; and what it cannot.
+        "slab_reclaimable",
+        "slab_unreclaimable",
         "sock",
         "vmalloc",
         "shmem",

@@ -9,6 +9,7 @@ use crate::scenario::checks::{only_the_hog_goes, says};
 use crate::scenario::fast_hog;
 use crate::scenario::scripts::{TEST, early, passed, scripted, without_cache};
 use crate::scenario::variants::{with_load, with_more_config};
+use crate::vm::Run;
 use anyhow::{Result, ensure};
 use lowtide_guest::{Report, Scenario};
 use std::path::PathBuf;
@@ -50,28 +51,51 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "each_system_call_of_an_episode_fails_in_turn",
-        scenario: || in_turn("EIO ENOMEM", "1"),
+        scenario: || in_turn("EIO ENOMEM", "1", ""),
         files: strace,
-        check: |run| {
-            passed(run)?;
-            let forgotten = run.lines(TEST).find(|(_, line)| {
-                line.contains("kill /apps/media (") && !line.contains("(group media,")
-            });
-            ensure!(forgotten.is_none(), "its rule was lost: {forgotten:?}");
-            Ok(())
-        },
+        check: nothing_is_forgotten,
+        ..PLAIN
+    },
+    // Hundreds of cases each, in minutes.
+    Case {
+        name: "each_of_several_system_calls_fails_in_turn_by_each_error",
+        scenario: || in_turn(ERRORS, "3", ""),
+        files: strace,
+        check: nothing_is_forgotten,
+        every_run: false,
+        ..PLAIN
+    },
+    Case {
+        name: "each_of_several_system_calls_fails_in_turn_with_the_cgroupfs_engine",
+        scenario: || in_turn(ERRORS, "3", CGROUPFS),
+        files: strace,
+        check: nothing_is_forgotten,
+        every_run: false,
         ..PLAIN
     },
 ];
 
+/// What a kernel that is short, busy, hardened or wrong says.
+const ERRORS: &str = "EIO ENOMEM EINTR EAGAIN ENOENT EPERM ESRCH";
+
+fn nothing_is_forgotten(run: &Run) -> Result<()> {
+    passed(run)?;
+    let forgotten = run
+        .lines(TEST)
+        .find(|(_, line)| line.contains("kill /apps/media (") && !line.contains("(group media,"));
+    ensure!(forgotten.is_none(), "its rule was lost: {forgotten:?}");
+    Ok(())
+}
+
 /// The device with its memory used up over and over, while a call of the agent's fails with each of `errors`
-/// in turn, the first `most` of each name.
-fn in_turn(errors: &str, most: &str) -> Scenario {
+/// in turn, the first `most` of each name; `more` is of its config.
+fn in_turn(errors: &str, most: &str, more: &str) -> Scenario {
     let mut scenario = scripted("turn", &[errors, most]);
     without_cache(&mut scenario);
-    scenario.files.insert(CONFIG.into(), early(&["kill"], ""));
+    let config = format!("{more}{}", early(&["kill"], ""));
+    scenario.files.insert(CONFIG.into(), config);
     scenario.counted = true;
-    scenario.limit_s = 600;
+    scenario.limit_s = 900;
     scenario
 }
 
