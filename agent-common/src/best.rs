@@ -67,6 +67,7 @@ impl<T: Copy> Best<T> {
     #[inline(always)]
     #[expect(
         clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
         reason = "places of the array; the verifier wants plain steps"
     )]
     pub fn keep_for_worst(&mut self, key: u64, id: u64, what: &T) {
@@ -84,6 +85,7 @@ impl<T: Copy> Best<T> {
 
     /// What is kept, best first.
     #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a place of the array by its bits")]
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         let used = self.order.iter().filter(|entry| entry.key != 0);
         used.map(|entry| &self.kept[entry.slot as usize & (CANDIDATES - 1)])
@@ -95,7 +97,8 @@ impl Best<Row> {
     #[inline(always)]
     #[expect(
         clippy::arithmetic_side_effects,
-        reason = "as many as there are places"
+        clippy::indexing_slicing,
+        reason = "as many as there are places, each by its bits"
     )]
     pub fn copy_to(&self, out: &mut [Row; CANDIDATES]) -> u32 {
         let mut n = 0;

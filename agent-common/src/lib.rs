@@ -4,7 +4,7 @@
 //! see the same bytes on every architecture. All sizes are in bytes, all times in nanoseconds.
 #![no_std]
 #![deny(unsafe_code)]
-#![warn(clippy::arithmetic_side_effects)]
+#![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod best;
 mod place;
@@ -358,17 +358,20 @@ impl Survey {
 
     /// Kill candidates, best first.
     pub fn kill(&self) -> &[Row] {
-        &self.kill[..CANDIDATES.min(self.kill_len as usize)]
+        let used = self.kill.get(..self.kill_len as usize);
+        used.unwrap_or(&self.kill)
     }
 
     /// Reclaim candidates, best first.
     pub fn reclaim(&self) -> &[Row] {
-        &self.reclaim[..CANDIDATES.min(self.reclaim_len as usize)]
+        let used = self.reclaim.get(..self.reclaim_len as usize);
+        used.unwrap_or(&self.reclaim)
     }
 
     /// Ids of memcgs that need classifying.
     pub fn unclassified(&self) -> &[u64] {
-        &self.unclassified[..UNCLASSIFIED.min(self.unclassified_len as usize)]
+        let used = self.unclassified.get(..self.unclassified_len as usize);
+        used.unwrap_or(&self.unclassified)
     }
 }
 

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// What memory.stat says is as old as two seconds, and what is dropped is freed by RCU.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// let a program settle, watch it for a while, report what it costs
 #[derive(FromArgs)]
 #[argh(subcommand, name = "footprint")]
@@ -63,7 +66,11 @@ impl Measure {
                 .ok()
                 .and_then(|text| text.trim_end().parse().ok());
             if cost.cgroup_bytes.is_some() {
-                cost.charged = charged(&fs::read_to_string(cgroup.join("memory.stat"))?);
+                let stat = || fs::read_to_string(cgroup.join("memory.stat"));
+                cost.charged = charged(&stat()?);
+                fs::write("/proc/sys/vm/drop_caches", "2")?;
+                thread::sleep(FLUSH);
+                cost.kernel_bytes = Some(number(&stat()?, "kernel "));
             }
         }
         report(&Report::Footprint(cost));

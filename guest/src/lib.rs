@@ -281,6 +281,8 @@ pub struct Footprint {
     pub cgroup_bytes: Option<u64>,
     /// What that is made of, in bytes: the figures of `memory.stat` that are not 0.
     pub charged: BTreeMap<String, u64>,
+    /// Bytes of the kernel's in that once it has dropped the dentries and inodes that it can.
+    pub kernel_bytes: Option<u64>,
     /// How often a thread went to sleep again during `quiet_ms`.
     pub sleeps: u64,
     /// System calls during `quiet_ms`, where they were to be counted.

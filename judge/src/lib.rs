@@ -10,7 +10,7 @@
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
-#![warn(clippy::arithmetic_side_effects)]
+#![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod caches;
 mod ends;

@@ -316,7 +316,8 @@ impl<'a> Look<'a> {
 
     #[expect(
         clippy::arithmetic_side_effects,
-        reason = "what is divided by is not 0"
+        clippy::indexing_slicing,
+        reason = "what is divided by is not 0; the first is there where one is chosen"
     )]
     fn terminate(&self, verdict: &Verdict) -> Found {
         if self.waits_for_growth(&verdict.judged) {

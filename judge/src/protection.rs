@@ -87,6 +87,10 @@ pub struct Asks {
 
 impl Asks {
     /// Takes in what a sibling asks.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "arrays by protection are as long as their list"
+    )]
     pub fn add(&mut self, other: &Self) {
         for i in 0..PROTECTIONS.len() {
             self.protected[i] = self.protected[i].saturating_add(other.protected[i]);
@@ -163,7 +167,8 @@ impl<'a> Planner<'a> {
     /// agent's, `None` where there is none.
     #[expect(
         clippy::arithmetic_side_effects,
-        reason = "what is granted is no more than what is left"
+        clippy::indexing_slicing,
+        reason = "what is granted is no more than what is left; arrays by protection are as long as their list"
     )]
     pub fn plan(
         &mut self,

@@ -75,8 +75,8 @@ impl Footprint {
         let wanted = |v: &&Variant| self.filter.as_ref().is_none_or(|f| v.name.contains(f));
         println!(
             "Linux {}, {}, binary {} KiB; all else in KiB\n\n\
-             | engine | PSS | peak RSS | cgroup with BPF maps | wakeups a minute | exec to armed, ms |\n\
-             |---|---|---|---|---|---|",
+             | engine | PSS | peak RSS | cgroup with BPF maps | of that the kernel's to keep | wakeups a minute \
+             | exec to armed, ms |\n|---|---|---|---|---|---|---|",
             kernel.release,
             self.arch.name(),
             binary.div_ceil(1024),
@@ -107,12 +107,14 @@ impl Footprint {
 }
 
 fn row(cost: &Cost, armed_ms: u64) -> String {
+    let kib =
+        |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), |b| b.div_ceil(1024).to_string());
     format!(
-        "| {} | {} | {} | {:.1} | {armed_ms} |",
+        "| {} | {} | {} | {} | {:.1} | {armed_ms} |",
         cost.pss_kb,
         cost.peak_kb,
-        cost.cgroup_bytes
-            .map_or_else(|| "-".into(), |bytes| bytes.div_ceil(1024).to_string()),
+        kib(cost.cgroup_bytes),
+        kib(cost.kernel_bytes),
         cost.sleeps as f64 * 60_000.0 / cost.quiet_ms as f64,
     )
 }
