@@ -466,6 +466,10 @@ impl MemoryLayout {
 pub struct TaskLayout {
     pub flags: u64,
     pub tgid: u64,
+    pub exit_state: u64,
+    pub signal: u64,
+    /// Of `struct signal_struct`.
+    pub signal_flags: u64,
     pub oom_memcg: u64,
     pub oom_gfp_mask: u64,
     pub oom_order: u64,
@@ -533,7 +537,7 @@ impl Reflex {
     pub const LOOK_NS: u64 = 1_000_000;
     /// How long a victim may take to end before the next is taken.
     pub const EXIT_NS: u64 = 500_000_000;
-    /// How long a victim that does not end is passed over.
+    /// How long a victim of which nothing is left but what does not end is passed over.
     pub const EXCLUDED_NS: u64 = 5_000_000_000;
 }
 

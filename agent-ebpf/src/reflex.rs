@@ -35,16 +35,21 @@ static DEEDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 static RUN: Array<Run> = Array::with_max_entries(1, 0);
 
+/// What a run begins with at 0 has others between: side by side it would become a memset, which the verifier
+/// does not take.
 struct Run {
     place: Place,
     best_key: u64,
-    /// The last victim, while it must not be taken for another.
+    /// The last victim, for a while.
     last: u64,
-    /// 1: it is still there.
-    lives: u64,
+    /// Threads in it whose process is on its way out.
+    dying: u64,
+    /// cgroup id that is passed over.
+    over: u64,
+    /// Threads in the last victim that were started since.
+    living: u64,
     deed: Deed,
-    /// What the end of the largest without a rule yet would free. Not beside others that begin at 0: that
-    /// would become a memset, which the verifier does not take.
+    /// What the end of the largest without a rule yet would free.
     unknown: u64,
 }
 
@@ -198,8 +203,11 @@ fn act(hook: u64, available: i64) {
 #[inline(never)]
 extern "C" fn walk_and_take() -> i32 {
     begin();
-    kernel::walk::<false>(visit);
-    take();
+    remains();
+    if waits() == 0 {
+        kernel::walk::<false>(visit);
+        take();
+    }
     1
 }
 
@@ -213,13 +221,54 @@ extern "C" fn begin() -> i32 {
     run.place.begin(unsafe { &(*shared).request });
     run.best_key = 0;
     run.unknown = 0;
-    run.lives = 0;
+    run.dying = 0;
+    run.living = 0;
     let passed = run.deed.at_ns - get!(shared.victim_ns);
     run.last = if passed < Reflex::EXCLUDED_NS { get!(shared.victim) } else { 0 };
     // What was spent before the agent attended, or before the window, does not count any more.
     if get!(shared.attended_ns) > get!(shared.victim_ns) || run.deed.at_ns - get!(shared.first_ns) > Reflex::WINDOW_NS {
         set!(shared.kills = 0);
         set!(shared.stood_down = 0);
+    }
+    1
+}
+
+/// Looks at what is in the last victim.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn remains() -> i32 {
+    // SAFETY: only called by the run that is busy.
+    let Some(seen) = (unsafe { run() }) else { return 0 };
+    if seen.last == 0 {
+        return 0;
+    }
+    task::each(seen.last, |member| {
+        // SAFETY: as above.
+        let Some(run) = (unsafe { run() }) else { return };
+        if member.is_dying() {
+            run.dying += 1;
+        } else {
+            run.living += 1;
+        }
+    });
+    1
+}
+
+/// Whether the last victim has time left to end: what was started in it meanwhile is signalled with it, and
+/// there is nothing more to tell. After that it is passed over where nothing is left but what does not end;
+/// what came back in its place is a candidate like any other.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn waits() -> i32 {
+    let Some(shared) = shared() else { return 1 };
+    // SAFETY: only called by the run that is busy.
+    let Some(run) = (unsafe { run() }) else { return 1 };
+    run.over = if run.living == 0 { run.last } else { 0 };
+    if run.dying == 0 || run.deed.at_ns >= get!(shared.victim_ns) + Reflex::EXIT_NS {
+        return 0;
+    }
+    if run.living != 0 {
+        task::end(run.last, get!(shared.agent) as u32, note);
     }
     1
 }
@@ -253,8 +302,7 @@ extern "C" fn rank() -> i32 {
     let listed = unsafe { RULES.get(run.place.row.id) }.copied();
     let placed = run.place.place(listed);
     let (row, worth) = (&run.place.row, run.place.request.worth);
-    if row.id == run.last {
-        run.lives = (run.place.populated != 0) as u64;
+    if row.id == run.over {
         return 0;
     }
     let freed = row.freed_by_kill();
@@ -297,19 +345,13 @@ fn take() {
     let Some(shared) = shared() else { return };
     // SAFETY: this is the run that is busy.
     let Some(run) = (unsafe { run() }) else { return };
-    let now = run.deed.at_ns;
-    let dying = run.lives != 0 && now < get!(shared.victim_ns) + Reflex::EXIT_NS;
-    let victim = if dying { run.last } else { run.deed.victim };
+    let (now, victim) = (run.deed.at_ns, run.deed.victim);
     // What holds more than the victim, and came after the agent's last word, may be what grows: others would
     // go in vain, one after the other. The kernel's OOM killer goes by size.
-    if victim == 0 || (!dying && run.unknown > run.deed.freed) {
+    if victim == 0 || run.unknown > run.deed.freed {
         return;
     }
     task::end(victim, get!(shared.agent) as u32, note);
-    // What was started in it meanwhile was signalled; there is nothing more to tell.
-    if dying {
-        return;
-    }
     if get!(shared.kills) == 0 {
         set!(shared.first_ns = now);
     }

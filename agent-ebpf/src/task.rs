@@ -25,7 +25,21 @@ unsafe extern "C" {
 
 /// Read-only once loaded.
 #[unsafe(no_mangle)]
-static TASK: TaskLayout = TaskLayout { flags: 0, tgid: 0, oom_memcg: 0, oom_gfp_mask: 0, oom_order: 0, gfp_fs: 0 };
+static TASK: TaskLayout = TaskLayout {
+    flags: 0,
+    tgid: 0,
+    exit_state: 0,
+    signal: 0,
+    signal_flags: 0,
+    oom_memcg: 0,
+    oom_gfp_mask: 0,
+    oom_order: 0,
+    gfp_fs: 0,
+};
+
+/// include/linux/sched.h
+const PF_EXITING: u32 = 0x4;
+const PF_KTHREAD: u32 = 0x20_0000;
 
 macro_rules! layout {
     ($field:ident) => {
@@ -33,21 +47,40 @@ macro_rules! layout {
     };
 }
 
-/// Sends SIGKILL to every process in a cgroup and below it, but to pid 1 and the agent; `sent` is told
-/// what came of each signal.
-///
-/// Threads are looked at, as the first of a process may have ended before the others: it takes no
-/// signal then, and they go on.
+/// A thread that is in a cgroup or below it and has not ended.
+pub struct Member {
+    task: *mut Task,
+    flags: u32,
+}
+
+impl Member {
+    /// Whether its process is on its way out: killed, or ending by itself. What was started after a kill is
+    /// not.
+    #[inline(always)]
+    pub fn is_dying(&self) -> bool {
+        /// include/linux/sched/signal.h
+        const SIGNAL_GROUP_EXIT: u32 = 0x4;
+        // SAFETY: offsets from the running kernel's BTF, on pointers that the kernel gave.
+        let of_process: u32 = unsafe {
+            let signal: *const u8 = field(self.task, layout!(signal));
+            field(signal, layout!(signal_flags))
+        };
+        self.flags & PF_EXITING != 0 || of_process & SIGNAL_GROUP_EXIT != 0
+    }
+
+    #[inline(always)]
+    fn tgid(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { field(self.task, layout!(tgid)) }
+    }
+}
+
+/// Every [`Member`] of a cgroup that is no kernel thread. Threads, not processes: the first of a process
+/// may have ended before the others.
 #[inline(always)]
-pub fn end(cgroup: u64, agent: u32, mut sent: impl FnMut(i32)) {
-    /// include/linux/sched.h
-    const PF_EXITING: u32 = 0x4;
-    const PF_KTHREAD: u32 = 0x20_0000;
+pub fn each(cgroup: u64, mut visit: impl FnMut(Member)) {
     /// `BPF_TASK_ITER_ALL_THREADS`
     const ALL_THREADS: u32 = 1;
-    /// `PIDTYPE_TGID`: to the process as a whole.
-    const TGID: u32 = 1;
-    const SIGKILL: i32 = 9;
     // SAFETY: kfuncs called as the kernel prescribes; the verifier refuses the program otherwise.
     unsafe {
         let cgroup = bpf_cgroup_from_id(cgroup);
@@ -63,25 +96,42 @@ pub fn end(cgroup: u64, agent: u32, mut sent: impl FnMut(i32)) {
                 break;
             }
             let flags: u32 = field(task, layout!(flags));
-            if flags & (PF_KTHREAD | PF_EXITING) != 0 || bpf_task_under_cgroup(task, cgroup) != 1 {
+            let ended: u32 = field(task, layout!(exit_state));
+            if flags & PF_KTHREAD != 0 || ended != 0 || bpf_task_under_cgroup(task, cgroup) != 1 {
                 continue;
             }
-            let tgid: u32 = field(task, layout!(tgid));
-            if tgid == 1 || tgid == agent {
-                continue;
-            }
-            let held = bpf_task_acquire(task);
-            if held.is_null() {
-                continue;
-            }
-            let error = bpf_send_signal_task(held, SIGKILL, TGID, 0);
-            bpf_task_release(held);
-            sent(error);
+            visit(Member { task, flags });
         }
         bpf_iter_task_destroy(iter.as_mut_ptr());
         rcu_read_unlock();
         bpf_cgroup_release(cgroup);
     }
+}
+
+/// Sends SIGKILL to every process in a cgroup and below it, but to pid 1 and the agent; `sent` is told
+/// what came of each signal.
+#[inline(always)]
+pub fn end(cgroup: u64, agent: u32, mut sent: impl FnMut(i32)) {
+    /// `PIDTYPE_TGID`: to the process as a whole.
+    const TGID: u32 = 1;
+    const SIGKILL: i32 = 9;
+    each(cgroup, |member| {
+        let tgid = member.tgid();
+        // One that exits takes no signal.
+        if member.flags & PF_EXITING != 0 || tgid == 1 || tgid == agent {
+            return;
+        }
+        // SAFETY: as above; the reference taken is given back.
+        unsafe {
+            let held = bpf_task_acquire(member.task);
+            if held.is_null() {
+                return;
+            }
+            let error = bpf_send_signal_task(held, SIGKILL, TGID, 0);
+            bpf_task_release(held);
+            sent(error);
+        }
+    });
 }
 
 /// `struct oom_control`: a call of the kernel's OOM killer.

@@ -57,9 +57,12 @@ const KFUNCS: [&str; 19] = [
 ];
 
 /// Names in the kernel's BTF that [`TaskLayout`] is made from, in the order of [`task_layout`].
-const TASK: [Wanted<'static>; 6] = [
+const TASK: [Wanted<'static>; 9] = [
     Wanted::Member("task_struct", "flags"),
     Wanted::Member("task_struct", "tgid"),
+    Wanted::Member("task_struct", "exit_state"),
+    Wanted::Member("task_struct", "signal"),
+    Wanted::Member("signal_struct", "flags"),
     Wanted::Member("oom_control", "memcg"),
     Wanted::Member("oom_control", "gfp_mask"),
     Wanted::Member("oom_control", "order"),
@@ -302,6 +305,9 @@ fn task_layout(found: &[Option<u64>]) -> Result<TaskLayout, Missing> {
     Ok(TaskLayout {
         flags: next()?,
         tgid: next()?,
+        exit_state: next()?,
+        signal: next()?,
+        signal_flags: next()?,
         oom_memcg: next()?,
         oom_gfp_mask: next()?,
         oom_order: next()?,

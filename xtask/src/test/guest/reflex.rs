@@ -112,6 +112,19 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "what_came_back_in_the_place_of_the_victim_goes_again",
+        scenario: comes_back,
+        check: |run| {
+            let mut others = ends(run).filter(|(_, name, _)| !["media", STOPPER].contains(name));
+            ensure!(others.next().is_none(), "others ended than media");
+            let kills = ends(run).filter(|(_, _, signal)| *signal == Some(9));
+            ensure!(kills.count() > 1, "it did not come back in time");
+            says(run, "the reflex killed /apps/media (group media, ")?;
+            no_kernel_kill(run)
+        },
+        ..PLAIN
+    },
+    Case {
         name: "a_process_without_its_first_thread_is_found_by_the_others",
         scenario: || {
             let hog = ["as", "--leader-ends", "hog", "--rate", "200M"];
@@ -402,6 +415,26 @@ fn for_one_that_never_goes(budget: u32) -> Scenario {
         late("sleeper --size 15M"),
         stopper(STOP),
     ]);
+    Scenario {
+        until: Some(STOPPER.into()),
+        ..scenario
+    }
+}
+
+/// The agent is stopped, and what grows is started again in its cgroup as often as it ends, so that it has
+/// grown anew while the kill before is still fresh.
+fn comes_back() -> Scenario {
+    let mut scenario = Tree::new()
+        .holds("sensor", Kill::At(100), "20M")
+        .holds("spare", Kill::At(300), "20M")
+        .runs("media", Kill::At(800), &["hog", "--rate", "200M"])
+        .last(|service| {
+            service.after = Some(STOPPER.into());
+            (service.start_ms, service.restart_ms) = (500, 300);
+        })
+        .config("[reflex]\nbudget = 10\n")
+        .scenario();
+    scenario.services.push(stopper(STOP));
     Scenario {
         until: Some(STOPPER.into()),
         ..scenario
