@@ -100,7 +100,7 @@ fn in_turn(errors: &str, most: &str, more: &str) -> Scenario {
 }
 
 /// Debian's strace, and what it is linked with.
-fn strace() -> Result<Vec<(PathBuf, String)>> {
+pub fn strace() -> Result<Vec<(PathBuf, String)>> {
     let dir = dirs::cache("strace")?.join(TRIXIE);
     dirs::make_once(&dir, |into| {
         let packages = ["libc6", "libgcc-s1", "liblzma5", "libunwind8", "strace"];

@@ -1,6 +1,7 @@
 //! Where the kernel is faster than the agent: the reflex, and behind it the kernel's own OOM killer, have
 //! to choose as the config says.
 
+use super::faults::strace;
 use super::{Case, PLAIN};
 use crate::scenario::checks::{
     ends, kernel_kills, live, never_says, no_kernel_kill, only_the_hog_goes, says,
@@ -92,6 +93,69 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "an_agent_that_dies_while_it_takes_over_leaves_a_reflex",
+        scenario: || without_answer(SURVIVES, CRASH, &["hog", "--rate", "200M"]),
+        files: strace,
+        check: |run| {
+            tells(run, "crashed: 137, generations: 0 1")?;
+            tells(run, "the reflex killed /apps/media (group media, ")?;
+            tells(run, "generation: 2")?;
+            tells(run, "pins after the end: 0")?;
+            live(run, &[SENSOR, GATEWAY, LIFELINE])?;
+            no_kernel_kill(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "with_patience_direct_reclaim_is_what_the_reflex_comes_before",
+        scenario: || without_answer(&patience("1s"), STOP, &["hog", "--rate", "200M"]),
+        check: |run| {
+            says(run, " in direct reclaim, available ")?;
+            reflex_takes_media(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "without_patience_the_reflex_comes_before_direct_reclaim",
+        scenario: || without_answer(&patience("0s"), STOP, &["hog", "--rate", "200M"]),
+        check: |run| {
+            says(run, " as the agent did not answer, available ")?;
+            never_says(run, " in direct reclaim, available ")?;
+            reflex_takes_media(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "what_a_reload_changed_the_reflex_knows",
+        scenario: reloaded,
+        check: |run| {
+            gone(run, &["two"])?;
+            says(run, "the reflex killed /apps/two (group two, ")?;
+            no_kernel_kill(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "for_what_grows_in_no_cgroup_the_next_in_order_goes",
+        scenario: in_no_cgroup,
+        check: |run| {
+            gone(run, &["one"])?;
+            says(run, "the reflex killed /apps/one (group one, ")?;
+            no_kernel_kill(run)
+        },
+        ..PLAIN
+    },
+    Case {
+        name: "on_two_processors_what_comes_back_goes_each_time",
+        every_run: false,
+        scenario: || Scenario {
+            processors: 2,
+            ..comes_back(20)
+        },
+        check: |run| comes_back_and_goes(run, 15),
+        ..PLAIN
+    },
+    Case {
         name: "a_reflex_that_is_disarmed_by_hand_kills_nobody",
         scenario: || without_answer("", DISARM, &["hog", "--rate", "200M"]),
         check: |run| {
@@ -113,15 +177,8 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "what_came_back_in_the_place_of_the_victim_goes_again",
-        scenario: comes_back,
-        check: |run| {
-            let mut others = ends(run).filter(|(_, name, _)| !["media", STOPPER].contains(name));
-            ensure!(others.next().is_none(), "others ended than media");
-            let kills = ends(run).filter(|(_, _, signal)| *signal == Some(9));
-            ensure!(kills.count() > 1, "it did not come back in time");
-            says(run, "the reflex killed /apps/media (group media, ")?;
-            no_kernel_kill(run)
-        },
+        scenario: || comes_back(5),
+        check: |run| comes_back_and_goes(run, 2),
         ..PLAIN
     },
     Case {
@@ -253,6 +310,15 @@ const KILL: &str = "kill -KILL $(pidof lowtide); echo killed; sleep 5; \
     cd /sys/fs/bpf/lowtide; \
     while [ ! -e /run/seen ]; do [ -e 0/link1 ] || [ -e 1/link1 ] || echo a gap; sleep 0.01; done & \
     lowtide run --config /etc/lowtide/config.toml & agent=$!; sleep 3; touch /run/seen; \
+    echo generation: $(ls /sys/fs/bpf/lowtide); kill $agent; wait $agent; \
+    echo pins after the end: $(ls /sys/fs/bpf/lowtide 2>/dev/null | wc -l)";
+/// Another agent comes, and dies when it has armed its own reflex and takes the first pin of the old one away.
+/// After a while a third one comes, and is stopped in order.
+const CRASH: &str = "kill -KILL $(pidof lowtide); \
+    strace -f -qqq -o /dev/null -P /sys/fs/bpf/lowtide/0/link0 -e inject=unlink:signal=KILL:when=1 \
+    lowtide run --config /etc/lowtide/config.toml >/dev/null 2>&1; \
+    echo crashed: $?, generations: $(ls /sys/fs/bpf/lowtide); sleep 5; \
+    lowtide run --config /etc/lowtide/config.toml & agent=$!; sleep 3; \
     echo generation: $(ls /sys/fs/bpf/lowtide); kill $agent; wait $agent; \
     echo pins after the end: $(ls /sys/fs/bpf/lowtide 2>/dev/null | wc -l)";
 /// The first line of it is the command's.
@@ -421,24 +487,77 @@ fn for_one_that_never_goes(budget: u32) -> Scenario {
     }
 }
 
-/// The agent is stopped, and what grows is started again in its cgroup as often as it ends, so that it has
-/// grown anew while the kill before is still fresh.
-fn comes_back() -> Scenario {
+/// The agent is stopped for so many seconds, and what grows is started again in its cgroup as often as it
+/// ends, so that it has grown anew while the kill before is still fresh.
+fn comes_back(seconds: u32) -> Scenario {
     let mut scenario = Tree::new()
-        .holds("sensor", Kill::At(100), "20M")
+        .holds(SENSOR, Kill::At(100), "20M")
         .holds("spare", Kill::At(300), "20M")
-        .runs("media", Kill::At(800), &["hog", "--rate", "200M"])
+        .runs(HOG, Kill::At(800), &["hog", "--rate", "200M"])
         .last(|service| {
             service.after = Some(STOPPER.into());
             (service.start_ms, service.restart_ms) = (500, 300);
         })
-        .config("[reflex]\nbudget = 10\n")
+        .config("[reflex]\nbudget = 100\n")
         .scenario();
-    scenario.services.push(stopper(STOP));
+    let stop = STOP.replace("sleep 5", &format!("sleep {seconds}"));
+    scenario.services.push(stopper(&stop));
     Scenario {
         until: Some(STOPPER.into()),
         ..scenario
     }
+}
+
+/// What came back went again, at least so many times, and nothing else did.
+fn comes_back_and_goes(run: &Run, times: usize) -> Result<()> {
+    let mut others = ends(run).filter(|(_, name, _)| ![HOG, STOPPER].contains(name));
+    ensure!(others.next().is_none(), "others ended than {HOG}");
+    let lines = run.lines("lowtide");
+    let told = lines.filter(|(_, line)| line.contains("the reflex killed /apps/media ("));
+    let told = told.count();
+    ensure!(told >= times, "{told} kills are told, not {times}");
+    no_kernel_kill(run)
+}
+
+fn patience(time: &str) -> String {
+    format!("{ON}patience = \"{time}\"\n")
+}
+
+/// Two that hold as much, of which the end of one is enough for what grows after the agent was stopped.
+fn pair(grower: Service, script: &str) -> Scenario {
+    let mut scenario = Tree::new()
+        .holds("one", Kill::At(800), "50M")
+        .holds("two", Kill::At(300), "50M")
+        .config(ON)
+        .scenario();
+    scenario.services.extend([
+        Service {
+            after: Some(STOPPER.into()),
+            start_ms: 500,
+            ..grower
+        },
+        stopper(script),
+    ]);
+    Scenario {
+        until: Some(STOPPER.into()),
+        ..scenario
+    }
+}
+
+const GROWS: &[&str] = &["hog", "--rate", "50M", "--cap", "110M"];
+
+/// Before the agent is stopped a reload turns the order around. What grows is in the lifeline.
+fn reloaded() -> Scenario {
+    let script = format!(
+        "sed -i 's/kill = 800/kill = 1/; s/kill = 300/kill = 900/' {CONFIG}; \
+         kill -HUP $(pidof lowtide); sleep 2; {STOP}"
+    );
+    pair(load("grower", "lifeline/heartbeat", GROWS), &script)
+}
+
+/// What grows is in the root.
+fn in_no_cgroup() -> Scenario {
+    pair(load("grower", "", GROWS), STOP)
 }
 
 /// A load in a cgroup that is made after the agent was stopped.
