@@ -544,7 +544,7 @@ fn pair(grower: Service, script: &str) -> Scenario {
     }
 }
 
-const GROWS: &[&str] = &["hog", "--rate", "50M", "--cap", "110M"];
+const GROWS: &[&str] = &["hog", "--rate", "50M", "--cap", "95M"];
 
 /// Before the agent is stopped a reload turns the order around. What grows is in the lifeline.
 fn reloaded() -> Scenario {
