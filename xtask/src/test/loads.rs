@@ -234,7 +234,7 @@ const LOADS: &[Load] = &[
     },
     Load {
         name: "restarted",
-        beyond_reflex: Some("that something loops only the agent knows"),
+        beyond_reflex: Some("it comes back more often than the budget allows"),
         press: |s, d| {
             press(s, &["hog", "--rate", &d.part(4)]);
             if let Some(hog) = s.services.last_mut() {
