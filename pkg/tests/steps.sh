@@ -14,9 +14,9 @@ fails() {
 	! "$@"
 }
 
-# Waits up to half a minute for it to hold.
+# Waits for it to hold, up to two minutes: a host that has much else to do is slow.
 soon() {
-	local tries=300
+	local tries=1200
 	until "$@"; do
 		[ "$tries" -gt 0 ] || return 1
 		tries=$((tries - 1))
