@@ -34,8 +34,7 @@ pub fn memcg(
     if shields(tree, &dir, target, config) {
         return process(tree, target, worth, config, releaser);
     }
-    // Without it, its end cannot be waited for.
-    let events = open_at(&dir, "cgroup.events", OFlags::RDONLY);
+    let victim = to_wait_for(&dir);
     let killed = open_at(&dir, "cgroup.kill", OFlags::WRONLY)
         .and_then(|kill| Ok(rustix::io::write(&kill, b"1")?));
     // Not there before Linux 5.14; refused where the agent may not write, and of a threaded cgroup.
@@ -43,7 +42,7 @@ pub fn memcg(
         signal_each(dir.as_fd(), Signal::KILL)?;
     }
     let done = Done {
-        victim: events.ok().map(Victim::Memcg),
+        victim,
         ..Done::only(Outcome::DONE)
     };
     releaser.release(Killed::Memcg(dir));
@@ -101,10 +100,10 @@ pub fn ask(
     if shields(tree, &dir, target, config) {
         return ask_process(tree, target, signal, worth, config);
     }
-    let events = open_at(&dir, "cgroup.events", OFlags::RDONLY);
+    let victim = to_wait_for(&dir);
     signal_each(dir.as_fd(), named)?;
     Ok(Done {
-        victim: events.ok().map(Victim::Memcg),
+        victim,
         ..Done::only(Outcome::DONE)
     })
 }
@@ -196,6 +195,13 @@ pub(super) fn each_process(
         ControlFlow::Continue(())
     });
     Ok(())
+}
+
+/// A cgroup whose end is waited for. An error may not be there a second time; without it the victim counts as
+/// still exiting, and what is started in its place meanwhile is passed over, for something of a lower number.
+fn to_wait_for(dir: &OwnedFd) -> Option<Victim> {
+    let open = || open_at(dir, "cgroup.events", OFlags::RDONLY);
+    open().or_else(|_| open()).ok().map(Victim::Memcg)
 }
 
 fn open_at(dir: impl AsFd, name: &str, how: OFlags) -> io::Result<OwnedFd> {

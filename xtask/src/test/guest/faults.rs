@@ -51,7 +51,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "each_system_call_of_an_episode_fails_in_turn",
-        scenario: || in_turn("EIO ENOMEM", "1", ""),
+        scenario: || in_turn("EIO ENOMEM", "2", ""),
         files: strace,
         check: nothing_is_forgotten,
         ..PLAIN
