@@ -13,6 +13,7 @@ use self::monitor::Monitor;
 use self::qemu::Accel;
 use crate::build::programs::Programs;
 use crate::host::dirs;
+use crate::host::toolchain::Arch;
 use anyhow::{Context as _, Result, bail};
 use lowtide_guest::{
     EVENT_PORT, Event, MODULE_LIST, Report, SCENARIO_FILE, Sample, Scenario, What,
@@ -127,6 +128,11 @@ impl Guest {
         if !self.scenario.boots_again {
             qemu.arg("-no-reboot");
         }
+        // On a busy host the timer ticks too late for a kernel that looks whether it does.
+        let timer = match self.kernel.arch {
+            Arch::X86_64 => " no_timer_check",
+            _ => "",
+        };
         qemu.args(["-m", &format!("{}M", self.memory_mb)])
             .arg("-kernel")
             .arg(self.kernel.image())
@@ -134,10 +140,9 @@ impl Guest {
             .arg(&initramfs)
             .arg("-append")
             // The console is for panics only: writing to it holds up the guest. The certificates
-            // are for signatures of modules, and these have none: a quarter of a second. That the timer
-            // ticks is not looked at (x86): on a busy host it comes too late for the kernel to go on.
+            // are for signatures of modules, and these have none: a quarter of a second.
             .arg(format!(
-                "console={serial} loglevel=2 panic=-1 mitigations=off no_timer_check \
+                "console={serial} loglevel=2 panic=-1 mitigations=off{timer} \
                  initcall_blacklist=load_system_certificate_list {}",
                 self.append
             ))
