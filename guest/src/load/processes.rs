@@ -9,9 +9,10 @@ use rustix::io::Errno;
 use rustix::mm::MlockAllFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::thread;
@@ -100,6 +101,12 @@ pub struct As {
     /// the load runs in a second thread, and the first one ends
     #[argh(switch)]
     leader_ends: bool,
+    /// traced by a process that starts it and never waits for its end
+    #[argh(switch)]
+    traced: bool,
+    /// a second thread waits in vfork(2) for a child that shares the memory, and stays
+    #[argh(switch)]
+    in_vfork: bool,
     /// the load and its options
     #[argh(positional, greedy)]
     load: Vec<String>,
@@ -228,6 +235,12 @@ impl As {
             // SAFETY: SIG_IGN is no function, so that nothing runs when the signal comes.
             unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
         }
+        if self.traced {
+            return trace(&self.load);
+        }
+        if self.in_vfork {
+            thread::spawn(wait_in_vfork);
+        }
         if !self.leader_ends {
             return load.carry_out();
         }
@@ -240,6 +253,63 @@ impl As {
         // SAFETY: it ends this thread alone, and nothing that another one uses is on its stack.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
         unreachable!("a thread that has ended");
+    }
+}
+
+/// Runs a load in a child, traced, and never looks at it again.
+fn trace(load: &[String]) -> io::Result<()> {
+    let mut command = Command::new(std::env::args_os().next().unwrap_or_default());
+    command.args(load);
+    // SAFETY: one system call, which is all that the child does before it becomes the load.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) == 0 {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        })
+    };
+    let child = command.spawn()?;
+    let pid = child.id() as libc::pid_t;
+    // It stops as it becomes the load.
+    // SAFETY: the status is not asked for.
+    if unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } != pid {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it goes on, without a signal.
+    if unsafe { libc::ptrace(libc::PTRACE_CONT, pid, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    sleep_forever()
+}
+
+/// Starts a child that shares the memory of this process until it becomes another program, and before
+/// that opens a FIFO that nothing ever writes to.
+fn wait_in_vfork() {
+    const FIFO: &CStr = c"/run/vfork";
+    let mut actions = MaybeUninit::uninit();
+    let arguments = [FIFO.as_ptr().cast_mut(), std::ptr::null_mut()];
+    // SAFETY: all that the calls are given lives until they return, and they only write to `actions`,
+    // which the second one makes whole.
+    unsafe {
+        libc::mkfifo(FIFO.as_ptr(), 0o600);
+        libc::posix_spawn_file_actions_init(actions.as_mut_ptr());
+        libc::posix_spawn_file_actions_addopen(
+            actions.as_mut_ptr(),
+            0,
+            FIFO.as_ptr(),
+            libc::O_RDONLY,
+            0,
+        );
+        libc::posix_spawn(
+            std::ptr::null_mut(),
+            FIFO.as_ptr(),
+            actions.as_ptr(),
+            std::ptr::null(),
+            arguments.as_ptr(),
+            std::ptr::null(),
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::host::dirs;
 use crate::host::shell::say;
-use crate::scenario::checks;
+use crate::scenario::{LIFELINE, checks};
 use crate::vm::{Guest, Run};
 use anyhow::Result;
 use lowtide_guest::Event;
@@ -89,8 +89,13 @@ pub fn carry_out(tests: &[Test], tries: Tries) -> Result<Vec<Ended>> {
     ));
     Ok(in_parallel(tests, |test| {
         let start = Instant::now();
-        let once = || {
+        let mut gap_ms = None;
+        let mut once = || {
             let run = test.record()?;
+            // Elsewhere it is the host's.
+            if test.guest.scenario.counted {
+                gap_ms = checks::worst_gap_ms(&run, LIFELINE, 0);
+            }
             // Whatever else it shows: each error is said in words.
             checks::never_says(&run, "(os error")?;
             (test.check)(&run)
@@ -110,11 +115,13 @@ pub fn carry_out(tests: &[Test], tries: Tries) -> Result<Vec<Ended>> {
             Ended::OkAtSecondTry => ", AT THE SECOND TRY: a defect",
             Ended::Ok | Ended::Failed => "",
         };
+        let gap = gap_ms.map(|ms| format!(", heartbeat's worst gap {ms} ms"));
         println!(
-            "test guest::{} ... {} ({} s{again})",
+            "test guest::{} ... {} ({} s{}{again})",
             test.name,
             verdict(ended.is_ok()),
             start.elapsed().as_secs(),
+            gap.unwrap_or_default(),
         );
         for e in errors {
             println!("    {e:#}");
