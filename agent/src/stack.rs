@@ -1,7 +1,6 @@
 //! Stacks that are given back, and one that is taken beforehand. All memory of the agent is locked, so
 //! what its deepest call once touched stays for good; and what was not touched yet has to be had first.
 
-use crate::sys;
 use std::hint::black_box;
 use std::thread::{Builder, scope};
 
@@ -13,12 +12,8 @@ const EPISODE: usize = 40 << 10;
 pub fn on_its_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let mut work = Some(work);
     let done = scope(|scope| {
-        let first = || {
-            // Not inherited. Where it is not permitted, the agent has said so at its start.
-            let _ = sys::run_first();
-            work.take().map(|work| work())
-        };
-        let thread = Builder::new().spawn_scoped(scope, first).ok()?;
+        let once = || work.take().map(|work| work());
+        let thread = Builder::new().spawn_scoped(scope, once).ok()?;
         match thread.join() {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),

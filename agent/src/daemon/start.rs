@@ -202,7 +202,12 @@ impl Daemon {
     /// Reads the config anew; the running one stays where the new one is bad, which is `false`.
     #[inline(never)]
     pub(super) fn reload(&mut self, paths: &Paths) -> bool {
-        let config = match stack::on_its_own(|| config::load(paths).map(Box::new)) {
+        let load = || {
+            // Not inherited. Where it is not permitted, the agent has said so at its start.
+            let _ = sys::run_first();
+            config::load(paths).map(Box::new)
+        };
+        let config = match stack::on_its_own(load) {
             Ok(config) => config,
             Err(problems) => {
                 tell_mistakes(&problems, &mut self.log);
@@ -458,9 +463,11 @@ fn protect_self(log: &mut Log) {
     };
     let lock = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT | future);
     let score = std::fs::write("/proc/self/oom_score_adj", "-1000");
-    // For when it takes turns, and for where it may not run first.
+    // For when it takes turns, and for where it may not run first. That it does once it is armed: until
+    // then all others on this CPU would stand still, by up to two seconds.
     let nice = rustix::process::setpriority_process(None, -20);
-    let first = sys::run_first().or(nice.map_err(io::Error::from));
+    let first = sys::run_first().and_then(|()| sys::take_turns());
+    let first = first.or(nice.map_err(io::Error::from));
     for (what, result) in [
         ("lock its memory", lock.map_err(io::Error::from)),
         ("set its oom_score_adj to -1000", score),
