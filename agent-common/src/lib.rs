@@ -270,6 +270,20 @@ pub const fn without_size(key: u64) -> u64 {
     key >> 52
 }
 
+/// A variable of the kernel, by name, and its address once that is found.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// Ends with a 0.
+    pub name: [u8; Self::NAME],
+    pub address: u64,
+}
+
+impl Symbol {
+    /// Bytes of a name, with the 0 at its end.
+    pub const NAME: usize = 32;
+}
+
 /// What user space asks of one survey.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use core::ptr::read_volatile;
 use lowtide_common::MemoryLayout;
 
-/// Read-only once loaded. The counters are in no BTF: the agent takes their addresses from
-/// /proc/kallsyms.
+/// Read-only once loaded. The counters are in no BTF: the agent asks the kernel
+/// for their addresses.
 #[unsafe(no_mangle)]
 static MEMORY: MemoryLayout = MemoryLayout::ZERO;
 

@@ -16,7 +16,7 @@ const LLVM: &str = "libLLVM.so.22.";
 const LINKER: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
 /// The programs, which are the binaries of agent-ebpf, and where their objects are committed.
-const PROGRAMS: [&str; 3] = ["survey", "watch", "reflex"];
+const PROGRAMS: [&str; 4] = ["survey", "watch", "reflex", "symbols"];
 const OBJECTS: &str = "agent/src/sense/bpf";
 
 /// build the BPF objects that are committed beside the agent (Rust 1.95)

@@ -6,7 +6,7 @@ use crate::sys::check;
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_map_info, bpf_prog_type,
 };
-use lowtide_common::Request;
+use lowtide_common::{Request, Symbol};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_long};
@@ -206,14 +206,18 @@ fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
     Ok(info)
 }
 
-/// Runs the program once and waits for it; returns what it returned.
-pub fn run(program: impl AsFd, request: &Request) -> io::Result<u32> {
-    // The kernel writes back what the program leaves there.
-    let mut request = *request;
+/// What a program of [`Kind::OnDemand`] is given.
+pub trait Context: Copy {}
+impl Context for Request {}
+impl Context for Symbol {}
+
+/// Runs the program once and waits for it; returns what it returned, and leaves in `context` what the
+/// program did.
+pub fn run<T: Context>(program: impl AsFd, context: &mut T) -> io::Result<u32> {
     let mut attributes = zeroed();
     attributes.test.prog_fd = program.as_fd().as_raw_fd() as u32;
-    attributes.test.ctx_in = &raw mut request as u64;
-    attributes.test.ctx_size_in = size_of::<Request>() as u32;
+    attributes.test.ctx_in = &raw mut *context as u64;
+    attributes.test.ctx_size_in = size_of::<T>() as u32;
     bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes)?;
     // SAFETY: the kernel wrote this member of the union.
     Ok(unsafe { attributes.test.retval })

@@ -1,14 +1,51 @@
-//! Addresses of the kernel's variables, which are in no BTF, from /proc/kallsyms.
+//! Addresses of the kernel's variables, which are in no BTF: the kernel is asked for each, or, where it
+//! answers no program (before Linux 5.16), /proc/kallsyms is read.
 
-use super::Missing;
+use super::{Kind, Missing, Object, call, objects};
+use lowtide_common::Symbol;
+use rustix::fd::OwnedFd;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 const PATH: &str = "/proc/kallsyms";
 
-/// Addresses of the variables `names` of the kernel proper, where it has them, in one pass over some
-/// megabytes of text of which one line at a time is kept.
+/// Addresses of the variables `names`, where the kernel has them.
 pub fn addresses<const N: usize>(names: &[&str; N]) -> Result<[Option<u64>; N], Missing> {
+    let object = Object::open(&objects::SYMBOLS, &[], &[], &[]);
+    match object.and_then(|object| object.load("find", Kind::OnDemand, false)) {
+        Ok(program) => asked(&program, names),
+        Err(_) => read(names),
+    }
+}
+
+/// By the program, each in some microseconds.
+fn asked<const N: usize>(
+    program: &OwnedFd,
+    names: &[&str; N],
+) -> Result<[Option<u64>; N], Missing> {
+    let mut found = [None; N];
+    for (name, found) in names.iter().zip(&mut found) {
+        let mut symbol = Symbol {
+            name: [0; Symbol::NAME],
+            address: 0,
+        };
+        // The last byte stays 0.
+        let bytes = symbol.name.iter_mut().take(Symbol::NAME - 1);
+        bytes.zip(name.bytes()).for_each(|(to, byte)| *to = byte);
+        let answer = call::run(program, &mut symbol).map_err(Missing::Symbols)?;
+        *found = match (answer as i32).saturating_neg() {
+            0 => Some(symbol.address),
+            libc::ENOENT => None,
+            libc::EPERM => return Err(Missing::HiddenSymbols),
+            error => return Err(Missing::Symbols(io::Error::from_raw_os_error(error))),
+        };
+    }
+    Ok(found)
+}
+
+/// In one pass over some megabytes of text of which one line at a time is kept: two seconds of a processor
+/// that takes a nanosecond for an instruction.
+fn read<const N: usize>(names: &[&str; N]) -> Result<[Option<u64>; N], Missing> {
     let list = File::open(PATH).map_err(Missing::Symbols)?;
     let found = find(list, names).map_err(Missing::Symbols)?;
     // All are shown as 0 to whatever may not see them.

@@ -36,6 +36,7 @@ pub mod objects {
     object!(SURVEY, "survey.bpf.o");
     object!(REFLEX, "reflex.bpf.o");
     object!(WATCH, "watch.bpf.o");
+    object!(SYMBOLS, "symbols.bpf.o");
 }
 
 /// What must be available for a BPF program to be loaded: a kernel that runs out of memory while it

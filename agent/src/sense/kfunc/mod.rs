@@ -128,7 +128,7 @@ impl Engine for Kfunc {
     }
 
     fn run(&mut self, request: &Request) -> io::Result<()> {
-        match bpf::run(&self.program, request)? {
+        match bpf::run(&self.program, &mut { *request })? {
             0 => Ok(()),
             _ => Err(io::Error::new(
                 io::ErrorKind::NotFound,
