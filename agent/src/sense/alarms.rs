@@ -84,6 +84,8 @@ pub struct Alarms {
     alarmed: Cell<bool>,
     /// In it neither is heard.
     pause: Cell<Pause>,
+    /// The mark that is watched for, in bytes.
+    mark: Cell<u64>,
     /// The ballast has fired, and is not waited for yet.
     deaf: Cell<bool>,
     /// The ballast can be waited for no more.
@@ -111,6 +113,7 @@ impl Alarms {
             below: Cell::new(0),
             alarmed: Cell::new(false),
             pause: Cell::default(),
+            mark: Cell::new(0),
             deaf: Cell::new(false),
             lost: Cell::new(false),
             left: Cell::new(0),
@@ -167,7 +170,7 @@ impl Alarms {
     /// The watch wakes the agent from now on.
     #[cfg(feature = "bpf")]
     fn watches(&self) -> bool {
-        self.has_watch() && !self.pause.get().lasts(Instant::now())
+        self.has_watch() && !self.pause.get().lasts(self.mark.get(), Instant::now())
     }
 
     #[cfg(not(feature = "bpf"))]
@@ -245,11 +248,11 @@ impl Alarms {
 
     /// Makes ready for the next alarm. Allocates nothing.
     pub fn follow(&self, stand: &Stand) {
-        let last = self.pause.get();
-        let pause = last.next(stand, self.alarmed.get(), Instant::now());
-        self.pause.set(pause);
-        self.follow_with_watch(stand, (pause.until != last.until).then_some(pause.length));
-        self.alarmed.set(false);
+        let at = self.alarmed.replace(false).then_some(self.mark.get());
+        self.pause
+            .set(self.pause.get().next(stand, at, Instant::now()));
+        self.mark.set(stand.mark);
+        self.follow_with_watch(stand);
         if let Some(ballast) = &self.ballast
             && let Err(_) = self.follow_with_ballast(ballast, stand)
         {
@@ -262,7 +265,7 @@ impl Alarms {
             ballast.refill()?;
             self.left.set(ballast.size());
         }
-        if self.deaf.get() && (stand.calm || !self.pause.get().lasts(Instant::now())) {
+        if self.deaf.get() && (stand.calm || !self.pause.get().lasts(u64::MAX, Instant::now())) {
             ballast.acknowledge()?;
             let flags = EventFlags::PRI | EventFlags::ONESHOT;
             epoll::modify(&self.set, ballast, EventData::new_u64(BALLAST), flags)?;
@@ -272,7 +275,7 @@ impl Alarms {
     }
 
     #[cfg(feature = "bpf")]
-    fn follow_with_watch(&self, stand: &Stand, pause: Option<Duration>) {
+    fn follow_with_watch(&self, stand: &Stand) {
         let Some(watch) = &self.watch else { return };
         let left = self.ballast.as_ref().map_or(0, Ballast::left);
         let hidden = stand.boost.saturating_add(left);
@@ -287,13 +290,11 @@ impl Alarms {
             0 => 0,
             mark => mark.saturating_add(hidden).saturating_sub(self.below.get()),
         });
-        if let Some(length) = pause {
-            watch.set_quiet(length);
-        }
+        watch.set_quiet(self.pause.get().left(stand.mark, Instant::now()));
     }
 
     #[cfg(not(feature = "bpf"))]
-    fn follow_with_watch(&self, _: &Stand, _: Option<Duration>) {}
+    fn follow_with_watch(&self, _: &Stand) {}
 }
 
 /// Whether the kernel took so many bytes of the ballast because there was nothing else: not where it gave
@@ -303,27 +304,35 @@ fn found_nothing_else(taken: u64, refaults: u64) -> bool {
 }
 
 /// Follows an alarm that nothing was done about, so that what goes on does not wake the agent over and
-/// over: meanwhile the figures are looked at by time. Over once something is done.
+/// over: meanwhile the figures are looked at by time. Over once something is done; a mark below that of the
+/// alarm is another matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Pause {
     since: Option<Instant>,
-    until: Option<Instant>,
     length: Duration,
+    /// Of the alarm, in bytes.
+    mark: u64,
 }
 
 impl Pause {
-    fn lasts(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
+    /// What is left of it for this mark.
+    fn left(&self, mark: u64, now: Instant) -> Duration {
+        let since = self.since.filter(|_| mark >= self.mark);
+        since.map_or(Duration::ZERO, |since| {
+            self.length.saturating_sub(now.duration_since(since))
+        })
     }
 
-    /// After a look, with or without an alarm before it.
-    fn next(self, stand: &Stand, alarmed: bool, now: Instant) -> Self {
+    fn lasts(&self, mark: u64, now: Instant) -> bool {
+        !self.left(mark, now).is_zero()
+    }
+
+    /// After a look, and the alarm before it, if there was one, at this mark.
+    fn next(self, stand: &Stand, alarm: Option<u64>, now: Instant) -> Self {
         if stand.acted {
             return Self::default();
         }
-        if !alarmed {
-            return self;
-        }
+        let Some(mark) = alarm else { return self };
         let [shortest, longest] = PAUSES;
         let is_remembered = |since| now.duration_since(since) < FORGOTTEN;
         let last = if self.since.is_some_and(is_remembered) {
@@ -331,11 +340,10 @@ impl Pause {
         } else {
             Duration::ZERO
         };
-        let length = (last * 2).clamp(shortest, longest).min(stand.quiet / 2);
         Self {
             since: Some(now),
-            until: Some(now + length),
-            length,
+            length: (last * 2).clamp(shortest, longest).min(stand.quiet / 2),
+            mark,
         }
     }
 }
@@ -375,6 +383,8 @@ impl AsFd for Alarms {
 mod tests {
     use super::*;
 
+    const MARK: u64 = 10 << 20;
+
     fn stand(acted: bool, quiet: Duration) -> Stand {
         Stand {
             available: 0,
@@ -390,7 +400,7 @@ mod tests {
     fn pauses_grow_to_a_second_or_half_of_the_quiet_time() {
         let now = Instant::now();
         let after = |alarms, quiet| {
-            let next = |pause: Pause, _| pause.next(&stand(false, quiet), true, now);
+            let next = |pause: Pause, _| pause.next(&stand(false, quiet), Some(MARK), now);
             (0..alarms).fold(Pause::default(), next).length
         };
         assert_eq!(after(1, Duration::from_secs(2)), PAUSES[0]);
@@ -403,21 +413,35 @@ mod tests {
     fn a_pause_is_over_once_something_is_done_and_the_next_one_is_short() {
         let now = Instant::now();
         let idle = stand(false, Duration::from_secs(2));
-        let pause = (0..10).fold(Pause::default(), |pause, _| pause.next(&idle, true, now));
+        let pause = (0..10).fold(Pause::default(), |pause, _| {
+            pause.next(&idle, Some(MARK), now)
+        });
         let later = now + PAUSES[1] / 2;
-        assert!(pause.next(&idle, false, later).lasts(later));
-        let acted = pause.next(&stand(true, Duration::from_secs(2)), false, later);
-        assert!(!acted.lasts(later));
-        assert_eq!(acted.next(&idle, true, later).length, PAUSES[0]);
+        assert!(pause.next(&idle, None, later).lasts(MARK, later));
+        let acted = pause.next(&stand(true, Duration::from_secs(2)), None, later);
+        assert!(!acted.lasts(MARK, later));
+        assert_eq!(acted.next(&idle, Some(MARK), later).length, PAUSES[0]);
+    }
+
+    #[test]
+    fn a_pause_is_none_for_a_mark_below() {
+        let now = Instant::now();
+        let idle = stand(false, Duration::from_secs(2));
+        let pause = Pause::default().next(&idle, Some(MARK), now);
+        assert!(pause.lasts(MARK, now) && pause.lasts(2 * MARK, now));
+        assert!(!pause.lasts(MARK / 2, now));
+        assert!(!pause.lasts(MARK, now + PAUSES[0]));
     }
 
     #[test]
     fn what_was_long_ago_does_not_lengthen_a_pause() {
         let now = Instant::now();
         let idle = stand(false, Duration::from_secs(2));
-        let pause = (0..10).fold(Pause::default(), |pause, _| pause.next(&idle, true, now));
+        let pause = (0..10).fold(Pause::default(), |pause, _| {
+            pause.next(&idle, Some(MARK), now)
+        });
         let later = now + FORGOTTEN;
-        assert_eq!(pause.next(&idle, true, later).length, PAUSES[0]);
+        assert_eq!(pause.next(&idle, Some(MARK), later).length, PAUSES[0]);
     }
 
     #[test]
