@@ -75,12 +75,22 @@ struct Exiting {
     brings: Returning,
 }
 
-/// The size of a candidate when sizes were last recorded.
+/// Sizes are compared with those of so long ago, and up to twice that.
+const GROWTH_MS: Millis = 500;
+
+/// The size of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Size {
     id: u64,
     freed: u64,
     shmem: u64,
+}
+
+/// How large candidates were.
+#[derive(Clone, Debug, Default)]
+struct Sizes {
+    at: Option<Millis>,
+    of: Vec<Size, CANDIDATES>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -96,8 +106,8 @@ pub struct History {
     held: Option<Held>,
     /// Which victim the command that comes before was started for, and how long it has.
     preparing: Option<(u64, Millis)>,
-    sizes: Vec<Size, CANDIDATES>,
-    sizes_at: Option<Millis>,
+    /// The older ones first.
+    sizes: [Sizes; 2],
     exiting: Vec<Exiting, CANDIDATES>,
     /// Of what was asked to stop last, could not be killed, or has exited.
     returning: Option<Returning>,
@@ -304,24 +314,24 @@ impl History {
         is_returning || self.ends.is_any_ending(since..verdict.at)
     }
 
-    /// How large candidates are, for their growth. Sizes taken a moment ago stay: too little can
-    /// have grown since.
+    /// How large candidates are, for their growth. Sizes taken a moment ago stay: what grows by fits and
+    /// starts may have paused since.
     pub(crate) fn record_sizes(&mut self, rows: &[Row], now: Millis) {
-        if rows.is_empty() {
-            return;
+        let [older, newer] = &mut self.sizes;
+        if !rows.is_empty() && newer.at.is_none_or(|at| now >= at + GROWTH_MS) {
+            core::mem::swap(older, newer);
+            newer.at = Some(now);
+            newer.of.clear();
         }
-        if self.sizes_at.is_some_and(|at| now < at + SAMPLE_MS) {
-            return;
-        }
-        self.sizes_at = Some(now);
-        self.sizes.clear();
-        for row in rows.iter().take(CANDIDATES) {
-            // Cannot fail: both hold CANDIDATES.
-            let _ = self.sizes.push(Size {
-                id: row.id,
-                freed: row.freed_by_kill(),
-                shmem: row.shmem,
-            });
+        for row in rows {
+            if newer.of.iter().all(|size| size.id != row.id) {
+                // Where there is no room, it is one that came to be a candidate meanwhile.
+                let _ = newer.of.push(Size {
+                    id: row.id,
+                    freed: row.freed_by_kill(),
+                    shmem: row.shmem,
+                });
+            }
         }
     }
 
@@ -391,13 +401,22 @@ impl History {
         self.acting
     }
 
-    fn size(&self, row: &Row, now: Millis) -> Option<&Size> {
-        let at = self.sizes_at.filter(|at| at + SAMPLE_AGE_MS >= now);
-        at.and_then(|_| self.sizes.iter().find(|size| size.id == row.id))
+    /// Sizes that are young enough to tell what grows now, the older ones first.
+    fn known_sizes(&self, now: Millis) -> impl Iterator<Item = (Millis, &Sizes)> {
+        let ages = [2 * GROWTH_MS, SAMPLE_AGE_MS];
+        self.sizes.iter().zip(ages).filter_map(move |(sizes, age)| {
+            let at = sizes.at.filter(|at| at + age >= now)?;
+            Some((at, sizes))
+        })
     }
 
-    /// Bytes that a kill would free more than when sizes were last recorded; 0 where that is too
-    /// long ago.
+    fn size(&self, row: &Row, now: Millis) -> Option<&Size> {
+        let mut known = self.known_sizes(now);
+        known.find_map(|(_, sizes)| sizes.of.iter().find(|size| size.id == row.id))
+    }
+
+    /// Bytes that a kill would free more than half a second to a second ago, or when that was recorded
+    /// first; 0 where that is too long ago.
     pub(crate) fn growth(&self, row: &Row, now: Millis) -> u64 {
         let size = self.size(row, now);
         size.map_or(0, |was| row.freed_by_kill().saturating_sub(was.freed))
@@ -412,8 +431,7 @@ impl History {
     /// Whether the sizes recorded are old enough to tell what grows, and young enough for that to
     /// be now.
     pub(crate) fn knows_growth(&self, now: Millis) -> bool {
-        self.sizes_at
-            .is_some_and(|at| (at + SAMPLE_MS..=at + SAMPLE_AGE_MS).contains(&now))
+        self.known_sizes(now).any(|(at, _)| at + SAMPLE_MS <= now)
     }
 
     /// What is held back, until when, and what was available at its beginning.

@@ -559,6 +559,26 @@ fn a_file_in_a_tmpfs_counts_for_what_grows_by_it_and_not_for_what_once_wrote_it(
 }
 
 #[test]
+fn a_file_in_a_tmpfs_that_grows_by_fits_and_starts_grows() {
+    let (policy, mut history) = (policy(), History::default());
+    // 1 MiB every 200 ms, looked at more often than that.
+    let rows = |now: u64| {
+        let writer = Row {
+            shmem: 40 * MIB + now / 200 * MIB,
+            file: 40 * MIB + now / 200 * MIB,
+            ..row(7, 900, MIB / 2, 0)
+        };
+        [writer, row(8, 100, 40 * MIB, 0)]
+    };
+    for now in (0..1_990).step_by(50) {
+        judged(&policy, 9 * MIB, &rows(now), &mut history, now);
+    }
+    let verdict = judged(&policy, 4 * MIB, &rows(1_990), &mut history, 1_990);
+    let [writer, _] = rows(1_990);
+    assert_eq!(verdict.action, Action::Kill { target: writer });
+}
+
+#[test]
 fn mapped_shared_memory_ends_with_its_owner() {
     let row = Row {
         shmem: 60 * MIB,
