@@ -243,7 +243,8 @@ const LOADS: &[Load] = &[
             let spare = load(SPARE, "apps/spare", &["sleeper", "--size", &d.part(16)]);
             s.services.push(after_agent(spare));
             s.until = None;
-            s.limit_s = 24;
+            // Where zram takes in half of each first, the fourth is gone after 25 s.
+            s.limit_s = 32;
         },
         // What comes back pays alone.
         victims: &[HOG, HOG, HOG, HOG],
