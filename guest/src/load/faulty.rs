@@ -182,6 +182,7 @@ fn limit(text: &str) -> Result<(Resource, u64), String> {
         "FSIZE" => Resource::Fsize,
         "MEMLOCK" => Resource::Memlock,
         "NOFILE" => Resource::Nofile,
+        "SIGPENDING" => Resource::Sigpending,
         "STACK" => Resource::Stack,
         _ => return Err(format!("{name}: add it to faulty.rs")),
     };
