@@ -44,8 +44,8 @@ pub struct Memory {
 pub type Names = [u64; CANDIDATES];
 
 impl Memory {
-    /// Bytes that can still go to swap: at most what could go there now, unless swap takes what comes
-    /// as it comes. What could go there is little then because it has just gone.
+    /// Bytes that can still go to swap: at most what could go there now, unless what is taken can go there
+    /// as well. What could go there now is little then because it has just gone.
     pub fn swap_left(&self, rates: Option<&Rates>) -> u64 {
         if rates.is_some_and(|rates| rates.absorbed) {
             return self.swap_free;
@@ -62,7 +62,7 @@ pub struct Rates {
     /// Bytes that are taken, whether from what is available or by way of swap, and what victims
     /// gave back since is taken as well; 0 when nothing is.
     pub pace: u64,
-    /// Swap took at least half of what was taken in the last tenth of a second or two.
+    /// At least half of what was taken in the last tenth of a second or two can go to swap, or has.
     pub absorbed: bool,
     /// Pages.
     pub refaults: u64,

@@ -112,6 +112,10 @@ impl<'a> Look<'a> {
     /// So many bytes of what swap could take may not go there, by the limits of their cgroups.
     pub fn keep_in_ram(&mut self, bytes: u64) {
         self.memory.swappable = self.memory.swappable.saturating_sub(bytes);
+        // It may be what is taken.
+        if let Some(rates) = self.rates.as_mut().filter(|_| bytes > 0) {
+            rates.absorbed = false;
+        }
         if self.counts {
             self.holding = self.policy.holding(&self.memory, self.rates.as_ref());
         }

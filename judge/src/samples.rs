@@ -105,10 +105,15 @@ impl Samples {
             .saturating_sub(left(memory))
     }
 
-    /// Whether swap took at least half of what was taken.
+    /// Whether at least half of what was taken can go to swap, or has gone there. Swap that takes others'
+    /// memory as what is taken may not go there is at its end when that is.
     fn is_absorbed(&self, since: &Sample, memory: &Memory) -> bool {
-        let swapped = since.memory.swap_free.saturating_sub(memory.swap_free);
-        swapped > 0 && swapped >= self.taken(since, memory) / 2
+        let can_go = |memory: &Memory| {
+            let gone = memory.swap_total.saturating_sub(memory.swap_free);
+            memory.swappable.saturating_add(gone)
+        };
+        let grown = can_go(memory).saturating_sub(can_go(&since.memory));
+        grown > 0 && grown >= self.taken(since, memory) / 2
     }
 
     /// The least stalls of a part of [`LASTING_MS`] that is as long as [`PAUSE_MS`]. `None` until

@@ -720,20 +720,28 @@ fn what_swap_takes_as_it_comes_does_not_use_it_up() {
         swappable,
         ..memory(available)
     };
-    // Of what could go to swap as much as ever has just gone there.
-    let at = |now: u64, later: Memory| {
+    let before = figures(6 * MIB, 40 * MIB, 8 * MIB);
+    let after = |kept: u64, later: &Memory| {
         let mut history = History::default();
         history.woken(0);
-        history.look(&policy, &figures(6 * MIB, 40 * MIB, 20 * MIB), 0);
-        judge(&policy, &later, &rows, &mut history, now).action
+        history.look(&policy, &before, 0);
+        let mut look = history.look(&policy, later, 120);
+        look.keep_in_ram(kept);
+        look.judge(&survey(&rows, 0), &[0; lowtide_common::CANDIDATES])
+            .action
     };
-    let absorbed = at(120, figures(3 * MIB, 24 * MIB, 4 * MIB));
+    // 12 MiB were taken, and 16 have gone to swap.
+    let taken = figures(3 * MIB, 24 * MIB, 4 * MIB);
+    let absorbed = after(0, &taken);
     assert!(matches!(absorbed, Action::Nothing), "{absorbed:?}");
-    // What is taken is locked in memory: swap took a part of the rest, then there was no more of it.
-    let locked = at(120, figures(3 * MIB, 39 * MIB, 4 * MIB));
+    // They may not go there, by the limits of their cgroup.
+    let kept = after(2 * MIB, &taken);
+    assert!(matches!(kept, Action::Kill { .. }), "{kept:?}");
+    // What is taken is locked in memory, and swap took most of the others' for it.
+    let locked = after(0, &figures(3 * MIB, 34 * MIB, 2 * MIB));
     assert!(matches!(locked, Action::Kill { .. }), "{locked:?}");
-    // And where it has, but hardly any is free.
-    let used_up = at(120, figures(3 * MIB, 5 * MIB, 4 * MIB));
+    // Hardly any swap is free.
+    let used_up = after(0, &figures(3 * MIB, 5 * MIB, 4 * MIB));
     assert!(matches!(used_up, Action::Kill { .. }), "{used_up:?}");
 }
 

@@ -106,6 +106,8 @@ impl Daemon {
             },
             &tree,
         )?;
+        // What waits for its first line, as other services and scripts do, finds the rest in place.
+        let _ = sys::run_first();
         for note in armed.notes.iter().chain(&chosen.notes) {
             log.info(format_args!("{note}"));
         }
@@ -159,7 +161,6 @@ impl Daemon {
         }
         if !dry_run {
             this.limit_page_lists();
-            this.open_reflex(verifier_log);
         }
         this.listen();
         let kept = this.config.history.as_ref();
@@ -167,6 +168,11 @@ impl Daemon {
             .keep_in(kept.map(|history| (history.path.as_path(), history.size)));
         let standing = &this.standing;
         this.decisions.event("start", &standing.status);
+        if !dry_run {
+            let _ = sys::take_turns();
+            this.open_reflex(verifier_log);
+            let _ = sys::run_first();
+        }
         if let Err(error) = resident::keep() {
             this.log.warning(format_args!(
                 "could not keep its program in memory: {error}"
@@ -463,8 +469,8 @@ fn protect_self(log: &mut Log) {
     };
     let lock = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT | future);
     let score = std::fs::write("/proc/self/oom_score_adj", "-1000");
-    // For when it takes turns, and for where it may not run first. That it does once it is armed: until
-    // then all others on this CPU would stand still, by up to two seconds.
+    // For when it takes turns, and for where it may not run first. Not while programs are loaded: all others
+    // on this CPU would stand still.
     let nice = rustix::process::setpriority_process(None, -20);
     let first = sys::run_first().and_then(|()| sys::take_turns());
     let first = first.or(nice.map_err(io::Error::from));
