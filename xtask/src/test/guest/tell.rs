@@ -568,7 +568,7 @@ fn tried() -> Scenario {
     }
     scenario
         .services
-        .push(script_service("shell", Some(GATEWAY), script));
+        .push(script_service("shell", Some("lowtide"), script));
     Scenario {
         until: Some("shell".into()),
         limit_s: 60,
