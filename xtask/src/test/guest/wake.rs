@@ -313,6 +313,8 @@ fn listed(fraction: u32) -> Scenario {
         command: ["/bin/sh", "-c", &script].map(String::from).to_vec(),
         cgroup: "lifeline/lists".into(),
         after: Some("lowtide".into()),
+        // What was in the lists before they were limited leaves them within a second.
+        start_ms: 1000,
         ..Service::default()
     });
     if fraction > 0 {
