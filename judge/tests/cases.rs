@@ -705,14 +705,20 @@ fn swap_that_nothing_can_go_to_is_no_free_swap() {
     assert!(!below.holds(&swappable, None));
 }
 
-#[test]
-fn what_swap_takes_as_it_comes_does_not_use_it_up() {
-    let mut policy = policy();
+/// As the default config has it.
+fn critical_without_swap() -> Policy {
     let terms = [
         Term::AvailableBelow(Amount::Permyriad(400)),
         Term::SwapFreeBelow(Amount::Permyriad(1000)),
     ];
+    let mut policy = policy();
     policy.levels[1].confirm = Condition::all(&terms).unwrap();
+    policy
+}
+
+#[test]
+fn what_swap_takes_as_it_comes_does_not_use_it_up() {
+    let policy = critical_without_swap();
     let rows = [row(7, 800, 4 * MIB, 0)];
     let figures = |available, swap_free, swappable| Memory {
         swap_total: 64 * MIB,
@@ -747,12 +753,7 @@ fn what_swap_takes_as_it_comes_does_not_use_it_up() {
 
 #[test]
 fn what_its_limits_keep_from_swap_is_no_reason_to_wait() {
-    let mut policy = policy();
-    let terms = [
-        Term::AvailableBelow(Amount::Permyriad(400)),
-        Term::SwapFreeBelow(Amount::Permyriad(1000)),
-    ];
-    policy.levels[1].confirm = Condition::all(&terms).unwrap();
+    let policy = critical_without_swap();
     let figures = Memory {
         swap_total: 128 * MIB,
         swap_free: 120 * MIB,

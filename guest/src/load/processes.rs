@@ -286,7 +286,7 @@ fn trace(load: &[String]) -> io::Result<()> {
 
 /// Starts a child that shares the memory of this process until it becomes another program, and before
 /// that opens a FIFO that nothing ever writes to.
-fn wait_in_vfork() {
+fn wait_in_vfork() -> ! {
     const FIFO: &CStr = c"/run/vfork";
     let mut actions = MaybeUninit::uninit();
     let arguments = [FIFO.as_ptr().cast_mut(), std::ptr::null_mut()];
@@ -311,6 +311,8 @@ fn wait_in_vfork() {
             std::ptr::null(),
         );
     }
+    // It did not wait.
+    std::process::exit(1);
 }
 
 /// Becomes a user without groups and rights. To be called before there is a second thread.

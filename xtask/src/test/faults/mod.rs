@@ -9,7 +9,7 @@ mod victims;
 use crate::build::programs::{self, Profile, Programs};
 use crate::host::dirs;
 use crate::host::toolchain::Arch;
-use crate::scenario::checks::only_the_hog_goes;
+use crate::scenario::checks::{only_the_hog_goes, says};
 use crate::scenario::variants::with_load;
 use crate::scenario::{CONFIG, HOG, fast_hog, load};
 use crate::test::harness::{Ended, Test, Tries, carry_out, verdict};
@@ -35,6 +35,8 @@ struct Fault {
     /// Part of `cargo xtask test`.
     every_run: bool,
     scenario: fn() -> Scenario,
+    /// Words of the agent.
+    says: &'static [&'static str],
     check: fn(&Run) -> Result<()>,
 }
 
@@ -47,6 +49,7 @@ const PLAIN: Fault = Fault {
     append: "",
     every_run: false,
     scenario: fast_hog,
+    says: &[],
     check: only_the_hog_goes,
 };
 
@@ -131,7 +134,13 @@ impl Fault {
                 files: Vec::new(),
                 append: self.append.to_owned(),
             },
-            check: Box::new(self.check),
+            check: {
+                let (words, check) = (self.says, self.check);
+                Box::new(move |run| {
+                    words.iter().try_for_each(|words| says(run, words))?;
+                    check(run)
+                })
+            },
         }
     }
 }
@@ -206,14 +215,9 @@ fn shell(scenario: Scenario, command: &str) -> Scenario {
     behind(scenario, &["/bin/sh", "-c", &command, "sh"])
 }
 
-/// The agent after a command of the shell, in a mount namespace of its own.
+/// The same in a mount namespace of its own.
 fn in_mounts_of_its_own(scenario: Scenario, command: &str) -> Scenario {
-    let end = if command.ends_with('&') { "" } else { ";" };
-    let run = format!("{{ {command}{end} }} > /dev/null 2>&1; exec \"$@\"");
-    behind(
-        scenario,
-        &["/bin/busybox", "unshare", "-m", "/bin/sh", "-c", &run, "sh"],
-    )
+    behind(shell(scenario, command), &["/bin/busybox", "unshare", "-m"])
 }
 
 /// With a command of the shell beside the agent.

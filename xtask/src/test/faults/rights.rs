@@ -1,7 +1,7 @@
 //! System calls, rights and room that the agent is refused.
 
 use super::{CGROUPFS, Fault, PLAIN, faulty, refused, shell, without};
-use crate::scenario::checks::{only_the_hog_goes, says};
+use crate::scenario::checks::says;
 use crate::scenario::fast_hog;
 use crate::scenario::variants::with_more_config;
 use anyhow::{Context as _, ensure};
@@ -14,14 +14,10 @@ pub(super) const FAULTS: &[Fault] = &[
         wanted: "cgroupfs engine; the configured victim goes, nothing else",
         every_run: true,
         scenario: || refused(fast_hog(), &["bpf=EPERM"]),
-        check: |run| {
-            says(
-                run,
-                "not the kfunc engine: not permitted to load BPF programs",
-            )?;
-            says(run, "cgroupfs engine")?;
-            only_the_hog_goes(run)
-        },
+        says: &[
+            "not the kfunc engine: not permitted to load BPF programs",
+            "cgroupfs engine",
+        ],
         ..PLAIN
     },
     Fault {
@@ -29,10 +25,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "no CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN",
         wanted: "cgroupfs engine; the configured victim goes, nothing else",
         scenario: || without(&["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"]),
-        check: |run| {
-            says(run, "cgroupfs engine")?;
-            only_the_hog_goes(run)
-        },
+        says: &["cgroupfs engine"],
         ..PLAIN
     },
     Fault {
@@ -41,11 +34,7 @@ pub(super) const FAULTS: &[Fault] = &[
         wanted: "said; cgroups are looked for by name; the configured victim goes, nothing else",
         every_run: true,
         scenario: || refused(fast_hog(), &["open_by_handle_at=EPERM"]),
-        check: |run| {
-            says(run, "kfunc engine")?;
-            says(run, "cgroups cannot be opened by their ids")?;
-            only_the_hog_goes(run)
-        },
+        says: &["kfunc engine", "cgroups cannot be opened by their ids"],
         ..PLAIN
     },
     Fault {
@@ -56,11 +45,7 @@ pub(super) const FAULTS: &[Fault] = &[
             let calls = ["open_by_handle_at=ENOSYS", "name_to_handle_at=ENOSYS"];
             refused(with_more_config(fast_hog(), CGROUPFS), &calls)
         },
-        check: |run| {
-            says(run, "cgroupfs engine")?;
-            says(run, "cgroups cannot be opened by their ids")?;
-            only_the_hog_goes(run)
-        },
+        says: &["cgroupfs engine", "cgroups cannot be opened by their ids"],
         ..PLAIN
     },
     Fault {
@@ -68,10 +53,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "no CAP_DAC_READ_SEARCH",
         wanted: "said; cgroups are looked for by name; the configured victim goes, nothing else",
         scenario: || without(&["CAP_DAC_READ_SEARCH"]),
-        check: |run| {
-            says(run, "cgroups cannot be opened by their ids")?;
-            only_the_hog_goes(run)
-        },
+        says: &["cgroups cannot be opened by their ids"],
         ..PLAIN
     },
     Fault {
@@ -79,10 +61,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "no CAP_KILL",
         wanted: "said; the configured victim goes, nothing else",
         scenario: || without(&["CAP_KILL"]),
-        check: |run| {
-            says(run, "without CAP_KILL")?;
-            only_the_hog_goes(run)
-        },
+        says: &["without CAP_KILL"],
         ..PLAIN
     },
     Fault {
@@ -91,11 +70,7 @@ pub(super) const FAULTS: &[Fault] = &[
         wanted: "said; the watch alone wakes the agent; the configured victim goes, nothing else",
         every_run: true,
         scenario: || without(&["CAP_SYS_RESOURCE"]),
-        check: |run| {
-            says(run, "without CAP_SYS_RESOURCE")?;
-            says(run, "woken by watch, ")?;
-            only_the_hog_goes(run)
-        },
+        says: &["without CAP_SYS_RESOURCE", "woken by watch, "],
         ..PLAIN
     },
     Fault {
@@ -103,10 +78,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "no CAP_SYS_PTRACE",
         wanted: "said; the configured victim goes, nothing else",
         scenario: || without(&["CAP_SYS_PTRACE"]),
-        check: |run| {
-            says(run, "without CAP_SYS_PTRACE")?;
-            only_the_hog_goes(run)
-        },
+        says: &["without CAP_SYS_PTRACE"],
         ..PLAIN
     },
     Fault {
@@ -114,10 +86,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "no CAP_DAC_OVERRIDE",
         wanted: "said; the configured victim goes, nothing else",
         scenario: || without(&["CAP_DAC_OVERRIDE"]),
-        check: |run| {
-            says(run, "without CAP_DAC_OVERRIDE")?;
-            only_the_hog_goes(run)
-        },
+        says: &["without CAP_DAC_OVERRIDE"],
         ..PLAIN
     },
     Fault {
@@ -139,11 +108,7 @@ pub(super) const FAULTS: &[Fault] = &[
                 ],
             )
         },
-        check: |run| {
-            says(run, "could not lock its memory")?;
-            says(run, "could not raise its priority")?;
-            only_the_hog_goes(run)
-        },
+        says: &["could not lock its memory", "could not raise its priority"],
         ..PLAIN
     },
     Fault {
@@ -169,10 +134,7 @@ pub(super) const FAULTS: &[Fault] = &[
         wanted: "said; the configured victim goes, nothing else",
         every_run: true,
         scenario: || refused(fast_hog(), &["inotify_init1=EMFILE"]),
-        check: |run| {
-            says(run, "nothing tells of cgroups as they are made")?;
-            only_the_hog_goes(run)
-        },
+        says: &["nothing tells of cgroups as they are made"],
         ..PLAIN
     },
     Fault {
@@ -186,10 +148,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "socket(2) fails with EPERM",
         wanted: "said; the configured victim goes, nothing else",
         scenario: || refused(fast_hog(), &["socket=EPERM"]),
-        check: |run| {
-            says(run, "a second agent would not be told apart")?;
-            only_the_hog_goes(run)
-        },
+        says: &["a second agent would not be told apart"],
         ..PLAIN
     },
     Fault {
@@ -209,10 +168,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "RLIMIT_FSIZE is 0",
         wanted: "said; the configured victim goes, nothing else",
         scenario: || faulty(fast_hog(), &["--limit", "FSIZE=0"]),
-        check: |run| {
-            says(run, "nothing can be protected or held back")?;
-            only_the_hog_goes(run)
-        },
+        says: &["nothing can be protected or held back"],
         ..PLAIN
     },
     Fault {
@@ -279,10 +235,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "no CAP_SYS_NICE",
         wanted: "said; the configured victim goes, nothing else",
         scenario: || without(&["CAP_SYS_NICE"]),
-        check: |run| {
-            says(run, "could not raise its priority")?;
-            only_the_hog_goes(run)
-        },
+        says: &["could not raise its priority"],
         ..PLAIN
     },
     Fault {

@@ -1,7 +1,7 @@
 //! What the kernel shows, and the tree of cgroups.
 
 use super::{CGROUPFS, Fault, PLAIN, add_group, deep, faulty, in_mounts_of_its_own, shell};
-use crate::scenario::checks::{live, only_the_hog_goes, says};
+use crate::scenario::checks::live;
 use crate::scenario::variants::{with_load, with_more_config};
 use crate::scenario::{GATEWAY, LIFELINE, SENSOR, fast_hog};
 use lowtide_guest::{CGROUP_ROOT, Scenario};
@@ -12,11 +12,7 @@ pub(super) const FAULTS: &[Fault] = &[
         injected: "the kernel shows no BTF",
         wanted: "said; cgroupfs engine; the configured victim goes, nothing else",
         scenario: || shell(fast_hog(), "mount -t tmpfs tmpfs /sys/kernel/btf"),
-        check: |run| {
-            says(run, "no kernel BTF")?;
-            says(run, "cgroupfs engine")?;
-            only_the_hog_goes(run)
-        },
+        says: &["no kernel BTF", "cgroupfs engine"],
         ..PLAIN
     },
     Fault {
@@ -25,10 +21,7 @@ pub(super) const FAULTS: &[Fault] = &[
         wanted: "said; the victim takes signals one by one; the configured victim goes, nothing else",
         every_run: true,
         scenario: || faulty(fast_hog(), &["--read-only", CGROUP_ROOT]),
-        check: |run| {
-            says(run, "victims take signals one by one")?;
-            only_the_hog_goes(run)
-        },
+        says: &["victims take signals one by one"],
         ..PLAIN
     },
     Fault {
@@ -94,10 +87,7 @@ pub(super) const FAULTS: &[Fault] = &[
                        mount --bind /tmp/btf /sys/kernel/btf/vmlinux";
             shell(fast_hog(), cut)
         },
-        check: |run| {
-            says(run, "cgroupfs engine")?;
-            only_the_hog_goes(run)
-        },
+        says: &["cgroupfs engine"],
         ..PLAIN
     },
     Fault {
@@ -110,11 +100,10 @@ pub(super) const FAULTS: &[Fault] = &[
                         echo confidentiality > /sys/kernel/security/lockdown";
             shell(fast_hog(), lock)
         },
-        check: |run| {
-            says(run, "no watch: the kernel is locked down")?;
-            says(run, "kfunc engine, woken by PSI and ballast")?;
-            only_the_hog_goes(run)
-        },
+        says: &[
+            "no watch: the kernel is locked down",
+            "kfunc engine, woken by PSI and ballast",
+        ],
         ..PLAIN
     },
     Fault {
@@ -134,32 +123,23 @@ pub(super) const FAULTS: &[Fault] = &[
         wanted: "procfs engine, said; the victim goes, nothing else",
         scenario: || {
             let late = format!(
-                "umount {CGROUP_ROOT} && {{ sleep 2; mount -t cgroup2 none {CGROUP_ROOT}; }} &"
+                "umount {CGROUP_ROOT} && {{ sleep 2; mount -t cgroup2 none {CGROUP_ROOT}; }} & true"
             );
             in_mounts_of_its_own(fast_hog(), &late)
         },
-        check: |run| {
-            says(run, "procfs engine")?;
-            only_the_hog_goes(run)
-        },
+        says: &["procfs engine"],
         ..PLAIN
     },
     Fault {
         name: "cgroups_unmounted",
         injected: "cgroup2 is unmounted a second and a half after the agent's start",
-        scenario: || {
-            let gone = format!("{{ usleep 1500000; umount -l {CGROUP_ROOT}; }} &");
-            in_mounts_of_its_own(fast_hog(), &gone)
-        },
+        scenario: || unmounted(fast_hog()),
         ..PLAIN
     },
     Fault {
         name: "cgroups_unmounted_by_file",
         injected: "cgroup2 is unmounted a second and a half after the agent's start; cgroupfs engine",
-        scenario: || {
-            let gone = format!("{{ usleep 1500000; umount -l {CGROUP_ROOT}; }} &");
-            in_mounts_of_its_own(with_more_config(fast_hog(), CGROUPFS), &gone)
-        },
+        scenario: || unmounted(with_more_config(fast_hog(), CGROUPFS)),
         ..PLAIN
     },
     Fault {
@@ -170,3 +150,9 @@ pub(super) const FAULTS: &[Fault] = &[
         ..PLAIN
     },
 ];
+
+/// Of the mounts that the agent sees, after its start.
+fn unmounted(scenario: Scenario) -> Scenario {
+    let gone = format!("{{ usleep 1500000; umount -l {CGROUP_ROOT}; }} & true");
+    in_mounts_of_its_own(scenario, &gone)
+}

@@ -6,8 +6,8 @@ use crate::scenario::tree::{Kill, Tree};
 use crate::scenario::variants::in_one_cgroup;
 use crate::scenario::{HOG, LIFELINE, fast_hog};
 use crate::vm::Run;
-use anyhow::Result;
-use lowtide_guest::{Scenario, Service};
+use anyhow::{Result, ensure};
+use lowtide_guest::{CGROUP_ROOT, Scenario, Service};
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
@@ -38,15 +38,20 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "victim_is_frozen",
         injected: "the victim's cgroup is frozen when the kill comes",
-        scenario: || frozen("echo 1 > /sys/fs/cgroup/apps/media/cgroup.freeze"),
-        check: the_frozen_one_goes,
+        scenario: || frozen("echo 1 > cgroup.freeze", "cat cgroup.events"),
+        check: |run| the_frozen_one_goes(run, "frozen 1"),
         ..PLAIN
     },
     Fault {
         name: "victim_is_stopped",
         injected: "the victim is stopped (SIGSTOP) when the kill comes",
-        scenario: || frozen("kill -STOP $(cat /sys/fs/cgroup/apps/media/cgroup.procs)"),
-        check: the_frozen_one_goes,
+        scenario: || {
+            frozen(
+                "kill -STOP $(cat cgroup.procs)",
+                "grep State /proc/$(cat cgroup.procs)/status",
+            )
+        },
+        check: |run| the_frozen_one_goes(run, "T (stopped)"),
         ..PLAIN
     },
     Fault {
@@ -83,8 +88,9 @@ pub(super) const FAULTS: &[Fault] = &[
     },
 ];
 
-/// A hog that stands at a third of the RAM, has this done to it, and goes before what takes the rest.
-fn frozen(command: &str) -> Scenario {
+/// A hog that stands at a third of the RAM, has this done to it in its cgroup, which is shown, and goes before
+/// what takes the rest.
+fn frozen(command: &str, show: &str) -> Scenario {
     let mut scenario = Tree::new()
         .runs(
             "media",
@@ -95,14 +101,18 @@ fn frozen(command: &str) -> Scenario {
         .grows("indexer", Kill::At(800), "20M")
         .last(|service| service.start_ms = 3000)
         .scenario();
-    let mut done = super::beside_alone(&format!("usleep 2500000; {command}; sleep 1000"));
+    let mut done = super::beside_alone(&format!(
+        "cd {CGROUP_ROOT}/apps/media; usleep 2500000; {command}; usleep 100000; {show}; sleep 1000"
+    ));
     done.after = Some("media".into());
     scenario.services.push(done);
     scenario
 }
 
-/// The first of the order goes first, then what grows.
-fn the_frozen_one_goes(run: &Run) -> Result<()> {
+/// As it is shown to be, the first of the order goes first, then what grows.
+fn the_frozen_one_goes(run: &Run, shown: &str) -> Result<()> {
+    let mut lines = run.lines("beside");
+    ensure!(lines.any(|(_, line)| line.contains(shown)), "not {shown}");
     victims(run, &["media", "indexer"])?;
     live(run, &["sensor", LIFELINE, "lowtide"])?;
     no_kernel_kill(run)
