@@ -275,7 +275,7 @@ mod tests {
             ),
             ("README.md", "MIT or Apache-2.0, as you like."),
             ("README.md", "are MIT or GPL-2.0-only.\n"),
-            ("agent-ebpf/src/survey.rs", "b\"Dual MIT/GPL\\0\""),
+            ("agent-ebpf/src/program.rs", "b\"Dual MIT/GPL\\0\""),
         ] {
             assert!(tree_text(file).contains(words), "{file}: {words}");
         }
